@@ -1,0 +1,133 @@
+"""Every error that nomad_testkit raises on purpose; each message says what to do next.
+
+::
+
+    TestkitError
+    ├── UsageError                bad input: names the file, key or option, what was found, what would be right
+    │   ├── SettingsError         an option, environment variable or ini value
+    │   └── ExampleError          an example folder
+    ├── PreflightError            what this machine lacks, all at once, with the remedy for each
+    ├── CacheError                the cache folder: full, unreadable, damaged beyond repair
+    ├── AgentSourceError          a Consul or Nomad binary: wrong checksum, version, architecture, failed build
+    ├── Ec2Error                  the embedded EC2 could not start, attach or end
+    │   ├── ImageError            an AMI or the base image
+    │   └── MachineError          one host of it
+    ├── DeployError               a plan step was refused by the API
+    ├── TeardownError             something is left over; lists it
+    ├── HostError                 SSH to a host
+    │   └── CommandFailed         a command on a host ended with another status than 0
+    ├── AgentApiError             Consul's or Nomad's HTTP API; keeps status and message
+    ├── BrokenError               a wait ended early: what was waited for can no longer come
+    ├── WaitTimeout               a wait ended at its deadline
+    └── CheckFailed               a check's verdict is negative
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TestkitError(Exception):
+    """Base of every error that nomad_testkit raises on purpose."""
+
+    __test__ = False  # pytest would collect it otherwise: its name starts with "Test"
+
+
+class UsageError(TestkitError):
+    """Bad input from the user."""
+
+
+class SettingsError(UsageError):
+    """An option, environment variable or ini value that cannot be used."""
+
+
+class ExampleError(UsageError):
+    """An example folder that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing that this machine lacks, and what to do about it.
+
+    >>> str(Missing("systemd-nspawn", "apt-get install systemd-container"))
+    'systemd-nspawn: apt-get install systemd-container'
+    """
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+class PreflightError(TestkitError):
+    """Everything that this machine lacks, listed at once."""
+
+    def __init__(self, missing: Sequence[Missing]) -> None:
+        self.missing = tuple(missing)
+        lines = "\n".join(f"  - {item}" for item in self.missing)
+        super().__init__(f"this machine lacks {len(self.missing)} thing(s) that are needed:\n{lines}")
+
+
+class CacheError(TestkitError):
+    """The cache folder cannot be used."""
+
+
+class AgentSourceError(TestkitError):
+    """A Consul or Nomad binary could not be had, or is not the one that was asked for."""
+
+
+class Ec2Error(TestkitError):
+    """The embedded EC2 could not start, be attached to, or end."""
+
+
+class ImageError(Ec2Error):
+    """An AMI or the base image could not be made or used."""
+
+
+class MachineError(Ec2Error):
+    """One host of the embedded EC2 failed."""
+
+
+class DeployError(TestkitError):
+    """A step of a plan was refused."""
+
+
+class TeardownError(TestkitError):
+    """Something is left over after a teardown."""
+
+
+class HostError(TestkitError):
+    """A host could not be reached over SSH."""
+
+
+class CommandFailed(HostError):
+    """A command on a host ended with another status than 0."""
+
+    def __init__(self, host: str, command: str, status: int, stdout: str, stderr: str) -> None:
+        self.host, self.command, self.status = host, command, status
+        self.stdout, self.stderr = stdout, stderr
+        tail = (stderr.strip() or stdout.strip())[-2000:]
+        super().__init__(f"{host}: `{command}` ended with status {status}: {tail or '(no output)'}")
+
+
+class AgentApiError(TestkitError):
+    """Consul's or Nomad's HTTP API answered with an error, or not at all (then `status` is None)."""
+
+    def __init__(self, agent: str, url: str, status: int | None, message: str) -> None:
+        self.agent, self.url, self.status, self.message = agent, url, status, message
+        answered = f"answered {status}" if status is not None else "did not answer"
+        super().__init__(f"{agent} at {url} {answered}: {message.strip()}")
+
+
+class BrokenError(TestkitError):
+    """What was waited for can no longer come."""
+
+
+class WaitTimeout(TestkitError):
+    """What was waited for did not come before the deadline."""
+
+
+class CheckFailed(TestkitError):
+    """A check's verdict is negative."""
