@@ -1,0 +1,192 @@
+"""What a check is: observe every server, then judge purely; and `require`, which waits for several."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from nomad_testkit.errors import AgentApiError, BrokenError, CheckFailed, HostError, TestkitError, WaitTimeout
+from nomad_testkit.host import Host
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+ObservationT = TypeVar("ObservationT")
+
+Verdict = Ok[str] | Pending | Broken
+"""Ok says what was seen; Pending what is missing yet, and on which host; Broken why it can no longer come."""
+
+DEFAULT_WITHIN = 60.0
+_THREADS = 16
+
+
+class ClusterView(Protocol):
+    """What checks need of a cluster; colocated, consul_servers and nomad_servers are both the servers."""
+
+    @property
+    def hosts(self) -> Sequence[Host]: ...
+    @property
+    def servers(self) -> Sequence[Host]: ...
+    @property
+    def clients(self) -> Sequence[Host]: ...
+    @property
+    def consul_servers(self) -> Sequence[Host]: ...
+    @property
+    def nomad_servers(self) -> Sequence[Host]: ...
+    @property
+    def nomad_clients(self) -> Sequence[Host]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which host something was seen on, or expected on.
+
+    >>> str(Place("i-0a1b", "172.31.16.5", "127.31.16.5"))
+    'i-0a1b (127.31.16.5)'
+    """
+
+    instance_id: str
+    private_ip: str
+    address: str
+
+    @classmethod
+    def of(cls, host: Host) -> Place:
+        """Make the place of a host."""
+        return cls(host.instance_id, host.private_ip, host.address)
+
+    def __str__(self) -> str:
+        return f"{self.instance_id} ({self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T_co]):
+    """What one host answered."""
+
+    place: Place
+    value: T_co
+
+
+class Check(ABC, Generic[ObservationT]):
+    """One thing to demand of a cluster. Subclasses are frozen dataclasses: their repr names them in reports."""
+
+    @property
+    @abstractmethod
+    def wanted(self) -> str:
+        """What this check demands, for a person to read."""
+
+    @abstractmethod
+    def observe(self, cluster: ClusterView) -> ObservationT:
+        """Collect what `judge` needs, from every server. Raises AgentApiError and HostError."""
+
+    @abstractmethod
+    def judge(self, observed: ObservationT) -> Verdict:
+        """Decide, from nothing but what was observed."""
+
+    def verdict(self, cluster: ClusterView) -> Verdict:
+        """Observe and judge once; a host that does not answer makes it Pending."""
+        try:
+            return self.judge(self.observe(cluster))
+        except (AgentApiError, HostError, Unanswered) as error:
+            return Pending(str(error))
+
+
+class Unanswered(TestkitError):
+    """Some hosts did not answer while all of them have to; leaves this package only as a Pending verdict."""
+
+
+def places(hosts: Iterable[Host]) -> tuple[Place, ...]:
+    """List the places of some hosts."""
+    return tuple(Place.of(host) for host in hosts)
+
+
+def ask_every(hosts: Sequence[Host], question: Callable[[Host], T]) -> tuple[Answer[T], ...]:
+    """Ask every host the same, in parallel, and return the answers in the hosts' order.
+
+    Raises Unanswered that names every host that did not answer, and what it said.
+    """
+    if not hosts:
+        return ()
+
+    def ask(host: Host) -> Answer[T] | str:
+        try:
+            return Answer(Place.of(host), question(host))
+        except (AgentApiError, HostError) as error:
+            return f"{host}: {error}"
+
+    with ThreadPoolExecutor(min(_THREADS, len(hosts)), thread_name_prefix="nomad-testkit-check") as pool:
+        answers = list(pool.map(ask, hosts))
+    silent = [answer for answer in answers if isinstance(answer, str)]
+    if silent:
+        raise Unanswered("; ".join(silent))
+    return tuple(answer for answer in answers if isinstance(answer, Answer))
+
+
+def require(
+    cluster: ClusterView,
+    *checks: Check[Any],
+    within: float | Deadline = DEFAULT_WITHIN,
+    on_pending: Callable[[str], None] | None = None,
+) -> None:
+    """Wait until every check holds, all of them at the same time; `within` is in seconds.
+
+    Raises CheckFailed at the deadline, or as soon as one check can no longer hold: for each check that fails
+    it says what was wanted, what was seen and on which host, for how long, and after how many tries.
+
+    >>> require(cluster, RaftPeers(3), Registered("nomad-client", 3), within=60)  # doctest: +SKIP
+    """
+    if not checks:
+        raise CheckFailed(
+            "require() was given no check, so nothing would have been verified; name at least one"
+        )
+    deadline = within if isinstance(within, Deadline) else Deadline.after(within)
+    started = deadline.clock()
+    failing: dict[Check[Any], Pending | Broken] = {}
+    tries = 0
+
+    def look(some: Iterable[Check[Any]]) -> None:
+        for check in some:
+            verdict = check.verdict(cluster)
+            if isinstance(verdict, Ok):
+                failing.pop(check, None)
+            else:
+                failing[check] = verdict
+            if isinstance(verdict, Broken):
+                return
+
+    def probe() -> Ok[None] | Pending | Broken:
+        nonlocal tries
+        # Only what failed is asked again; once all of it holds, everything has to hold in one and the same
+        # round.
+        again = list(failing)
+        tries += 1
+        look(again or checks)
+        if again and not failing:
+            look(checks)
+        if not failing:
+            return Ok(None)
+        if any(isinstance(verdict, Broken) for verdict in failing.values()):
+            return Broken("see below")
+        return Pending("; ".join(f"{check!r}: {_text(verdict)}" for check, verdict in failing.items()))
+
+    try:
+        wait_until("the checks", probe, deadline=deadline, on_pending=on_pending)
+    except (WaitTimeout, BrokenError):
+        raise CheckFailed(_report(failing, len(checks), deadline.clock() - started, tries)) from None
+
+
+def _text(verdict: Pending | Broken) -> str:
+    return verdict.seen if isinstance(verdict, Pending) else verdict.reason
+
+
+def _report(failing: dict[Check[Any], Pending | Broken], total: int, elapsed: float, tries: int) -> str:
+    broken = {check: verdict for check, verdict in failing.items() if isinstance(verdict, Broken)}
+    after = f"after {elapsed:.1f} s and {tries} {'try' if tries == 1 else 'tries'}"
+    lines = [f"{len(broken or failing)} of {total} checks failed {after}:"]
+    for check, verdict in (broken or failing).items():
+        lines += [f"- {check!r}", f"    wanted: {check.wanted}", f"    seen:   {_text(verdict)}"]
+        if isinstance(verdict, Broken):
+            lines.append("    This cannot come right by waiting longer.")
+    return "\n".join(lines)

@@ -1,0 +1,192 @@
+"""Consul's HTTP API over python-consul2, plus what that library lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+from warnings import catch_warnings, filterwarnings
+
+import consul.base
+import consul.std
+import requests
+
+from nomad_testkit.clients.session import READ_TIMEOUT, AgentSession, describe
+from nomad_testkit.errors import AgentApiError
+
+Json = dict[str, Any]
+
+# These carry their status in their class; the others begin their text with it.
+_STATUS = {consul.base.ACLDisabled: 401, consul.base.ACLPermissionDenied: 403, consul.base.NotFound: 404}
+
+
+class ConsulClient:
+    """One Consul agent, by its address alone: CONSUL_HTTP_ADDR and its like change nothing.
+
+    `token` is an ACL token, `verify` False or the path of a CA bundle, `cert` a (certificate, key) pair of
+    paths, `timeout` in seconds for one answer. Every method raises AgentApiError.
+
+    >>> ConsulClient("http://127.0.0.1:8500").address
+    'http://127.0.0.1:8500'
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        verify: bool | str = True,
+        cert: tuple[str, str] | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> None:
+        self.address = address.rstrip("/")
+        headers = {"X-Consul-Token": token} if token else {}
+        self._session = AgentSession(
+            "consul", address, headers=headers, verify=verify, cert=cert, timeout=timeout
+        )
+        self._raw = _Consul(self._session)
+
+    @property
+    def raw(self) -> Any:
+        """The python-consul2 client underneath, for what has no method here; it raises its own errors."""
+        return self._raw
+
+    # -- servers
+
+    def leader(self) -> str:
+        """Tell the Raft leader's address and port (GET /v1/status/leader); empty while there is none."""
+        with self._errors():
+            return str(self._raw.status.leader())
+
+    def peers(self) -> list[str]:
+        """List the Raft peers as this server knows them (GET /v1/status/peers)."""
+        with self._errors():
+            return [str(peer) for peer in self._raw.status.peers() or []]
+
+    def members(self) -> list[Json]:
+        """List the members of this agent's LAN gossip pool (GET /v1/agent/members)."""
+        with self._errors():
+            return list(self._raw.agent.members())
+
+    def agent(self) -> Json:
+        """Tell this agent's own configuration and member (GET /v1/agent/self)."""
+        with self._errors():
+            return dict(self._raw.agent.self())
+
+    def version(self) -> str:
+        """Tell the version that this agent runs, such as "1.14.0"."""
+        return str(self.agent()["Config"]["Version"])
+
+    def autopilot_health(self) -> Json:
+        """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).
+
+        Status 429 means unhealthy; the facts are in the body all the same, so it is no error.
+        """
+        return dict(self._session.get_json("/v1/operator/autopilot/health", accept=(429,)))
+
+    # -- catalog and health
+
+    def services(self, *, stale: bool = False) -> dict[str, list[str]]:
+        """List the registered services with their tags (GET /v1/catalog/services).
+
+        `stale` asks this very server for what it knows; otherwise any server passes the question to the
+        leader.
+        """
+        with self._errors():
+            return dict(self._raw.catalog.services(consistency=_consistency(stale))[1])
+
+    def nodes(self, *, stale: bool = False) -> list[Json]:
+        """List the registered nodes (GET /v1/catalog/nodes)."""
+        with self._errors():
+            return list(self._raw.catalog.nodes(consistency=_consistency(stale))[1])
+
+    def health(self, service: str, *, passing: bool = False, stale: bool = False) -> list[Json]:
+        """List a service's instances with node and checks (GET /v1/health/service/:service).
+
+        `passing` leaves out those with a check that does not pass.
+        """
+        # python-consul2's health.service() knows no consistency mode.
+        params = ({"passing": "true"} if passing else {}) | ({"stale": ""} if stale else {})
+        return list(self._session.get_json(f"/v1/health/service/{service}", params))
+
+    # -- key/value store
+
+    def get_key(self, key: str) -> bytes | None:
+        """Read a key's value (GET /v1/kv/:key); None where there is no such key."""
+        with self._errors():
+            entry = self._raw.kv.get(key)[1]
+        return None if entry is None else (entry["Value"] or b"")
+
+    def put_key(self, key: str, value: bytes | str) -> bool:
+        """Write a key's value (PUT /v1/kv/:key)."""
+        with self._errors():
+            return bool(self._raw.kv.put(key, value))
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Read any JSON answer that has no method here, such as get("/v1/agent/metrics")."""
+        return self._session.get_json(path, params)
+
+    def close(self) -> None:
+        """Close the connections that are kept open between requests."""
+        self._session.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn the library's errors, and those of requests that it lets through, into ours."""
+        try:
+            yield
+        except consul.base.ConsulException as error:
+            status = _STATUS.get(type(error))
+            message = str(error)
+            if status is None and (found := re.match(r"(\d{3}) (.*)", message, re.DOTALL)):
+                status, message = int(found[1]), found[2]
+            raise AgentApiError("consul", self.address, status, message) from error
+        except requests.RequestException as error:
+            raise AgentApiError("consul", self.address, None, describe(error)) from error
+        except ValueError as error:
+            raise AgentApiError("consul", self.address, None, f"expected JSON: {error}") from error
+
+
+def _consistency(stale: bool) -> str:
+    return "stale" if stale else "default"
+
+
+class _Http(consul.std.HTTPClient):  # type: ignore[misc]
+    """python-consul2's HTTP client over our session."""
+
+    def __init__(self, session: AgentSession) -> None:
+        consul.base.HTTPClient.__init__(self, verify=session.verify, cert=session.cert)
+        self.base_uri = session.address
+        self.session = session
+
+
+class _Consul(consul.std.Consul):  # type: ignore[misc]
+    """python-consul2's client, put together without its constructor.
+
+    That one reads CONSUL_HTTP_ADDR, _TOKEN, _SSL and _SSL_VERIFY over what it is told, raises for an address
+    that it cannot split, and warns of a deprecated part that nobody asked for.
+    """
+
+    _PARTS = (
+        *("Agent", "Catalog", "Config", "Connect", "Coordinate", "DiscoveryChain", "Event", "Health"),
+        *("KV", "Operator", "Query", "Session", "Snapshot", "Status", "Txn"),
+    )
+
+    def __init__(self, session: AgentSession) -> None:
+        # Our token goes out as a header of the session.
+        self.token = self.dc = None
+        self.consistency = "default"
+        self.scheme = session.address.partition(":")[0]
+        self.http = _Http(session)
+        for part in self._PARTS:
+            attribute = "discovery_chain" if part == "DiscoveryChain" else part.lower()
+            setattr(self, attribute, getattr(consul.base.Consul, part)(self))
+
+    @cached_property
+    def acl(self) -> Any:
+        """The ACL endpoints; making them warns of the legacy ones among them, so they are made on demand."""
+        with catch_warnings():
+            filterwarnings("ignore", "Consul 1.4.0 deprecates", DeprecationWarning)
+            return consul.base.Consul.ACL(self)

@@ -1,0 +1,213 @@
+"""Nomad's HTTP API over python-nomad, plus what that library lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import nomad
+import requests
+from nomad.api.base import Requester
+from nomad.api.exceptions import BaseNomadException
+
+from nomad_testkit.clients.session import READ_TIMEOUT, AgentSession, describe
+from nomad_testkit.errors import AgentApiError
+
+Json = dict[str, Any]
+
+
+class NomadClient:
+    """One Nomad agent, by its address alone: NOMAD_ADDR, NOMAD_TOKEN and their like change nothing.
+
+    `token` is an ACL token, `verify` False or the path of a CA bundle, `cert` a (certificate, key) pair of
+    paths, `timeout` in seconds for one answer. Every method raises AgentApiError.
+
+    >>> NomadClient("http://127.0.0.1:4646").address
+    'http://127.0.0.1:4646'
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        verify: bool | str = True,
+        cert: tuple[str, str] | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> None:
+        self.address = address.rstrip("/")
+        headers = {"X-Nomad-Token": token} if token else {}
+        self._session = AgentSession(
+            "nomad", address, headers=headers, verify=verify, cert=cert, timeout=timeout
+        )
+        self._raw = nomad.Nomad(address=self.address, timeout=timeout, verify=verify, session=self._session)
+        _forget_environment(self._raw)
+
+    @property
+    def raw(self) -> Any:
+        """The python-nomad client underneath, for what has no method here; it raises its own errors."""
+        return self._raw
+
+    # -- servers
+
+    def leader(self) -> str:
+        """Tell the Raft leader's address and port (GET /v1/status/leader); an error while there is none."""
+        with self._errors():
+            return str(self._raw.status.leader.get_leader())
+
+    def peers(self) -> list[str]:
+        """List the Raft peers as this server knows them (GET /v1/status/peers)."""
+        with self._errors():
+            return [str(peer) for peer in self._raw.status.peers.get_peers()]
+
+    def members(self) -> list[Json]:
+        """List the servers in this agent's gossip pool (GET /v1/agent/members)."""
+        with self._errors():
+            return list(self._raw.agent.get_members()["Members"])
+
+    def agent(self) -> Json:
+        """Tell this agent's own configuration, member and statistics (GET /v1/agent/self)."""
+        with self._errors():
+            return dict(self._raw.agent.get_agent())
+
+    def version(self) -> str:
+        """Tell the version that this agent runs, such as "1.6.1"."""
+        return str(self.agent()["config"]["Version"]["Version"])
+
+    def regions(self) -> list[str]:
+        """List the regions (GET /v1/regions)."""
+        with self._errors():
+            return [str(region) for region in self._raw.regions.get_regions()]
+
+    def agent_health(self) -> Json:
+        """Tell whether this agent can do its work (GET /v1/agent/health, where 500 is an answer)."""
+        response = self._session.fetch("GET", "/v1/agent/health", accept=(500,))
+        return dict(self._session.decode(response))
+
+    def autopilot_health(self) -> Json:
+        """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).
+
+        Status 429 means unhealthy; the facts are in the body all the same, so it is no error.
+        """
+        return dict(self._session.get_json("/v1/operator/autopilot/health", accept=(429,)))
+
+    # -- nodes
+
+    def nodes(self, *, stale: bool = False) -> list[Json]:
+        """List the client nodes (GET /v1/nodes).
+
+        `stale` asks this very server for what it knows; otherwise any server passes the question to the
+        leader.
+        """
+        return list(self._session.get_json("/v1/nodes", _stale(stale)))
+
+    def node(self, node_id: str) -> Json:
+        """Tell one node with its attributes and drivers (GET /v1/node/:id)."""
+        with self._errors():
+            return dict(self._raw.node.get_node(node_id))
+
+    # -- jobs
+
+    def parse(self, hcl: str, *, variables: str = "") -> Json:
+        """Turn an HCL2 job specification into JSON (POST /v1/jobs/parse).
+
+        `variables` is the text of a variables file, as `nomad job run -var-file` takes it.
+        """
+        # python-nomad's parse() knows no Variables.
+        body = {"JobHCL": hcl, "Variables": variables, "Canonicalize": True}
+        response = self._session.fetch("POST", "/v1/jobs/parse", json=body)
+        return dict(self._session.decode(response))
+
+    def register(self, job: Mapping[str, Any]) -> Json:
+        """Submit a job in its JSON form (POST /v1/jobs); the answer has the evaluation's id."""
+        with self._errors():
+            return dict(self._raw.jobs.register_job({"Job": dict(job)}))
+
+    def plan(self, job: Mapping[str, Any], *, diff: bool = False) -> Json:
+        """Ask the scheduler what it would do (POST /v1/job/:id/plan)."""
+        with self._errors():
+            return dict(self._raw.job.plan_job(str(job["ID"]), {"Job": dict(job)}, diff=diff))
+
+    def deregister(self, job_id: str, *, purge: bool = False) -> Json:
+        """Stop a job (DELETE /v1/job/:id); `purge` also removes it from the servers' state at once."""
+        with self._errors():
+            return dict(self._raw.job.deregister_job(job_id, purge=str(purge).lower()))
+
+    def job(self, job_id: str, *, stale: bool = False) -> Json:
+        """Tell a job in its JSON form (GET /v1/job/:id)."""
+        return dict(self._session.get_json(f"/v1/job/{job_id}", _stale(stale)))
+
+    def job_evaluations(self, job_id: str, *, stale: bool = False) -> list[Json]:
+        """List a job's evaluations (GET /v1/job/:id/evaluations); empty for a job that does not exist."""
+        return list(self._session.get_json(f"/v1/job/{job_id}/evaluations", _stale(stale)))
+
+    def job_allocations(self, job_id: str, *, stale: bool = False) -> list[Json]:
+        """List a job's allocations (GET /v1/job/:id/allocations); empty for a job that does not exist."""
+        params = {"all": "true"} | _stale(stale)
+        return list(self._session.get_json(f"/v1/job/{job_id}/allocations", params))
+
+    def job_deployments(self, job_id: str, *, stale: bool = False) -> list[Json]:
+        """List a job's deployments (GET /v1/job/:id/deployments)."""
+        return list(self._session.get_json(f"/v1/job/{job_id}/deployments", _stale(stale)))
+
+    # -- allocations
+
+    def allocation(self, alloc_id: str) -> Json:
+        """Tell one allocation (GET /v1/allocation/:id)."""
+        with self._errors():
+            return dict(self._raw.allocation.get_allocation(alloc_id))
+
+    def logs(self, alloc_id: str, task: str, *, stream: str = "stdout") -> str:
+        """Read back what a task has written so far (GET /v1/client/fs/logs/:id); `stream` stdout or stderr.
+
+        Any agent answers: a server passes the question on to the node that runs the allocation.
+        """
+        params = {"task": task, "type": stream, "plain": "true", "follow": "false"}
+        return self._session.fetch("GET", f"/v1/client/fs/logs/{alloc_id}", params=params).text
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Read any JSON answer that has no method here, such as get("/v1/services")."""
+        return self._session.get_json(path, params)
+
+    def close(self) -> None:
+        """Close the connections that are kept open between requests."""
+        self._session.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn the library's two kinds of error into ours, with the agent's status and message."""
+        try:
+            yield
+        except BaseNomadException as error:
+            # It wraps either an answer or, for all that went wrong below HTTP, an error of requests.
+            cause = error.nomad_resp
+            if isinstance(cause, requests.Response):
+                message = cause.text or cause.reason
+                raise AgentApiError("nomad", cause.url, cause.status_code, message) from error
+            raise AgentApiError("nomad", self.address, None, describe(cause)) from error
+        except ValueError as error:  # requests' JSONDecodeError is both this and a RequestException
+            raise AgentApiError("nomad", self.address, None, f"expected JSON: {error}") from error
+        except requests.RequestException as error:
+            raise AgentApiError("nomad", self.address, None, describe(error)) from error
+
+
+def _stale(stale: bool) -> dict[str, str]:
+    return {"stale": "true"} if stale else {}
+
+
+def _forget_environment(client: Any) -> None:
+    """Undo what python-nomad took from NOMAD_TOKEN, NOMAD_NAMESPACE, NOMAD_REGION and NOMAD_CLIENT_CERT.
+
+    An argument of None means "look at the environment" to it, so it cannot be told at construction. Our token
+    goes out as a header of the session.
+    """
+    for value in vars(client).values():
+        if isinstance(value, Requester):
+            value.token = value.namespace = value.region = None
+            value.cert = ()
+        if type(value).__module__.startswith("nomad.api."):
+            _forget_environment(value)
+    if isinstance(client, nomad.Nomad):
+        client.token = client.region = None
+        client.cert = ()

@@ -1,0 +1,133 @@
+"""One HTTP session for an agent: python-nomad and python-consul2 send through it, and what they lack does.
+
+It knows nothing of the environment: no proxy, no netrc, no CA bundle, no NOMAD_* or CONSUL_* variable changes
+where a request goes or what it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from nomad_testkit.errors import AgentApiError
+
+CONNECT_TIMEOUT = 3.0
+READ_TIMEOUT = 10.0
+POOL_SIZE = 16
+
+
+class AgentSession(requests.Session):
+    """A requests session with time-outs, and TLS settings that no caller and no environment overrides.
+
+    Transport errors stay those of requests, as python-nomad and python-consul2 expect them; `get_json` and
+    its like are for our own calls, and raise AgentApiError.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        address: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        verify: bool | str = True,
+        cert: tuple[str, str] | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> None:
+        super().__init__()
+        self.agent, self.address, self.timeout = agent, address.rstrip("/"), timeout
+        # trust_env is what makes requests look at HTTP_PROXY, REQUESTS_CA_BUNDLE and ~/.netrc.
+        self.trust_env = False
+        self.verify, self.cert = verify, cert
+        self.headers.update(headers or {})
+        # Checks ask from several threads at once; the default pool would drop connections, and log about it.
+        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=POOL_SIZE)
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request with this session's time-outs, CA and certificate, whatever the caller asks for."""
+        kwargs["verify"], kwargs["cert"] = self.verify, self.cert
+        kwargs["timeout"] = (CONNECT_TIMEOUT, _seconds(kwargs.get("timeout")) or self.timeout)
+        return super().request(method, url, *args, **kwargs)
+
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: bytes | str | None = None,
+        accept: tuple[int, ...] = (),
+        timeout: float | None = None,
+    ) -> requests.Response:
+        """Send one request of ours; a status from 400 on is an error unless `accept` lists it.
+
+        Raises AgentApiError with the agent's own message, or with status None when it did not answer.
+        """
+        url = f"{self.address}{path}"
+        try:
+            response = self.request(method, url, params=params, json=json, data=data, timeout=timeout)
+        except requests.RequestException as error:
+            raise AgentApiError(self.agent, url, None, describe(error)) from error
+        if response.status_code >= 400 and response.status_code not in accept:
+            raise AgentApiError(self.agent, url, response.status_code, response.text or response.reason)
+        return response
+
+    def get_json(
+        self, path: str, params: Mapping[str, Any] | None = None, *, accept: tuple[int, ...] = ()
+    ) -> Any:
+        """Read one JSON answer. Raises AgentApiError, also when the body is not JSON."""
+        response = self.fetch("GET", path, params=params, accept=accept)
+        return self.decode(response)
+
+    def decode(self, response: requests.Response) -> Any:
+        """Decode a JSON body. Raises AgentApiError when it is something else, such as an error page."""
+        try:
+            return response.json()
+        except ValueError as error:
+            message = f"expected JSON, got {response.text[:200]!r}"
+            raise AgentApiError(self.agent, response.url, response.status_code, message) from error
+
+
+def _seconds(timeout: Any) -> float | None:
+    """Tell the read time-out from what requests accepts: None, seconds, or (connect, read)."""
+    value = timeout[1] if isinstance(timeout, tuple) else timeout
+    return None if value is None else float(value)
+
+
+def describe(error: BaseException) -> str:
+    """Say in a few words why a request got no answer; urllib3's own text names objects in memory.
+
+    >>> describe(requests.exceptions.ReadTimeout("x"))
+    'no answer in time'
+    """
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return f"no connection within {CONNECT_TIMEOUT:.0f} s"
+    if isinstance(error, requests.exceptions.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"TLS failed: {_root(error)}"
+    root = _root(error)
+    if isinstance(root, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(root, OSError) and root.strerror:
+        return root.strerror
+    return str(root) or type(root).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Walk to the error that everything else wraps, through `reason`, arguments and causes."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((a for a in error.args if isinstance(a, BaseException)), None)
+        inner = inner or error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error

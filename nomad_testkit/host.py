@@ -1,0 +1,139 @@
+"""One host of a cluster, as a test holds it in its hands: SSH, its agents' APIs, its units and logs."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nomad_testkit.model import Instance
+from nomad_testkit.ssh import COMMAND_TIMEOUT, CommandResult, SshConnection
+from nomad_testkit.wait import Deadline
+
+if TYPE_CHECKING:
+    from nomad_testkit.clients.consul import ConsulClient
+    from nomad_testkit.clients.nomad import NomadClient
+
+CONSUL_HTTP_PORT = 8500
+CONSUL_DNS_PORT = 8600
+NOMAD_HTTP_PORT = 4646
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """What systemd says of a unit (`systemctl show`)."""
+
+    unit: str
+    active: str
+    """``active``, ``activating``, ``deactivating``, ``inactive`` or ``failed``."""
+    sub: str
+    result: str
+    """``success``, or why it failed: ``exit-code``, ``timeout``, ``start-limit-hit`` …"""
+    exit_status: int
+    restarts: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether systemd has given up on it."""
+        return self.active == "failed"
+
+    def __str__(self) -> str:
+        text = f"{self.unit} is {self.active} ({self.sub})"
+        if self.result != "success":
+            text += f", result {self.result}, exit status {self.exit_status}"
+        return text + (f", restarted {self.restarts} times" if self.restarts else "")
+
+
+class Host:
+    """One instance and how to reach it; nothing connects before it is used, and threads may share it.
+
+    `address` is where this machine reaches the host: 127.31.A.B on the embedded target.
+
+    >>> host.run("uptime")  # doctest: +SKIP
+    >>> host.nomad.leader()  # doctest: +SKIP
+    '172.31.16.5:4647'
+    """
+
+    def __init__(self, instance: Instance, *, address: str, ssh_user: str, key_path: Path) -> None:
+        self.instance, self.address = instance, address
+        self.ssh = SshConnection(address, ssh_user, key_path)
+
+    @property
+    def instance_id(self) -> str:
+        """The instance id, which is also the name of the host's node in Consul and Nomad."""
+        return self.instance.instance_id
+
+    @property
+    def private_ip(self) -> str:
+        """The address that the host's agents advertise."""
+        return self.instance.private_ip
+
+    def __str__(self) -> str:
+        return f"{self.instance_id} ({self.address})"
+
+    def __repr__(self) -> str:
+        return f"<Host {self} in {self.instance.group}>"
+
+    @cached_property
+    def nomad(self) -> NomadClient:
+        """The API of this host's Nomad agent."""
+        from nomad_testkit.clients.nomad import NomadClient
+
+        return NomadClient(f"http://{self.address}:{NOMAD_HTTP_PORT}")
+
+    @cached_property
+    def consul(self) -> ConsulClient:
+        """The API of this host's Consul agent."""
+        from nomad_testkit.clients.consul import ConsulClient
+
+        return ConsulClient(f"http://{self.address}:{CONSUL_HTTP_PORT}")
+
+    def connect(self, deadline: Deadline) -> None:
+        """Wait until SSH answers, at most until `deadline`. Raises HostError."""
+        self.ssh.ensure(deadline)
+
+    def run(
+        self, command: str, *, timeout: float = COMMAND_TIMEOUT, check: bool = True, sudo: bool = False
+    ) -> CommandResult:
+        """Run a command line on the host; see SshConnection.run. Raises CommandFailed and HostError."""
+        return self.ssh.run(command, timeout=timeout, check=check, sudo=sudo)
+
+    def put(self, source: bytes | str | Path, remote: str, *, mode: int = 0o644, sudo: bool = False) -> None:
+        """Write a file on the host; see SshConnection.put. Raises HostError."""
+        self.ssh.put(source, remote, mode=mode, sudo=sudo)
+
+    def read(self, remote: str, *, sudo: bool = False) -> str:
+        """Read a text file on the host. Raises CommandFailed where there is none."""
+        return self.ssh.read(remote, sudo=sudo)
+
+    def journal(self, unit: str, lines: int = 50) -> str:
+        """Read the last lines that a unit logged, such as ``consul`` or ``nomad``. Raises HostError."""
+        command = f"journalctl -u {shlex.quote(unit)} --no-pager -o cat -n {int(lines)}"
+        return self.run(command, sudo=True).stdout
+
+    def unit_state(self, unit: str) -> UnitState:
+        """Ask systemd for a unit's state; one that does not exist is ``inactive``. Raises HostError."""
+        wanted = "ActiveState,SubState,Result,ExecMainStatus,NRestarts"
+        shown = self.run(f"systemctl show -p {wanted} {shlex.quote(unit)}").stdout
+        return _unit_state(unit, shown)
+
+    def close(self) -> None:
+        """Close every connection that was opened."""
+        self.ssh.close()
+        for client in ("nomad", "consul"):
+            if client in self.__dict__:
+                self.__dict__.pop(client).close()
+
+
+def _unit_state(unit: str, shown: str) -> UnitState:
+    facts = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return UnitState(
+        unit,
+        active=facts.get("ActiveState", ""),
+        sub=facts.get("SubState", ""),
+        result=facts.get("Result", ""),
+        exit_status=int(facts.get("ExecMainStatus") or 0),
+        restarts=int(facts.get("NRestarts") or 0),
+    )

@@ -1,0 +1,307 @@
+"""SSH to a host: commands and files over paramiko, one connection a host, usable from several threads."""
+
+from __future__ import annotations
+
+import io
+import logging
+import select
+import shlex
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from nomad_testkit.errors import BrokenError, CommandFailed, HostError, WaitTimeout
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
+
+if TYPE_CHECKING:
+    import paramiko
+
+KEEPALIVE = 15
+"""Seconds between keepalive messages, so that a host that vanished is noticed while a command runs."""
+ATTEMPT_TIMEOUT = 5.0
+"""Seconds that each part of one attempt to connect may take: TCP, banner, authentication."""
+COMMAND_TIMEOUT = 60.0
+MAX_CHANNELS = 8
+"""Commands at once over one connection; sshd refuses more than its MaxSessions, which is 10 by default."""
+_CHUNK = 128 * 1024
+_LOG_CHANNEL = f"{__name__}.transport"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What a command on a host left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class SshConnection:
+    """One connection to one host; `connect` makes it, the first command too.
+
+    It comes back by itself after the host rebooted. The host key is accepted at first contact, since the host
+    was just made, and pinned once authentication has succeeded: before that, cloud-init may still replace it.
+
+    >>> ssh = SshConnection("127.31.16.5", "admin", Path("id_ed25519"))
+    >>> ssh.run("hostname").stdout  # doctest: +SKIP
+    'ip-172-31-16-5\\n'
+    """
+
+    def __init__(self, address: str, user: str, key_path: Path, *, port: int = 22) -> None:
+        self.address, self.user, self.key_path, self.port = address, user, key_path, port
+        self._lock = threading.Lock()
+        self._channels = threading.BoundedSemaphore(MAX_CHANNELS)
+        self._client: paramiko.SSHClient | None = None
+        self._host_key: paramiko.PKey | None = None
+
+    @classmethod
+    def connect(
+        cls, address: str, user: str, key_path: Path, *, deadline: Deadline, port: int = 22
+    ) -> SshConnection:
+        """Connect, trying again until `deadline`, since a booting host refuses first and gets its keys late.
+
+        Raises HostError that names the address and what was seen last; at once for a key file that is none.
+        """
+        connection = cls(address, user, key_path, port=port)
+        connection.ensure(deadline)
+        return connection
+
+    def ensure(self, deadline: Deadline) -> None:
+        """Make sure that a connection is live. Raises HostError as `connect` does, or for a changed host key."""
+        with self._lock:
+            if self._alive():
+                return
+            self._drop()
+            key = self._load_key()
+            what, where = f"SSH as {self.user}", f"{self.address}:{self.port}"
+            try:
+                self._client = wait_until(
+                    what, lambda: self._attempt(key, deadline), deadline=deadline, where=where
+                )
+            except (WaitTimeout, BrokenError) as error:
+                raise HostError(str(error)) from error
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float = COMMAND_TIMEOUT,
+        check: bool = True,
+        sudo: bool = False,
+        stdin: IO[bytes] | None = None,
+    ) -> CommandResult:
+        """Run a command line by the user's shell on the host, with `sudo` as root.
+
+        `timeout` is in seconds. Raises CommandFailed for a status other than 0 unless `check` is false, and
+        HostError when the connection is lost or the command does not end in time.
+
+        >>> ssh.run("id -u", sudo=True).stdout  # doctest: +SKIP
+        '0\\n'
+        """
+        status, stdout, stderr = self._execute(command, timeout=timeout, sudo=sudo, stdin=stdin)
+        result = CommandResult(status, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+        if check and status != 0:
+            raise CommandFailed(self.address, command, status, result.stdout, result.stderr)
+        return result
+
+    def put(
+        self,
+        source: bytes | str | Path,
+        remote: str,
+        *,
+        mode: int = 0o644,
+        sudo: bool = False,
+        timeout: float = 300.0,
+    ) -> None:
+        """Write a file on the host, from bytes, from text, or from the local file that a Path names.
+
+        It appears whole or not at all, with `mode` from the start; with `sudo` it belongs to root. It goes
+        through the standard input of one command rather than SFTP, which could not write as root. Raises
+        HostError.
+        """
+        target, part = shlex.quote(remote), shlex.quote(f"{remote}.part")
+        if isinstance(source, Path):
+            data: IO[bytes] = source.open("rb")
+            size = source.stat().st_size
+        else:
+            content = source.encode() if isinstance(source, str) else source
+            data, size = io.BytesIO(content), len(content)
+        # A lost connection looks like the end of the data to cat, so the size is compared before the file
+        # counts.
+        command = (
+            f"umask 077 && cat > {part} && test $(stat -c %s {part}) = {size}"
+            f" && chmod {mode:o} {part} && mv -f {part} {target}"
+        )
+        with data:
+            self.run(command, sudo=sudo, stdin=data, timeout=timeout)
+
+    def read(self, remote: str, *, sudo: bool = False) -> str:
+        """Read a text file on the host. Raises CommandFailed where there is none."""
+        return self.run(f"cat -- {shlex.quote(remote)}", sudo=sudo).stdout
+
+    def close(self) -> None:
+        """Close the connection; the next command would open it again."""
+        with self._lock:
+            self._drop()
+
+    def __enter__(self) -> SshConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the connection
+
+    def _alive(self) -> bool:
+        transport = self._client.get_transport() if self._client else None
+        return transport is not None and transport.is_active()
+
+    def _drop(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _load_key(self) -> paramiko.PKey:
+        import paramiko
+
+        try:
+            return paramiko.PKey.from_path(self.key_path)
+        except Exception as error:  # an OSError, an SSHException, or cryptography's own
+            raise HostError(f"cannot use {self.key_path} as SSH key for {self.address}: {error}") from error
+
+    def _attempt(self, key: paramiko.PKey, deadline: Deadline) -> Ok[paramiko.SSHClient] | Pending | Broken:
+        import paramiko
+
+        client = paramiko.SSHClient()
+        # Every refused attempt of a booting host would log a traceback.
+        client.set_log_channel(_LOG_CHANNEL)
+        logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL)
+        client.set_missing_host_key_policy(_pinned(self._host_key))
+        patience = min(ATTEMPT_TIMEOUT, max(deadline.remaining(), 0.5))
+        try:
+            client.connect(
+                self.address,
+                self.port,
+                self.user,
+                pkey=key,
+                timeout=patience,
+                banner_timeout=patience,
+                auth_timeout=patience,
+                channel_timeout=ATTEMPT_TIMEOUT,
+                allow_agent=False,
+                look_for_keys=False,
+            )
+            transport = client.get_transport()
+            if transport is None:
+                raise EOFError("connection lost")
+            transport.set_keepalive(KEEPALIVE)
+            self._host_key = transport.get_remote_server_key()
+        except paramiko.BadHostKeyException as error:
+            client.close()
+            return Broken(f"the host key is not the one of before: {error}")
+        except paramiko.AuthenticationException as error:
+            client.close()
+            return Pending(f"{self.user} is not let in with {self.key_path}: {error}")
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            client.close()
+            return Pending(str(error) or type(error).__name__)
+        return Ok(client)
+
+    # -- one command
+
+    def _execute(
+        self, command: str, *, timeout: float, sudo: bool, stdin: IO[bytes] | None
+    ) -> tuple[int, bytes, bytes]:
+        import paramiko
+
+        line = f"sudo -n -- sh -c {shlex.quote(command)}" if sudo and self.user != "root" else command
+        deadline = Deadline.after(timeout)
+        with self._channels:
+            channel = self._open_channel(deadline)
+            try:
+                channel.settimeout(max(deadline.remaining(), 0.1))
+                channel.exec_command(line)
+                if stdin is not None:
+                    _feed(channel, stdin, deadline)
+                channel.shutdown_write()
+                stdout, stderr = _collect(channel, deadline)
+                if not channel.status_event.wait(deadline.remaining()):
+                    raise TimeoutError
+                status = channel.exit_status
+            except TimeoutError as error:
+                raise HostError(f"{self.address}: `{command}` did not end within {timeout:.0f} s") from error
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise HostError(f"{self.address}: connection lost during `{command}`: {error}") from error
+            finally:
+                channel.close()
+        if status == -1 and not self._alive():
+            raise HostError(f"{self.address}: connection lost during `{command}`")
+        return status, stdout, stderr
+
+    def _open_channel(self, deadline: Deadline) -> paramiko.Channel:
+        """Open a channel, over a new connection where the old one is dead: nothing was sent over it yet."""
+        import paramiko
+
+        def attempt() -> Ok[paramiko.Channel] | Pending | Broken:
+            self.ensure(deadline)
+            client = self._client
+            transport = client.get_transport() if client else None
+            try:
+                if transport is None:
+                    raise EOFError("connection lost")
+                return Ok(transport.open_session(timeout=ATTEMPT_TIMEOUT))
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                # Another thread may have replaced the connection meanwhile; only the dead one is dropped.
+                with self._lock:
+                    if self._client is client:
+                        self._drop()
+                return Pending(str(error) or type(error).__name__)
+
+        try:
+            return wait_until("an SSH channel", attempt, deadline=deadline, where=self.address)
+        except WaitTimeout as error:
+            raise HostError(str(error)) from error
+
+
+def _pinned(known: paramiko.PKey | None) -> paramiko.MissingHostKeyPolicy:
+    """Make the policy that accepts any key while none is `known`, and then only that one."""
+    import paramiko
+
+    class Pinned(paramiko.MissingHostKeyPolicy):
+        def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+            if known is not None and key != known:
+                raise paramiko.BadHostKeyException(hostname, key, known)
+
+    return Pinned()
+
+
+def _feed(channel: paramiko.Channel, data: IO[bytes], deadline: Deadline) -> None:
+    """Send everything; a command that ends before it has read all of it says why by its status."""
+    while chunk := data.read(_CHUNK):
+        channel.settimeout(max(deadline.remaining(), 0.1))
+        try:
+            channel.sendall(chunk)
+        except TimeoutError:
+            raise
+        except OSError:
+            return
+
+
+def _collect(channel: paramiko.Channel, deadline: Deadline) -> tuple[bytes, bytes]:
+    """Read both outputs as they come, so that neither can fill up and block the command."""
+    stdout, stderr = bytearray(), bytearray()
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    while True:
+        ended = channel.eof_received or channel.closed
+        while channel.recv_ready():
+            stdout += channel.recv(_CHUNK)
+        while channel.recv_stderr_ready():
+            stderr += channel.recv_stderr(_CHUNK)
+        if ended:
+            return bytes(stdout), bytes(stderr)
+        # paramiko's descriptor becomes readable with data on either output, and at their end.
+        if deadline.passed:
+            raise TimeoutError
+        poll.poll(deadline.remaining() * 1000)
