@@ -70,7 +70,7 @@ class Answer(Generic[T_co]):
 
 
 class Check(ABC, Generic[ObservationT]):
-    """One thing to demand of a cluster. Subclasses are frozen dataclasses: their repr names them in reports."""
+    """One thing to demand of a cluster; subclasses are frozen dataclasses, named by their repr in reports."""
 
     @property
     @abstractmethod

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import Any
-from warnings import catch_warnings, filterwarnings
+from typing import Any, ClassVar
+from warnings import catch_warnings, simplefilter
 
 import consul.base
 import consul.std
@@ -170,9 +169,10 @@ class _Consul(consul.std.Consul):  # type: ignore[misc]
     """
 
     _PARTS = (
-        *("Agent", "Catalog", "Config", "Connect", "Coordinate", "DiscoveryChain", "Event", "Health"),
-        *("KV", "Operator", "Query", "Session", "Snapshot", "Status", "Txn"),
+        *("Agent", "Catalog", "Config", "Connect", "Coordinate", "Event", "Health", "KV"),
+        *("Operator", "Query", "Session", "Snapshot", "Status", "Txn"),
     )
+    _WARNING_PARTS: ClassVar = {"acl": "ACL", "discovery_chain": "DiscoveryChain"}
 
     def __init__(self, session: AgentSession) -> None:
         # Our token goes out as a header of the session.
@@ -181,12 +181,14 @@ class _Consul(consul.std.Consul):  # type: ignore[misc]
         self.scheme = session.address.partition(":")[0]
         self.http = _Http(session)
         for part in self._PARTS:
-            attribute = "discovery_chain" if part == "DiscoveryChain" else part.lower()
-            setattr(self, attribute, getattr(consul.base.Consul, part)(self))
+            setattr(self, part.lower(), getattr(consul.base.Consul, part)(self))
 
-    @cached_property
-    def acl(self) -> Any:
-        """The ACL endpoints; making them warns of the legacy ones among them, so they are made on demand."""
+    def __getattr__(self, name: str) -> Any:
+        """Make a part that warns when it is made, on demand only."""
+        if name not in self._WARNING_PARTS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         with catch_warnings():
-            filterwarnings("ignore", "Consul 1.4.0 deprecates", DeprecationWarning)
-            return consul.base.Consul.ACL(self)
+            simplefilter("ignore", DeprecationWarning)
+            part = getattr(consul.base.Consul, self._WARNING_PARTS[name])(self)
+        setattr(self, name, part)
+        return part
