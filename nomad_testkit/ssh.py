@@ -68,7 +68,7 @@ class SshConnection:
         return connection
 
     def ensure(self, deadline: Deadline) -> None:
-        """Make sure that a connection is live. Raises HostError like `connect`, and for a changed host key."""
+        """Make sure that a connection is live. Raises HostError as `connect`, and for a changed host key."""
         with self._lock:
             if self._alive():
                 return

@@ -1,0 +1,58 @@
+"""The agents' systemd units on the hosts: a unit that systemd gave up on ends a wait at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nomad_testkit.checks.base import Answer, Check, ClusterView, Verdict, ask_every
+from nomad_testkit.host import Host, UnitState
+from nomad_testkit.wait import Broken, Ok, Pending
+
+AGENT_UNITS = ("consul", "nomad")
+JOURNAL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsView:
+    """The units' states on one host, and the end of the journal of those that failed."""
+
+    states: tuple[UnitState, ...]
+    journals: tuple[tuple[str, str], ...]
+
+
+def _observe(host: Host, units: tuple[str, ...]) -> UnitsView:
+    states = tuple(host.unit_state(unit) for unit in units)
+    journals = tuple((state.unit, host.journal(state.unit, JOURNAL_LINES)) for state in states if
+    state.failed) return UnitsView(states, journals)
+
+
+@dataclass(frozen=True)
+class UnitsActive(Check[tuple[Answer[UnitsView], ...]]):
+    """The units run on every host; one that systemd gave up on is Broken, with the agent's own last words."""
+
+    units: tuple[str, ...] = AGENT_UNITS
+
+    @property
+    def wanted(self) -> str:
+        """What this check demands."""
+        return f"units {', '.join(self.units)} active on every host"
+
+    def observe(self, cluster: ClusterView) -> tuple[Answer[UnitsView], ...]:
+        """Ask systemd on every host, and its journal where a unit failed."""
+        return ask_every(cluster.hosts, lambda host: _observe(host, self.units))
+
+    def judge(self, observed: tuple[Answer[UnitsView], ...]) -> Verdict:
+        """Look at each unit on each host."""
+        failed, waiting = [], []
+        for answer in observed:
+            journals = dict(answer.value.journals)
+            for state in answer.value.states:
+                if state.failed:
+                    failed.append(f"{answer.place}: {state}; its journal ends:\n{journals.get(state.unit, '')}")
+                elif state.active != "active":
+                    waiting.append(f"{answer.place}: {state}")
+        if failed:
+            return Broken("\n".join(failed))
+        if waiting:
+            return Pending("; ".join(waiting))
+        return Ok(f"units {', '.join(self.units)} are active on {len(observed)} hosts")
