@@ -1,4 +1,4 @@
-"""What is registered: services in Consul on the right nodes, and client nodes in Nomad, seen from every server."""
+"""What is registered, as every server sees it: services in Consul, and client nodes in Nomad."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def instances(answer: Sequence[Mapping[str, Any]]) -> tuple[ServiceInstance, ...
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """One service as every Consul server knows it; `nodes` are where it should be, None where that is open."""
+    """One service as every Consul server knows it; `nodes` are where it should be, None if that is open."""
 
     service: str
     nodes: tuple[Place, ...] | None
@@ -55,7 +55,7 @@ class ServiceView:
 
 
 def observe_service(cluster: ClusterView, service: str, nodes: Sequence[Host] | None) -> ServiceView:
-    """Ask every Consul server for what it knows itself of a service (GET /v1/health/service/:service?stale)."""
+    """Ask every Consul server for what it knows itself (GET /v1/health/service/:service?stale)."""
     answers = ask_every(
         cluster.consul_servers, lambda host: instances(host.consul.health(service, stale=True))
     )

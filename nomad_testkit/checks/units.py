@@ -22,8 +22,8 @@ class UnitsView:
 
 def _observe(host: Host, units: tuple[str, ...]) -> UnitsView:
     states = tuple(host.unit_state(unit) for unit in units)
-    journals = tuple((state.unit, host.journal(state.unit, JOURNAL_LINES)) for state in states if
-    state.failed) return UnitsView(states, journals)
+    failed = [state.unit for state in states if state.failed]
+    return UnitsView(states, tuple((unit, host.journal(unit, JOURNAL_LINES)) for unit in failed))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class UnitsActive(Check[tuple[Answer[UnitsView], ...]]):
             journals = dict(answer.value.journals)
             for state in answer.value.states:
                 if state.failed:
-                    failed.append(f"{answer.place}: {state}; its journal ends:\n{journals.get(state.unit, '')}")
+                    journal = journals.get(state.unit, "")
+                    failed.append(f"{answer.place}: {state}; its journal ends:\n{journal}")
                 elif state.active != "active":
                     waiting.append(f"{answer.place}: {state}")
         if failed:

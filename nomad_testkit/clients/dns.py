@@ -1,4 +1,4 @@
-"""Questions to a DNS server of our choice, such as a Consul agent's, which this machine's resolver never asks."""
+"""Questions to a DNS server of our choice, such as a Consul agent: this machine's resolver has no part."""
 
 from __future__ import annotations
 
