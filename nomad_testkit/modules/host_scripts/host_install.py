@@ -1,0 +1,261 @@
+"""What install_consul and install_nomad do: get the program, check it, and lay out its folders."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import platform
+import py_compile
+import re
+import shutil
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+
+from host_commons import HostFault, Waiting, log, wait_until
+from host_options import absolute_path, matching, new_parser, user_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from host_systemd import Host
+
+RELEASES = "https://releases.hashicorp.com"
+LINK_DIR = "/usr/local/bin"
+DOWNLOAD_SECONDS = 300.0
+ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+COMMON = ("host_commons.py", "host_metadata.py", "host_options.py", "host_systemd.py")
+
+
+def install_parser(agent: str) -> argparse.ArgumentParser:
+    """Make the parser with the options that both install scripts have."""
+    made = new_parser(f"install-{agent}", f"Install {agent.title()} and its run script on this host.")
+    add = made.add_argument
+    add(
+        "--version",
+        type=matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.2.3, without a v"),
+        help=f"the release to get from {RELEASES}",
+    )
+    add("--path", type=absolute_path, default=f"/opt/{agent}", help=f"where to (default: /opt/{agent})")
+    add("--user", type=user_name, default=agent, help=f"the owner; made where missing (default: {agent})")
+    add(
+        "--download-url",
+        type=matching(r"(https?|file)://\S+", "a URL that begins with https://, http:// or file://"),
+        metavar="URL",
+        help="a zip file to install instead of a release",
+    )
+    add(
+        "--sha256",
+        type=matching(r"[0-9a-fA-F]{64}", "64 hexadecimal digits"),
+        metavar="HEX",
+        help="the SHA-256 that the zip file must have",
+    )
+    return made
+
+
+def check_source(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with usage where it is not clear what to download."""
+    if options.version and options.download_url:
+        made.error("--version and --download-url exclude each other: a release, or a file of yours")
+    if not options.version and not options.download_url:
+        made.error("one of --version and --download-url is required")
+    if (options.download_url or "").startswith("http://") and not options.sha256:
+        made.error(
+            "--download-url with http:// needs --sha256: nothing else tells what came over the network"
+        )
+
+
+def download(url: str, target: str, host: Host) -> None:
+    """Download a file, with retries while the other side may recover; raises HostFault naming the URL."""
+
+    def probe() -> None:
+        try:
+            # The scheme is one of three that the option's type allows.
+            with urllib.request.urlopen(url, timeout=30) as source, open(target, "wb") as file:  # noqa: S310
+                shutil.copyfileobj(source, file)
+                wanted = source.headers.get("Content-Length")
+                if wanted is not None and int(wanted) != file.tell():
+                    raise Waiting(f"{file.tell()} of {wanted} bytes came")
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code < 500 and error.code not in (408, 425, 429):
+                raise HostFault(f"{url}: HTTP {error.code} {error.reason}") from None
+            raise Waiting(f"HTTP {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            # urllib reports a file:// that is missing as any other failure, but it does not appear by waiting.
+            if url.startswith("file://") or getattr(error, "filename", None) == target:
+                raise HostFault(f"{url}: {reason}") from None
+            raise Waiting(str(reason) or type(error).__name__) from None
+
+    log(f"downloading {url}")
+    wait_until(url, probe, DOWNLOAD_SECONDS, clock=host.clock, interval=1.0, longest=15.0)
+
+
+def require_sha256(path: str, wanted: str, url: str, source: str) -> None:
+    """Raise HostFault, with both values, where a file is not what it should be."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    if digest.hexdigest() != wanted.lower():
+        raise HostFault(
+            f"{url} has the SHA-256 {digest.hexdigest()}, but {source} says {wanted.lower()}: nothing is installed"
+        )
+
+
+def listed_sha256(text: str, name: str, url: str) -> str:
+    """Find a file's checksum in a release's SHA256SUMS."""
+    for line in text.splitlines():
+        if re.fullmatch(rf"[0-9a-fA-F]{{64}}\s+\*?{re.escape(name)}", line.strip()):
+            return line.split()[0]
+    raise HostFault(f"{url} lists no {name}")
+
+
+def architecture() -> str:
+    """Name this host's architecture as HashiCorp's releases do."""
+    machine = platform.machine()
+    if machine not in ARCHITECTURES:
+        known = ", ".join(sorted(set(ARCHITECTURES.values())))
+        raise HostFault(
+            f"this host is {machine}, and only {known} can be installed: give --download-url instead"
+        )
+    return ARCHITECTURES[machine]
+
+
+def fetch(agent: str, options: argparse.Namespace, folder: str, host: Host) -> str:
+    """Download the agent's zip file into a folder, check it, and give its path."""
+    target = os.path.join(folder, f"{agent}.zip")
+    if options.download_url:
+        url = options.download_url
+        download(url, target, host)
+    else:
+        name = f"{agent}_{options.version}_linux_{architecture()}.zip"
+        base = f"{RELEASES}/{agent}/{options.version}"
+        sums_url, sums = f"{base}/{agent}_{options.version}_SHA256SUMS", os.path.join(folder, "SHA256SUMS")
+        download(sums_url, sums, host)
+        with open(sums, encoding="utf-8", errors="replace") as file:
+            wanted = listed_sha256(file.read(), name, sums_url)
+        url = f"{base}/{name}"
+        download(url, target, host)
+        require_sha256(target, wanted, url, sums_url)
+    if options.sha256:
+        require_sha256(target, options.sha256, url, "--sha256")
+    return target
+
+
+def install_program(agent: str, archive: str, bin_dir: str, options: argparse.Namespace, host: Host) -> str:
+    """Unpack the program, see that it runs here and is the version asked for, put it in place; give its path."""
+    url = options.download_url or f"{RELEASES}/{agent}"
+    fresh, path = f"{bin_dir}/{agent}.new", f"{bin_dir}/{agent}"
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(agent) as source, open(fresh, "wb") as target:
+            shutil.copyfileobj(source, target)
+    except zipfile.BadZipFile:
+        raise HostFault(f"{url} is not a zip file") from None
+    except KeyError:
+        raise HostFault(f"{url} has no file `{agent}` in it") from None
+    os.chmod(fresh, 0o755)
+    status, said = host.run([fresh, "version"])
+    version = re.search(r"\bv(\d+\.\d+\.\d+\S*)", said)
+    if status != 0 or version is None:
+        os.unlink(fresh)
+        raise HostFault(
+            f"the {agent} of {url} does not run on this host ({platform.machine()}): {said[:300]}"
+        )
+    if options.version and version[1] != options.version:
+        os.unlink(fresh)
+        raise HostFault(f"{url} holds {agent} {version[1]}, but --version is {options.version}")
+    host.chown(fresh, options.user)
+    os.replace(fresh, path)
+    log(f"{path} is {agent} {version[1]}")
+    return path
+
+
+def make_user(user: str, home: str, host: Host) -> None:
+    """Make a system user that nobody can log in as, unless there is one."""
+    try:
+        host.ids(user)
+    except HostFault:
+        shell = next(
+            (path for path in ("/usr/sbin/nologin", "/sbin/nologin") if os.path.exists(path)), "/bin/false"
+        )
+        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", home]
+        status, said = host.run([*command, "--shell", shell, user])
+        if status != 0:
+            raise HostFault(f"the user {user} cannot be made: {said}") from None
+
+
+def make_folder(path: str, user: str, host: Host, mode: int = 0o755) -> None:
+    """Make a folder of the user's."""
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, mode)
+    host.chown(path, user)
+
+
+def install_scripts(agent: str, extra: Sequence[str], bin_dir: str, user: str, host: Host) -> None:
+    """Put the run script and the modules that it imports beside the program."""
+    here = os.path.dirname(os.path.realpath(__file__))
+    for name in (*COMMON, *extra):
+        target = f"{bin_dir}/{name}"
+        shutil.copyfile(f"{here}/{name}", target)
+        os.chmod(target, 0o644)
+        host.chown(target, user)
+        # Hosts of this image then need not compile it, each at its own start.
+        py_compile.compile(target, doraise=True)
+    with open(f"{here}/run_{agent}.py", encoding="utf-8") as file:
+        source = file.read()
+    target = f"{bin_dir}/run-{agent}"
+    with open(target, "w", encoding="utf-8") as file:
+        file.write(with_interpreter(source, sys.executable))
+    os.chmod(target, 0o755)
+    host.chown(target, user)
+
+
+def with_interpreter(source: str, interpreter: str) -> str:
+    """Name the interpreter in a script's first line, for a start that nothing outside the script changes.
+
+    Without the environment's PYTHON* (-E) and without site-packages (-S), which also halves the time of a start.
+    The kernel takes 127 bytes of such a line on older systems; a longer one stays as it is.
+    """
+    line, rest = source.split("\n", 1)
+    named = f"#!{interpreter} -ES"
+    usable = interpreter.startswith("/") and " " not in interpreter and len(named) <= 127
+    return f"{named if usable else line}\n{rest}"
+
+
+def link(path: str, link_dir: str) -> None:
+    """Link a program into a folder of PATH; raises HostFault rather than replace what is no link."""
+    target = f"{link_dir}/{os.path.basename(path)}"
+    if os.path.lexists(target):
+        if not os.path.islink(target):
+            raise HostFault(f"{target} is there already and is no link: remove it, or it would hide {path}")
+        os.unlink(target)
+    os.makedirs(link_dir, exist_ok=True)
+    os.symlink(path, target)
+
+
+def install(
+    agent: str, options: argparse.Namespace, host: Host, extra: Sequence[str], *, link_dir: str
+) -> None:
+    """Do all that both scripts have in common; raises HostFault where something is not right."""
+    bin_dir = f"{options.path}/bin"
+    with tempfile.TemporaryDirectory(prefix=f"install-{agent}-") as folder:
+        archive = fetch(agent, options, folder, host)
+        make_user(options.user, options.path, host)
+        for path in (options.path, bin_dir, f"{options.path}/config"):
+            make_folder(path, options.user, host)
+        make_folder(f"{options.path}/data", options.user, host, mode=0o750)
+        program = install_program(agent, archive, bin_dir, options, host)
+    install_scripts(agent, extra, bin_dir, options.user, host)
+    link(program, link_dir)
+    if os.listdir(f"{options.path}/data"):
+        log(
+            f"warning: {options.path}/data is not empty. Do not make an image of this host: "
+            "all of its instances would have this node's id"
+        )

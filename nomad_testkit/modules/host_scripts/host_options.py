@@ -1,0 +1,188 @@
+"""Options of the scripts: what a value must be, and one sentence for the user where it is not."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|ms|s|m|h))+")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?/?")
+OUTPUT = re.compile(
+    r"(inherit|null|tty|journal|kmsg|syslog|(journal|kmsg|syslog)\+console|socket|"
+    r"(file|append|truncate):/\S+|fd(:[\w.-]+)?)"
+)
+
+
+def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Make a parser that takes no shortened option: a typing error must not become another option."""
+    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Take a whole number from `least` to `most`."""
+    right = (
+        f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    )
+
+    def parse(text: str) -> int:
+        if (
+            not re.fullmatch(r"-?\d{1,9}", text)
+            or int(text) < least
+            or (most is not None and int(text) > most)
+        ):
+            raise refused(text, right)
+        return int(text)
+
+    return parse
+
+
+def matching(pattern: str, right: str) -> Callable[[str], str]:
+    """Take a text that the pattern matches as a whole."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise refused(text, right)
+        return text
+
+    return parse
+
+
+def duration(text: str) -> str:
+    """Take a duration as Go writes it, such as 200ms or 1m30s."""
+    if not DURATION.fullmatch(text):
+        raise refused(text, "a duration with its unit, such as 200ms, 10s or 1m30s")
+    return text
+
+
+def boolean(text: str) -> bool:
+    """Take true or false."""
+    if text not in ("true", "false"):
+        raise refused(text, "true or false")
+    return text == "true"
+
+
+def gossip_key(text: str) -> str:
+    """Take a key for Serf's encryption, as `consul keygen` prints it; never shows what it refuses."""
+    import base64
+
+    try:
+        size = len(base64.b64decode(text, validate=True))
+    except ValueError:
+        size = -1
+    if size not in (16, 24, 32):
+        found = "what was given is not base64" if size < 0 else f"what was given has {size} bytes"
+        raise argparse.ArgumentTypeError(
+            f"{found}; right is base64 of 16, 24 or 32 bytes, as `consul keygen` prints it"
+        )
+    return text
+
+
+def dns_server(text: str) -> str:
+    """Take the IP address of a DNS server, with or without a port."""
+    import ipaddress
+
+    address, port = text, "53"
+    match = re.fullmatch(r"\[([^\]]+)\]:(\d+)|([^:]+):(\d+)", text)
+    if match:
+        address, port = match[1] or match[3], match[2] or match[4]
+    try:
+        ipaddress.ip_address(address)
+        if not 0 < int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        raise refused(text, "an IP address, or one with a port such as 10.0.0.2:53") from None
+    return text
+
+
+def endpoint(text: str) -> str:
+    """Take the URL of an AWS API; empty means the region's own."""
+    if text and not ENDPOINT.fullmatch(text):
+        raise refused(text, "http:// or https:// with a host and perhaps a port, and no path")
+    return text.rstrip("/")
+
+
+def environment(text: str) -> tuple[str, str]:
+    """Take KEY=VALUE; never shows a value, which may be secret."""
+    key, equals, value = text.partition("=")
+    if not equals or not VARIABLE.fullmatch(key):
+        found = repr(key) if equals else "there is no = in what was given"
+        raise argparse.ArgumentTypeError(f"{found}; right is KEY=VALUE, with a KEY of letters, digits and _")
+    if "\0" in value:
+        raise argparse.ArgumentTypeError(f"the value of {key} has a NUL in it, which no environment can hold")
+    return key, value
+
+
+def systemd_output(text: str) -> str:
+    """Take a value of systemd's StandardOutput= (systemd.exec(5))."""
+    if not OUTPUT.fullmatch(text):
+        raise refused(text, "one of systemd's, such as journal, null or append:/var/log/agent.log")
+    return text
+
+
+def tag_text(text: str) -> str:
+    """Take a key or value of an EC2 tag."""
+    if not 0 < len(text) <= 256 or not text.isprintable():
+        raise refused(text, "1 to 256 printable characters")
+    return text
+
+
+def absolute_path(text: str) -> str:
+    """Take an absolute path that a unit file can hold."""
+    if not text.startswith("/") or not text.isprintable():
+        raise refused(text, "an absolute path")
+    return text.rstrip("/") or "/"
+
+
+def user_name(text: str) -> str:
+    """Take the name of a user (useradd(8))."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):
+        raise refused(text, "a user's name: small letters, digits, _ and -, at most 32")
+    return text
+
+
+def refused(text: str, right: str) -> argparse.ArgumentTypeError:
+    """Word the refusal of a value; argparse adds the option's name."""
+    return argparse.ArgumentTypeError(f"{text!r} is refused; right is {right}")
+
+
+def option_of(name: str) -> str:
+    """Give the option behind an attribute of the parsed options."""
+    return "--" + name.replace("_", "-")
+
+
+def refuse_given(parser: argparse.ArgumentParser, options: Any, names: tuple[str, ...], why: str) -> None:
+    """End with usage where one of the options was given, since it would do nothing."""
+    given = [option_of(name) for name in names if getattr(options, name) is not parser.get_default(name)]
+    if given:
+        parser.error(f"{', '.join(given)}: {why}")
+
+
+def add_unit_options(parser: argparse.ArgumentParser, agent: str, config_option: str) -> None:
+    """Add what run-consul and run-nomad have in common."""
+    add = parser.add_argument
+    add(
+        "--config-dir", type=absolute_path, metavar="DIR", help="configuration (default: ../config from here)"
+    )
+    add(
+        "--data-dir", type=absolute_path, metavar="DIR", help="the agent's state (default: ../data from here)"
+    )
+    add(
+        "--bin-dir", type=absolute_path, metavar="DIR", help=f"where {agent} is (default: beside this script)"
+    )
+    add("--systemd-stdout", type=systemd_output, metavar="VALUE", help="the unit's StandardOutput=")
+    add("--systemd-stderr", type=systemd_output, metavar="VALUE", help="the unit's StandardError=")
+    add("--user", type=user_name, help="who owns the files and runs the agent (default: the owner of DIR)")
+    add(
+        "--environment",
+        type=environment,
+        action="append",
+        metavar="KEY=VALUE",
+        help="a variable of the agent's environment; repeatable",
+    )
+    add(config_option, action="store_true", help="write no configuration: use what is there already")

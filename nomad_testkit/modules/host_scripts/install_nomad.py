@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Install Nomad, run-nomad and their folders on this host, to make an image of it.
+
+python3 install_nomad.py --version 1.6.1
+python3 install_nomad.py --download-url file:///tmp/nomad.zip --sha256 HEX
+"""
+
+from __future__ import annotations
+
+import sys
+
+from host_install import LINK_DIR, check_source, install, install_parser
+from host_systemd import Host, run_script
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(
+    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: str = LINK_DIR
+) -> int:
+    """Run the script; gives its exit status."""
+    made = install_parser("nomad")
+    options = made.parse_args(arguments)
+    check_source(made, options)
+    host = host or Host()
+    return run_script(
+        "nomad.service",
+        host,
+        lambda: install("nomad", options, host, ["wait_for_consul.py"], link_dir=link_dir),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

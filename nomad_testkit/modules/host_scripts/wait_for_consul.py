@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Wait until Consul on this host can serve Nomad: nomad.service runs this before the agent.
+
+    wait_for_consul.py leader SECONDS    for a Nomad server: Consul has a leader
+    wait_for_consul.py nomad SECONDS     for a Nomad client: a Nomad server is healthy in Consul, and knows its leader
+
+A Nomad agent that starts too early asks Consul again only now and then, which costs its cluster up to a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from host_commons import UNREACHABLE, Answer, Clock, HostFault, Service, Waiting, log, wait_until
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+CONSUL_PORT = 8500
+USAGE = "usage: wait_for_consul.py leader|nomad SECONDS"
+
+
+class Consul:
+    """The HTTP API of the Consul agent on this host."""
+
+    def __init__(self, service: Service | None = None) -> None:
+        self._service = service or Service("127.0.0.1", CONSUL_PORT)
+        token = os.environ.get("CONSUL_HTTP_TOKEN")
+        self._headers = {"X-Consul-Token": token} if token else {}
+
+    def get(self, path: str) -> Any:
+        """Get a path as JSON; raises Waiting, with what Consul says, where it cannot answer yet."""
+        try:
+            answer = self._service.request("GET", path, self._headers)
+        except UNREACHABLE as error:
+            raise Waiting(f"Consul does not answer on {self._service.name} ({error})") from None
+        if answer.status != 200:
+            raise Waiting(f"Consul says {answer.text[:200]!r} (HTTP {answer.status})")
+        try:
+            return answer.json()
+        except ValueError:
+            raise Waiting(f"Consul's answer to {path} is no JSON") from None
+
+    def leader(self) -> None:
+        """Return when there is a leader (https://developer.hashicorp.com/consul/api-docs/status)."""
+        if not self.get("/v1/status/leader"):
+            members = [
+                f"{member.get('Name')} {'server' if member.get('Tags', {}).get('role') == 'consul' else 'client'}"
+                for member in self.get("/v1/agent/members")
+                if member.get("Status") == 1
+            ]
+            raise Waiting(f"Consul has no leader; alive: {', '.join(members) or 'nobody'}")
+
+    def nomad_servers(self, tag: str = "http", *, passing: bool = True) -> list[tuple[str, int]]:
+        """Give the addresses of the Nomad servers that are registered with a tag: http, rpc or serf."""
+        found = self.get(f"/v1/health/service/nomad?tag={tag}" + ("&passing" if passing else ""))
+        return [
+            (entry["Service"].get("Address") or entry["Node"]["Address"], int(entry["Service"]["Port"]))
+            for entry in found
+        ]
+
+
+def nomad_leader(consul: Consul, connect: Callable[[str, int], Service]) -> None:
+    """Return when a Nomad server is healthy, unless it says that it has no leader yet.
+
+    A client that registers before there is one tries again only after 15 s. Where the server's API cannot be asked,
+    as behind TLS, its health is all there is to know.
+    """
+    servers = consul.nomad_servers()
+    if not servers:
+        raise Waiting("no `nomad` service in Consul is healthy")
+    try:
+        answer: Answer = connect(*servers[0]).request("GET", "/v1/status/leader")
+    except UNREACHABLE:
+        return
+    if answer.text == '""' or "No cluster leader" in answer.text:
+        raise Waiting(f"the Nomad servers have no leader; healthy: {', '.join(host for host, _ in servers)}")
+
+
+def _connect(host: str, port: int) -> Service:
+    return Service(host, port, timeout=2.0)
+
+
+def main(arguments: Sequence[str], consul: Consul | None = None, clock: Clock | None = None) -> int:
+    """Run the script; gives its exit status."""
+    if len(arguments) != 2 or arguments[0] not in ("leader", "nomad") or not arguments[1].isdigit():
+        print(USAGE, file=sys.stderr)
+        return 2
+    asked = consul or Consul()
+    what = "a Consul leader" if arguments[0] == "leader" else "a Nomad server in Consul"
+    probe = asked.leader if arguments[0] == "leader" else lambda: nomad_leader(asked, _connect)
+    try:
+        wait_until(what, probe, float(arguments[1]), clock=clock or Clock())
+    except HostFault as fault:
+        log(f"error: {fault}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
