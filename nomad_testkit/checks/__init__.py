@@ -1,0 +1,40 @@
+"""Checks of a cluster and of jobs on it: each asks every server, and demands that they agree.
+
+>>> from nomad_testkit.checks import RaftPeers, Registered, require
+>>> require(cluster, RaftPeers(3), Registered("nomad-client", 3), within=60)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, require
+from nomad_testkit.checks.health import AutopilotHealthy, HealthyServers, NoFailedMembers
+from nomad_testkit.checks.raft import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
+from nomad_testkit.checks.registration import NodesReady, Registered
+from nomad_testkit.checks.scheduling import AllocationsRunning, BatchCompleted, Spread
+from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceResolves
+from nomad_testkit.checks.units import UnitsActive
+
+__all__ = [
+    "AllocationsRunning",
+    "Answer",
+    "AutopilotHealthy",
+    "BatchCompleted",
+    "BootstrapExpectAgrees",
+    "Check",
+    "ClusterView",
+    "HealthyServers",
+    "Leader",
+    "NoFailedMembers",
+    "NodesReady",
+    "NotSplit",
+    "Place",
+    "RaftPeers",
+    "Registered",
+    "ServiceGone",
+    "ServiceHealthy",
+    "ServiceResolves",
+    "Spread",
+    "UnitsActive",
+    "Verdict",
+    "require",
+]

@@ -1,0 +1,253 @@
+"""Jobs of a test: submitted from HCL under a name of their own, and gone when the test is over."""
+
+from __future__ import annotations
+
+import copy
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nomad_testkit.errors import AgentApiError, UsageError
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+if TYPE_CHECKING:
+    from nomad_testkit.clients.nomad import NomadClient
+
+Json = dict[str, Any]
+
+STOP_WITHIN = 60.0
+_ENDED = ("complete", "failed", "lost")
+
+
+class Job:
+    """One job in Nomad, in the JSON form that was registered.
+
+    >>> with submitted(host.nomad, "web.nomad.hcl", count=6) as job:  # doctest: +SKIP
+    ...     job.id
+    'web-3f9a1c'
+    """
+
+    def __init__(self, nomad: NomadClient, spec: Mapping[str, Any]) -> None:
+        self.nomad, self.spec = nomad, dict(spec)
+        self.id = str(spec["ID"])
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The task groups and how many allocations each is to have."""
+        return {str(group["Name"]): int(group["Count"]) for group in self.spec["TaskGroups"]}
+
+    @property
+    def count(self) -> int:
+        """How many allocations the job is to have in all."""
+        return sum(self.groups.values())
+
+    @property
+    def datacenters(self) -> tuple[str, ...]:
+        """The Nomad datacenters that the job may run in."""
+        return tuple(self.spec["Datacenters"])
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of its services as Consul knows them, with ``${JOB}`` and its like filled in."""
+        return tuple(
+            self._fill(str(service["Name"]), str(group["Name"]), task)
+            for group in self.spec["TaskGroups"]
+            for owner, task in [(group, None), *((one, str(one["Name"])) for one in group["Tasks"])]
+            for service in owner.get("Services") or ()
+        )
+
+    def _fill(self, name: str, group: str, task: str | None) -> str:
+        """Fill in what Nomad's service block documentation lists for `name`."""
+        job = str(self.spec["Name"])
+        base = "-".join(part for part in (job, group, task) if part)
+        for key, value in {"JOB": job, "TASKGROUP": group, "TASK": task or "", "BASE": base}.items():
+            name = name.replace(f"${{{key}}}", value)
+        return name
+
+    def evaluations(self) -> list[Json]:
+        """List its evaluations. Raises AgentApiError."""
+        return self.nomad.job_evaluations(self.id)
+
+    def allocations(self) -> list[Json]:
+        """List its allocations, those that ended too. Raises AgentApiError."""
+        return self.nomad.job_allocations(self.id)
+
+    def logs(self, *, task: str | None = None, stream: str = "stdout") -> dict[str, str]:
+        """Read back what its allocations have written, by allocation id; of one task or of all, joined.
+
+        Raises AgentApiError.
+        """
+        tasks = {
+            str(group["Name"]): [str(one["Name"]) for one in group["Tasks"] if task in (None, one["Name"])]
+            for group in self.spec["TaskGroups"]
+        }
+        return {
+            alloc["ID"]: "".join(
+                self.nomad.logs(alloc["ID"], name, stream=stream) for name in tasks[alloc["TaskGroup"]]
+            )
+            for alloc in self.allocations()
+        }
+
+    def stop(self, *, purge: bool = True, within: float | Deadline = STOP_WITHIN) -> None:
+        """Deregister the job, and wait until none of its allocations runs; `within` is in seconds.
+
+        Raises AgentApiError, and WaitTimeout that names what still runs.
+        """
+        deadline = within if isinstance(within, Deadline) else Deadline.after(within)
+        wait_until(f"deregistration of {self.id}", lambda: self._deregister(purge), deadline=deadline)
+        wait_until(f"the end of {self.id}", self._ended, deadline=deadline, where=self.nomad.address)
+
+    def _deregister(self, purge: bool) -> Ok[None] | Pending:
+        try:
+            self.nomad.deregister(self.id, purge=purge)
+        except AgentApiError as error:
+            # Without a leader, or while the server restarts, another try may succeed; a refusal may not.
+            if error.status is None or error.status >= 500:
+                return Pending(str(error))
+            if error.status != 404:
+                raise
+        return Ok(None)
+
+    def _ended(self) -> Ok[None] | Pending:
+        try:
+            allocations = self.allocations()
+        except AgentApiError as error:
+            return Pending(str(error))
+        left = [alloc for alloc in allocations if alloc["ClientStatus"] not in _ENDED]
+        if not left:
+            return Ok(None)
+        names = (f"{one['Name']} on {one['NodeName']} is {one['ClientStatus']}" for one in left)
+        return Pending("; ".join(names))
+
+
+@contextmanager
+def submitted(
+    nomad: NomadClient,
+    source: str | Path,
+    *,
+    name: str | None = None,
+    count: int | None = None,
+    datacenters: Sequence[str] | None = None,
+    stop_within: float | Deadline = STOP_WITHIN,
+    **variables: Any,
+) -> Iterator[Job]:
+    """Submit a job for the time of a `with` block; then it is purged, and none of its allocations runs any
+    more.
+
+    `source` is a file, one of the bundled jobs by its file name, or the HCL itself. The job gets a name of
+    its own: `name`, or else the one in the file, and a random suffix. `count` is set on every task group.
+    `datacenters` are, where neither this nor the file names any, all those of the ready clients. Everything
+    else are variables of the file. `stop_within` is in seconds.
+
+    Raises UsageError for a job that Nomad cannot parse, AgentApiError when it refuses it, and WaitTimeout
+    when it does not end. An error in the block is never hidden by one of the clean-up.
+
+    >>> with submitted(host.nomad, "batch.nomad.hcl", message="hello") as job:  # doctest: +SKIP
+    ...     cluster.require(BatchCompleted(job, output="hello"))
+    """
+    job = Job(nomad, prepare(nomad, source, name=name, count=count, datacenters=datacenters, **variables))
+    try:
+        # Inside: a request that timed out may have registered the job all the same.
+        nomad.register(job.spec)
+        yield job
+    except BaseException as error:
+        try:
+            job.stop(within=stop_within)
+        except Exception as second:
+            error.add_note(f"then {job.id} could not be stopped: {second}")
+        raise
+    else:
+        job.stop(within=stop_within)
+
+
+def prepare(
+    nomad: NomadClient,
+    source: str | Path,
+    *,
+    name: str | None = None,
+    count: int | None = None,
+    datacenters: Sequence[str] | None = None,
+    **variables: Any,
+) -> Json:
+    """Parse a job as `submitted` does, without submitting it. Raises UsageError and AgentApiError."""
+    label, hcl = read_source(source)
+    try:
+        spec = nomad.parse(hcl, variables=variables_text(variables))
+    except AgentApiError as error:
+        if error.status != 400:
+            raise
+        raise UsageError(f"{label}: Nomad cannot parse this job: {error.message.strip()}") from error
+    wanted = list(datacenters or ())
+    if not wanted and spec.get("Datacenters") in (None, [], ["*"]):
+        wanted = ready_datacenters(nomad.nodes())
+    return specialize(spec, name=name, count=count, datacenters=wanted, suffix=secrets.token_hex(3))
+
+
+def read_source(source: str | Path) -> tuple[str, str]:
+    """Find a job's text and say where it came from. Raises UsageError that lists where it was looked for.
+
+    >>> read_source('job "x" {}')
+    ('the given HCL', 'job "x" {}')
+    """
+    if isinstance(source, str) and ("{" in source or "\n" in source):
+        return "the given HCL", source
+    from nomad_testkit.bundle import fixtures_dir
+
+    path = Path(source)
+    looked = [path] if path.is_absolute() else [path, fixtures_dir() / "jobs" / path]
+    for place in looked:
+        if place.is_file():
+            return str(place), place.read_text(encoding="utf-8")
+    places = " or ".join(str(place.absolute()) for place in looked)
+    raise UsageError(f"no job file {source}: expected a file at {places}, or the HCL text itself")
+
+
+def variables_text(variables: Mapping[str, Any]) -> str:
+    """Write the text of an HCL2 variables file. Raises UsageError for a value that HCL has no literal for.
+
+    >>> variables_text({"message": "${x}", "zones": ["a"]})
+    'message = "$${x}"\\nzones = ["a"]\\n'
+    """
+    return "".join(f"{key} = {_literal(key, value)}\n" for key, value in variables.items())
+
+
+def _literal(key: str, value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        kind = type(value).__name__
+        raise UsageError(
+            f"job variable {key} is a {kind}; HCL takes strings, numbers, bools, lists and dicts"
+        ) from error
+    # JSON is HCL but for these two, which begin a template.
+    return text.replace("${", "$${").replace("%{", "%%{")
+
+
+def ready_datacenters(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the datacenters of the nodes that are ready, from the answer of GET /v1/nodes."""
+    return sorted({str(node["Datacenter"]) for node in nodes if node["Status"] == "ready"})
+
+
+def specialize(
+    spec: Mapping[str, Any],
+    *,
+    name: str | None,
+    count: int | None,
+    datacenters: Sequence[str],
+    suffix: str,
+) -> Json:
+    """Make a parsed job one of its own: unique id and name, and what the caller overrides."""
+    job = copy.deepcopy(dict(spec))
+    job["ID"] = job["Name"] = f"{name or spec['ID']}-{suffix}"
+    if datacenters:
+        job["Datacenters"] = list(datacenters)
+    if count is not None:
+        for group in job["TaskGroups"]:
+            group["Count"] = count
+    return job
