@@ -1,4 +1,4 @@
-"""The two AWS calls by which a server learns how many servers its cluster has, signed with the standard library.
+"""The two AWS calls by which a server learns the size of its cluster, signed with the standard library.
 
 Hosts have no boto3. The protocol is the Query API:
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeTags.html
@@ -63,7 +63,8 @@ def sign(
     for part in (*scope.split("/"), to_sign):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     headers["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
+        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
+        f"SignedHeaders={names}, Signature={key.hex()}"
     )
     return headers
 
@@ -80,7 +81,7 @@ class AwsApi:
         self._denied_since: float | None = None
 
     def tags(self, instance_id: str) -> dict[str, str]:
-        """Give the instance's tags; raises Waiting where a later try may succeed, HostFault where none will."""
+        """Give the instance's tags; raises Waiting where a later try may succeed, else HostFault."""
         filters = {"Filter.1.Name": "resource-id", "Filter.1.Value.1": instance_id}
         found: dict[str, str] = {}
         for page in self._pages("ec2", "DescribeTags", filters, "nextToken"):
@@ -152,7 +153,8 @@ class AwsApi:
             if self._clock.now() - self._denied_since < DENIED_GRACE_SECONDS:
                 return Waiting(text)
             return HostFault(
-                f"{text}. The instance's role needs ec2:DescribeTags and autoscaling:DescribeAutoScalingGroups"
+                f"{text}. The instance's role needs ec2:DescribeTags and "
+                "autoscaling:DescribeAutoScalingGroups"
             )
         return HostFault(text)
 
@@ -181,10 +183,10 @@ def expected_servers(
     seconds: float,
     clock: Clock,
 ) -> int:
-    """Tell how many servers to expect: the desired capacity of this instance's auto scaling group, 1 without a group.
+    """Tell how many servers to expect: the desired capacity of this instance's auto scaling group, or 1.
 
-    Tags reach an instance some time after its start. One that looks as if it were alone would form a cluster of its
-    own, so the cluster's tag has to be there first, and being in no group is asked of Auto Scaling too.
+    Tags reach an instance some time after its start. One that looks as if it were alone would form a cluster
+    of its own: so the cluster's tag has to be there first, and Auto Scaling too is asked about the group.
     """
 
     def probe() -> int:

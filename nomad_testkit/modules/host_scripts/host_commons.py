@@ -1,15 +1,15 @@
 """What every script on a host needs: its log, its way to fail, waiting, and HTTP to services beside it.
 
-Kept small and free of slow imports: on a machine that boots many hosts at once, Python's start-up is what costs.
+Kept free of slow imports: where one machine boots many hosts at once, Python's start-up is what costs.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import sys
 import time
+from pathlib import Path
 
 TYPE_CHECKING = False  # not imported from typing, whose import takes longer than this whole module's
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class HostFault(Exception):
 
 def script_name() -> str:
     """Name the running script as its user called it."""
-    return os.path.basename(sys.argv[0]) or "nomad-testkit"
+    return Path(sys.argv[0]).name or "nomad-testkit"
 
 
 def log(message: str) -> None:
@@ -61,8 +61,9 @@ def wait_until(
 ) -> T:
     """Call `probe` until it stops raising `Waiting`, and return what it returns.
 
-    The pause between two calls grows from `interval` to `longest`, both in seconds. Says in the log what is awaited,
-    when that changes and every 15 s. Raises HostFault when `seconds` are over; a HostFault of the probe ends the wait.
+    The pause between two calls grows from `interval` to `longest`, both in seconds. The log says what is
+    awaited, when that changes and every 15 s. Raises HostFault when `seconds` are over; a HostFault of the
+    probe ends the wait.
     """
     start = clock.now()
     logged_at, logged = start, ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import platform
 import py_compile
 import re
@@ -14,6 +13,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from pathlib import Path
 
 from host_commons import HostFault, Waiting, log, wait_until
 from host_options import absolute_path, matching, new_parser, user_name
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from host_systemd import Host
 
 RELEASES = "https://releases.hashicorp.com"
-LINK_DIR = "/usr/local/bin"
+LINK_DIR = Path("/usr/local/bin")
 DOWNLOAD_SECONDS = 300.0
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 COMMON = ("host_commons.py", "host_metadata.py", "host_options.py", "host_systemd.py")
@@ -41,7 +41,7 @@ def install_parser(agent: str) -> argparse.ArgumentParser:
         type=matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.2.3, without a v"),
         help=f"the release to get from {RELEASES}",
     )
-    add("--path", type=absolute_path, default=f"/opt/{agent}", help=f"where to (default: /opt/{agent})")
+    add("--path", type=absolute_path, default=Path("/opt", agent), help=f"where to (default: /opt/{agent})")
     add("--user", type=user_name, default=agent, help=f"the owner; made where missing (default: {agent})")
     add(
         "--download-url",
@@ -70,13 +70,13 @@ def check_source(made: argparse.ArgumentParser, options: argparse.Namespace) -> 
         )
 
 
-def download(url: str, target: str, host: Host) -> None:
+def download(url: str, target: Path, host: Host) -> None:
     """Download a file, with retries while the other side may recover; raises HostFault naming the URL."""
 
     def probe() -> None:
         try:
             # The scheme is one of three that the option's type allows.
-            with urllib.request.urlopen(url, timeout=30) as source, open(target, "wb") as file:  # noqa: S310
+            with urllib.request.urlopen(url, timeout=30) as source, target.open("wb") as file:  # noqa: S310
                 shutil.copyfileobj(source, file)
                 wanted = source.headers.get("Content-Length")
                 if wanted is not None and int(wanted) != file.tell():
@@ -88,8 +88,8 @@ def download(url: str, target: str, host: Host) -> None:
             raise Waiting(f"HTTP {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            # urllib reports a file:// that is missing as any other failure, but it does not appear by waiting.
-            if url.startswith("file://") or getattr(error, "filename", None) == target:
+            # A file that is missing does not appear by waiting, nor does room on the disk.
+            if url.startswith("file://") or getattr(error, "filename", None) == str(target):
                 raise HostFault(f"{url}: {reason}") from None
             raise Waiting(str(reason) or type(error).__name__) from None
 
@@ -97,15 +97,16 @@ def download(url: str, target: str, host: Host) -> None:
     wait_until(url, probe, DOWNLOAD_SECONDS, clock=host.clock, interval=1.0, longest=15.0)
 
 
-def require_sha256(path: str, wanted: str, url: str, source: str) -> None:
+def require_sha256(path: Path, wanted: str, url: str, source: str) -> None:
     """Raise HostFault, with both values, where a file is not what it should be."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     if digest.hexdigest() != wanted.lower():
         raise HostFault(
-            f"{url} has the SHA-256 {digest.hexdigest()}, but {source} says {wanted.lower()}: nothing is installed"
+            f"{url} has the SHA-256 {digest.hexdigest()}, but {source} says {wanted.lower()}: "
+            "nothing is installed"
         )
 
 
@@ -128,19 +129,18 @@ def architecture() -> str:
     return ARCHITECTURES[machine]
 
 
-def fetch(agent: str, options: argparse.Namespace, folder: str, host: Host) -> str:
+def fetch(agent: str, options: argparse.Namespace, folder: Path, host: Host) -> Path:
     """Download the agent's zip file into a folder, check it, and give its path."""
-    target = os.path.join(folder, f"{agent}.zip")
+    target = folder / f"{agent}.zip"
     if options.download_url:
         url = options.download_url
         download(url, target, host)
     else:
         name = f"{agent}_{options.version}_linux_{architecture()}.zip"
         base = f"{RELEASES}/{agent}/{options.version}"
-        sums_url, sums = f"{base}/{agent}_{options.version}_SHA256SUMS", os.path.join(folder, "SHA256SUMS")
+        sums_url, sums = f"{base}/{agent}_{options.version}_SHA256SUMS", folder / "SHA256SUMS"
         download(sums_url, sums, host)
-        with open(sums, encoding="utf-8", errors="replace") as file:
-            wanted = listed_sha256(file.read(), name, sums_url)
+        wanted = listed_sha256(sums.read_text(encoding="utf-8", errors="replace"), name, sums_url)
         url = f"{base}/{name}"
         download(url, target, host)
         require_sha256(target, wanted, url, sums_url)
@@ -149,78 +149,78 @@ def fetch(agent: str, options: argparse.Namespace, folder: str, host: Host) -> s
     return target
 
 
-def install_program(agent: str, archive: str, bin_dir: str, options: argparse.Namespace, host: Host) -> str:
-    """Unpack the program, see that it runs here and is the version asked for, put it in place; give its path."""
+def install_program(
+    agent: str, archive: Path, bin_dir: Path, options: argparse.Namespace, host: Host
+) -> Path:
+    """Unpack the program, see that it runs here and is the version asked for, and put it in place."""
     url = options.download_url or f"{RELEASES}/{agent}"
-    fresh, path = f"{bin_dir}/{agent}.new", f"{bin_dir}/{agent}"
+    fresh, path = bin_dir / f"{agent}.new", bin_dir / agent
     try:
-        with zipfile.ZipFile(archive) as opened, opened.open(agent) as source, open(fresh, "wb") as target:
+        with zipfile.ZipFile(archive) as opened, opened.open(agent) as source, fresh.open("wb") as target:
             shutil.copyfileobj(source, target)
     except zipfile.BadZipFile:
         raise HostFault(f"{url} is not a zip file") from None
     except KeyError:
         raise HostFault(f"{url} has no file `{agent}` in it") from None
-    os.chmod(fresh, 0o755)
-    status, said = host.run([fresh, "version"])
+    fresh.chmod(0o755)
+    status, said = host.run([str(fresh), "version"])
     version = re.search(r"\bv(\d+\.\d+\.\d+\S*)", said)
     if status != 0 or version is None:
-        os.unlink(fresh)
+        fresh.unlink()
         raise HostFault(
             f"the {agent} of {url} does not run on this host ({platform.machine()}): {said[:300]}"
         )
     if options.version and version[1] != options.version:
-        os.unlink(fresh)
+        fresh.unlink()
         raise HostFault(f"{url} holds {agent} {version[1]}, but --version is {options.version}")
     host.chown(fresh, options.user)
-    os.replace(fresh, path)
+    fresh.replace(path)
     log(f"{path} is {agent} {version[1]}")
     return path
 
 
-def make_user(user: str, home: str, host: Host) -> None:
+def make_user(user: str, home: Path, host: Host) -> None:
     """Make a system user that nobody can log in as, unless there is one."""
     try:
         host.ids(user)
     except HostFault:
         shell = next(
-            (path for path in ("/usr/sbin/nologin", "/sbin/nologin") if os.path.exists(path)), "/bin/false"
+            (path for path in ("/usr/sbin/nologin", "/sbin/nologin") if Path(path).exists()), "/bin/false"
         )
-        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", home]
+        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(home)]
         status, said = host.run([*command, "--shell", shell, user])
         if status != 0:
             raise HostFault(f"the user {user} cannot be made: {said}") from None
 
 
-def make_folder(path: str, user: str, host: Host, mode: int = 0o755) -> None:
+def make_folder(path: Path, user: str, host: Host, mode: int = 0o755) -> None:
     """Make a folder of the user's."""
-    os.makedirs(path, exist_ok=True)
-    os.chmod(path, mode)
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)
     host.chown(path, user)
 
 
-def install_scripts(agent: str, extra: Sequence[str], bin_dir: str, user: str, host: Host) -> None:
+def install_scripts(agent: str, extra: Sequence[str], bin_dir: Path, user: str, host: Host) -> None:
     """Put the run script and the modules that it imports beside the program."""
-    here = os.path.dirname(os.path.realpath(__file__))
+    here = Path(__file__).resolve().parent
     for name in (*COMMON, *extra):
-        target = f"{bin_dir}/{name}"
-        shutil.copyfile(f"{here}/{name}", target)
-        os.chmod(target, 0o644)
+        target = bin_dir / name
+        shutil.copyfile(here / name, target)
+        target.chmod(0o644)
         host.chown(target, user)
         # Hosts of this image then need not compile it, each at its own start.
-        py_compile.compile(target, doraise=True)
-    with open(f"{here}/run_{agent}.py", encoding="utf-8") as file:
-        source = file.read()
-    target = f"{bin_dir}/run-{agent}"
-    with open(target, "w", encoding="utf-8") as file:
-        file.write(with_interpreter(source, sys.executable))
-    os.chmod(target, 0o755)
+        py_compile.compile(str(target), doraise=True)
+    source = (here / f"run_{agent}.py").read_text(encoding="utf-8")
+    target = bin_dir / f"run-{agent}"
+    target.write_text(with_interpreter(source, sys.executable), encoding="utf-8")
+    target.chmod(0o755)
     host.chown(target, user)
 
 
 def with_interpreter(source: str, interpreter: str) -> str:
     """Name the interpreter in a script's first line, for a start that nothing outside the script changes.
 
-    Without the environment's PYTHON* (-E) and without site-packages (-S), which also halves the time of a start.
+    Without the environment's PYTHON* (-E) and without site-packages (-S), which also makes a start faster.
     The kernel takes 127 bytes of such a line on older systems; a longer one stays as it is.
     """
     line, rest = source.split("\n", 1)
@@ -229,32 +229,32 @@ def with_interpreter(source: str, interpreter: str) -> str:
     return f"{named if usable else line}\n{rest}"
 
 
-def link(path: str, link_dir: str) -> None:
+def link(path: Path, link_dir: Path) -> None:
     """Link a program into a folder of PATH; raises HostFault rather than replace what is no link."""
-    target = f"{link_dir}/{os.path.basename(path)}"
-    if os.path.lexists(target):
-        if not os.path.islink(target):
-            raise HostFault(f"{target} is there already and is no link: remove it, or it would hide {path}")
-        os.unlink(target)
-    os.makedirs(link_dir, exist_ok=True)
-    os.symlink(path, target)
+    target = link_dir / path.name
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
+        raise HostFault(f"{target} is there already and is no link: remove it, or it would hide {path}")
+    link_dir.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(path)
 
 
 def install(
-    agent: str, options: argparse.Namespace, host: Host, extra: Sequence[str], *, link_dir: str
+    agent: str, options: argparse.Namespace, host: Host, extra: Sequence[str], *, link_dir: Path
 ) -> None:
     """Do all that both scripts have in common; raises HostFault where something is not right."""
-    bin_dir = f"{options.path}/bin"
+    bin_dir = options.path / "bin"
     with tempfile.TemporaryDirectory(prefix=f"install-{agent}-") as folder:
-        archive = fetch(agent, options, folder, host)
+        archive = fetch(agent, options, Path(folder), host)
         make_user(options.user, options.path, host)
-        for path in (options.path, bin_dir, f"{options.path}/config"):
+        for path in (options.path, bin_dir, options.path / "config"):
             make_folder(path, options.user, host)
-        make_folder(f"{options.path}/data", options.user, host, mode=0o750)
+        make_folder(options.path / "data", options.user, host, mode=0o750)
         program = install_program(agent, archive, bin_dir, options, host)
     install_scripts(agent, extra, bin_dir, options.user, host)
     link(program, link_dir)
-    if os.listdir(f"{options.path}/data"):
+    if any((options.path / "data").iterdir()):
         log(
             f"warning: {options.path}/data is not empty. Do not make an image of this host: "
             "all of its instances would have this node's id"

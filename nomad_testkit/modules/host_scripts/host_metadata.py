@@ -130,7 +130,8 @@ class Metadata:
         # Only a service that says it has no tokens is asked without: one that is silent may still start.
         if answer.status in (400, 403, 404, 405, 501):
             log(
-                f"{self._service.name} gives no session token (HTTP {answer.status}): going on without (IMDSv1)"
+                f"{self._service.name} gives no session token (HTTP {answer.status}): "
+                "going on without one (IMDSv1)"
             )
             return {}
         raise Waiting(f"HTTP {answer.status} to the request for a session token")

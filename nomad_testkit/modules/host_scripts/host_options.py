@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,11 +133,11 @@ def tag_text(text: str) -> str:
     return text
 
 
-def absolute_path(text: str) -> str:
+def absolute_path(text: str) -> Path:
     """Take an absolute path that a unit file can hold."""
     if not text.startswith("/") or not text.isprintable():
         raise refused(text, "an absolute path")
-    return text.rstrip("/") or "/"
+    return Path(text)
 
 
 def user_name(text: str) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 from host_commons import Clock, HostFault, Waiting, log, script_name, wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
-UNIT_DIR = "/etc/systemd/system"
-ENVIRONMENT_DIR = "/etc/default"
+UNIT_DIR = Path("/etc/systemd/system")
+ENVIRONMENT_DIR = Path("/etc/default")
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 TAIL_LINES = 20
 START_SECONDS = 330.0  # a little more than the units' own time-out, so that systemd is the one to end a start
@@ -37,7 +40,7 @@ class Host:
             raise HostFault(f"must be run as root, and runs as user {os.geteuid()}: use sudo")
 
     def run(self, command: Sequence[str], *, seconds: float = 60.0) -> tuple[int, str]:
-        """Run a program; give its status and what it printed, or HostFault where it cannot run or takes too long."""
+        """Run a program; give its status and output. Raises HostFault where it cannot, or not in time."""
         try:
             done = subprocess.run(
                 list(command),
@@ -53,9 +56,9 @@ class Host:
             raise HostFault(f"`{command[0]}` cannot be run: {error.strerror}") from None
         return done.returncode, done.stdout.decode("utf-8", "replace").strip()
 
-    def owner(self, folder: str) -> str:
+    def owner(self, folder: Path) -> str:
         """Name the owner of a folder."""
-        return pwd.getpwuid(os.stat(folder).st_uid).pw_name
+        return folder.owner()
 
     def ids(self, user: str) -> tuple[int, int]:
         """Give the user's and its group's id."""
@@ -67,67 +70,64 @@ class Host:
             ) from None
         return entry.pw_uid, entry.pw_gid
 
-    def chown(self, path: str, user: str) -> None:
+    def chown(self, path: Path, user: str) -> None:
         """Give a file to a user and its group."""
         os.chown(path, *self.ids(user))
 
     def journal(self, unit: str, text: str) -> None:
-        """Put an error into the journal so that `journalctl -u UNIT` shows it, though it is not the unit's own.
+        """Put an error into the journal so that `journalctl -u UNIT` shows it.
 
-        https://systemd.io/JOURNAL_NATIVE_PROTOCOL/ ; OBJECT_SYSTEMD_UNIT= is how root writes about a unit.
+        https://systemd.io/JOURNAL_NATIVE_PROTOCOL/ ; by OBJECT_SYSTEMD_UNIT= root writes about a unit.
         """
         about = f"PRIORITY=3\nSYSLOG_IDENTIFIER={script_name()}\nOBJECT_SYSTEMD_UNIT={unit}\n"
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-                for line in text.splitlines():
-                    journal.sendto(f"MESSAGE={line}\n{about}".encode(), JOURNAL_SOCKET)
-        except OSError:
-            pass  # a host without the journal still has the message on stderr
+        # A host without the journal still has the message on stderr.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            for line in text.splitlines():
+                journal.sendto(f"MESSAGE={line}\n{about}".encode(), JOURNAL_SOCKET)
 
 
 class Place:
     """Where an agent's parts are on this host, and who owns them."""
 
-    def __init__(self, host: Host, *, script: str, agent: str, options: object) -> None:
-        beside = os.path.dirname(os.path.realpath(script))
-        above = os.path.dirname(beside)
-        self.bin_dir: str = getattr(options, "bin_dir", None) or beside
-        self.config_dir: str = getattr(options, "config_dir", None) or f"{above}/config"
-        self.data_dir: str = getattr(options, "data_dir", None) or f"{above}/data"
-        self.binary = f"{self.bin_dir}/{agent}"
+    def __init__(self, host: Host, *, script: str, agent: str, options: argparse.Namespace) -> None:
+        beside = Path(script).resolve().parent
+        bin_dir: Path = options.bin_dir or beside
+        self.config_dir: Path = options.config_dir or beside.parent / "config"
+        self.data_dir: Path = options.data_dir or beside.parent / "data"
+        self.binary = bin_dir / agent
         if not os.access(self.binary, os.X_OK):
             raise HostFault(f"there is no program {self.binary}: run install-{agent}, or give --bin-dir")
-        if not os.path.isdir(self.config_dir):
+        if not self.config_dir.is_dir():
             raise HostFault(
                 f"there is no folder {self.config_dir}: run install-{agent}, or give --config-dir"
             )
-        self.user: str = getattr(options, "user", None) or host.owner(self.config_dir)
+        self.user: str = options.user or host.owner(self.config_dir)
         host.ids(self.user)
-        if not os.path.isdir(self.data_dir):
-            os.makedirs(self.data_dir, mode=0o750)
+        if not self.data_dir.is_dir():
+            self.data_dir.mkdir(mode=0o750, parents=True)
             host.chown(self.data_dir, self.user)
 
 
-def write_file(host: Host, path: str, text: str, *, mode: int, user: str = "root") -> bool:
+def write_file(host: Host, path: Path, text: str, *, mode: int, user: str = "root") -> bool:
     """Write a whole file, never readable by others than `mode` says; tell whether its content changed."""
     try:
-        with open(path, encoding="utf-8") as old:
-            changed = old.read() != text
+        changed = path.read_text(encoding="utf-8") != text
     except (FileNotFoundError, UnicodeDecodeError):
         changed = True
-    fresh = f"{path}.new"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as new:
-        new.write(text)
+    fresh = path.with_name(f"{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        fresh.unlink()
+    fresh.touch(mode=0o600)
+    fresh.write_text(text, encoding="utf-8")
     host.chown(fresh, user)
-    os.chmod(fresh, mode)
-    os.replace(fresh, path)
+    fresh.chmod(mode)
+    fresh.replace(path)
     return changed
 
 
-def word(text: str) -> str:
+def word(value: str | Path) -> str:
     """Quote one word of a command line in a unit (systemd.service(5))."""
-    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{text}"' if any(sign in text for sign in " '\"\\;") else text
 
 
@@ -150,40 +150,41 @@ def render_environment(variables: Sequence[tuple[str, str]]) -> str:
 
 
 def write_unit(host: Host, unit: str, text: str, variables: Sequence[tuple[str, str]]) -> bool:
-    """Write a unit, and its environment into a file of root's, since anyone may read a unit; tell of a change."""
+    """Write a unit, and its environment into a file that only root can read; tell of a change."""
     path = environment_file(host, unit)
     changed = False
     if variables:
-        os.makedirs(host.environment_dir, exist_ok=True)
+        host.environment_dir.mkdir(parents=True, exist_ok=True)
         changed = write_file(host, path, render_environment(variables), mode=0o600)
-    elif os.path.exists(path):
-        os.unlink(path)
-    return write_file(host, f"{host.unit_dir}/{unit}", text, mode=0o644) or changed
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    return write_file(host, host.unit_dir / unit, text, mode=0o644) or changed
 
 
-def environment_file(host: Host, unit: str) -> str:
+def environment_file(host: Host, unit: str) -> Path:
     """Name the file with a unit's environment."""
-    return f"{host.environment_dir}/{unit.rpartition('.')[0]}"
+    return host.environment_dir / f"run-{unit.rpartition('.')[0]}"
 
 
 def validate(host: Host, place: Place, command: Sequence[str], unit: str) -> None:
     """Have the agent check its configuration; raises HostFault with the agent's own words."""
-    extra = f"{place.data_dir}.validate.json"
-    # The folder for data is on the agent's command line, which validation does not take; so it comes by a file.
-    write_file(host, extra, json.dumps({"data_dir": place.data_dir}), mode=0o600)
+    # The folder for data is on the agent's command line, which validation does not take: it comes by a file.
+    extra = place.data_dir.with_name(f"{place.data_dir.name}.validate.json")
+    write_file(host, extra, json.dumps({"data_dir": str(place.data_dir)}), mode=0o600)
     try:
-        status, said = host.run([place.binary, *command, place.config_dir, extra])
+        status, said = host.run([str(place.binary), *command, str(place.config_dir), str(extra)])
     finally:
-        os.unlink(extra)
+        extra.unlink()
     if status != 0:
         raise HostFault(
-            f"{unit} is not started: `{os.path.basename(place.binary)} {' '.join(command)}` refuses the configuration "
-            f"in {place.config_dir}:\n{said}"
+            f"{unit} is not started: `{place.binary.name} {' '.join(command)}` refuses the configuration in "
+            f"{place.config_dir}:\n{said}"
         )
 
 
 def start_unit(host: Host, unit: str, *, changed: bool) -> None:
-    """Enable a unit and start it, or restart it where its files changed; raises HostFault with its last log lines."""
+    """Enable a unit and start it, or restart it where its files changed; a HostFault has its log's end."""
     state = unit_state(host, unit)
     if state == "failed":
         host.run(["systemctl", "reset-failed", unit])
@@ -208,7 +209,7 @@ def unit_state(host: Host, unit: str) -> str:
 
 
 def wait_for_agent(host: Host, unit: str, what: str, probe: Callable[[], None], seconds: float) -> None:
-    """Wait until `probe` is content, but not longer than the unit lives; raises HostFault with its last log lines."""
+    """Wait until `probe` is content, or the unit has ended; a HostFault has its last log lines."""
     next_look = host.clock.now() + 1.0
 
     def watched() -> None:
@@ -239,7 +240,7 @@ def tail(host: Host, unit: str) -> str:
 
 
 def run_script(unit: str, host: Host, work: Callable[[], None]) -> int:
-    """Do a script's work and give its exit status: 1, with the reason in its log and in the journal, for a fault."""
+    """Do a script's work and give its exit status: 1 for a fault, which its log and the journal tell."""
     try:
         host.require_root()
         work()

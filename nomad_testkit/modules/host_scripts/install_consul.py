@@ -7,7 +7,6 @@ python3 install_consul.py --download-url file:///tmp/consul.zip --sha256 HEX
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 
@@ -19,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -34,35 +34,35 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         made.error("--cert-file-path and --key-file-path belong together: one is given without the other")
     for name in ("ca_file_path", "cert_file_path", "key_file_path"):
         path = getattr(options, name)
-        if path is not None and not os.path.isfile(path):
+        if path is not None and not path.is_file():
             made.error(
-                f"argument --{name.replace('_', '-')}: {path!r} is refused; right is a file that exists"
+                f"argument --{name.replace('_', '-')}: {str(path)!r} is refused; right is a file that exists"
             )
     return options
 
 
 def install_tls(options: argparse.Namespace, host: Host) -> None:
     """Copy what TLS needs into place; the key only its owner can read."""
-    folder = f"{options.path}/tls"
-    for path in (folder, f"{folder}/ca"):
+    folder = options.path / "tls"
+    for path in (folder, folder / "ca"):
         make_folder(path, options.user, host)
     wanted = (
-        (options.ca_file_path, f"{folder}/ca", 0o644),
+        (options.ca_file_path, folder / "ca", 0o644),
         (options.cert_file_path, folder, 0o644),
         (options.key_file_path, folder, 0o600),
     )
     for source, target_folder, mode in wanted:
         if source is not None:
-            target = f"{target_folder}/{os.path.basename(source)}"
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(source, "rb") as read, open(descriptor, "wb") as written:
-                shutil.copyfileobj(read, written)
-            os.chmod(target, mode)
+            target = target_folder / source.name
+            target.touch(mode=0o600)
+            target.chmod(0o600)
+            shutil.copyfile(source, target)
+            target.chmod(mode)
             host.chown(target, options.user)
 
 
 def main(
-    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: str = LINK_DIR
+    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR
 ) -> int:
     """Run the script; gives its exit status."""
     options = parse(arguments)

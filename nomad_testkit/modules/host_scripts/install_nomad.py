@@ -15,10 +15,11 @@ from host_systemd import Host, run_script
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def main(
-    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: str = LINK_DIR
+    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR
 ) -> int:
     """Run the script; gives its exit status."""
     made = install_parser("nomad")

@@ -7,11 +7,10 @@ Meant for user data, on an image that install_consul has prepared; may run again
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 
-from host_commons import UNREACHABLE, HostFault, Service, Waiting, log
+from host_commons import UNREACHABLE, Service, Waiting, log
 from host_metadata import Metadata
 from host_options import (
     absolute_path,
@@ -45,6 +44,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
     from typing import Any
 
 UNIT = "consul.service"
@@ -127,13 +127,13 @@ def parser() -> argparse.ArgumentParser:
         "--raft-multiplier",
         type=whole_number(1, 10),
         metavar="N",
-        help="1, the default, is what Consul recommends for production; 5, Consul's own default, suits small machines",
+        help="1, the default, is Consul's advice for production; 5 is Consul's default, for small machines",
     )
     add(
         "--retry-interval",
         type=duration,
         metavar="TIME",
-        help="pause between attempts to join (default: 2s; Consul's own, 30s, makes whoever comes early late)",
+        help="pause between attempts to join (default: 2s; Consul's own, 30s, punishes who comes early)",
     )
     add(
         "--tag-wait-seconds",
@@ -230,19 +230,21 @@ def render_config(
             verify_outgoing=True,
             verify_incoming=True,
             verify_server_hostname=options.verify_server_hostname,
-            ca_path=options.ca_path,
-            cert_file=options.cert_file_path,
-            key_file=options.key_file_path,
+            ca_path=str(options.ca_path),
+            cert_file=str(options.cert_file_path),
+            key_file=str(options.key_file_path),
         )
     if options.recursor:
         config["recursors"] = options.recursor
     return json.dumps(config, indent=2) + "\n"
 
 
-def render_service(place: Place, options: argparse.Namespace, *, joins: bool, environment: str | None) -> str:
+def render_service(
+    place: Place, options: argparse.Namespace, *, joins: bool, environment: Path | None
+) -> str:
     """Write consul.service.
 
-    Consul tells systemd that it is ready when it has joined another agent, and never where it has none to join:
+    Consul tells systemd that it is ready when it has joined a cluster, and never where it has none to join:
     Type=notify would then wait for its time-out.
     """
     command = [place.binary, "agent", "-config-dir", place.config_dir, "-data-dir", place.data_dir]
@@ -272,7 +274,7 @@ def render_service(place: Place, options: argparse.Namespace, *, joins: bool, en
                     ("RestartSec", "1"),
                     ("TimeoutSec", f"{START_TIMEOUT_SECONDS}s"),
                     ("LimitNOFILE", "65536"),
-                    ("EnvironmentFile", environment),
+                    ("EnvironmentFile", str(environment) if environment else None),
                     ("StandardOutput", options.systemd_stdout),
                     ("StandardError", options.systemd_stderr),
                 ],
@@ -282,14 +284,13 @@ def render_service(place: Place, options: argparse.Namespace, *, joins: bool, en
     )
 
 
-def joins_by_itself(config_dir: str) -> bool:
+def joins_by_itself(config_dir: Path) -> bool:
     """Tell whether a configuration that others have written names agents to join."""
-    for name in sorted(os.listdir(config_dir)):
-        if name.endswith((".json", ".hcl")):
-            with open(os.path.join(config_dir, name), encoding="utf-8", errors="replace") as file:
-                if re.search(r"\b(retry_join|start_join)\b", file.read()):
-                    return True
-    return False
+    return any(
+        re.search(r"\b(retry_join|start_join)\b", path.read_text(encoding="utf-8", errors="replace"))
+        for path in config_dir.iterdir()
+        if path.suffix in (".json", ".hcl")
+    )
 
 
 def configure(options: argparse.Namespace, place: Place, host: Host, metadata: Metadata) -> bool:
@@ -311,7 +312,7 @@ def configure(options: argparse.Namespace, place: Place, host: Host, metadata: M
         region=region,
         bootstrap_expect=expect,
     )
-    return write_file(host, f"{place.config_dir}/default.json", text, mode=0o640, user=place.user)
+    return write_file(host, place.config_dir / "default.json", text, mode=0o640, user=place.user)
 
 
 def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str) -> None:
@@ -348,7 +349,7 @@ def _answers() -> None:
 
 
 def _discover_word(text: str) -> str:
-    # go-discover reads a quoted word as Go does a string literal, whose escapes are JSON's for printable text.
+    # go-discover reads a quoted word as Go reads a string literal; for printable text that is JSON's quoting.
     return text if re.fullmatch(r"[\w.:/-]+", text, re.ASCII) else json.dumps(text, ensure_ascii=False)
 
 

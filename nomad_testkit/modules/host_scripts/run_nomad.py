@@ -7,8 +7,8 @@ Meant for user data, after run-consul, on an image that install_nomad has prepar
 from __future__ import annotations
 
 import json
-import os
 import sys
+from pathlib import Path
 
 from host_commons import UNREACHABLE, HostFault, Service, Waiting, log
 from host_metadata import Metadata
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(0, 280),
         metavar="N",
         default=CONSUL_WAIT_SECONDS,
-        help=f"how long a start waits until Consul can serve Nomad (default: {CONSUL_WAIT_SECONDS}; 0: not at all)",
+        help=f"how long a start waits for Consul (default: {CONSUL_WAIT_SECONDS}; 0: not at all)",
     )
     return made
 
@@ -109,12 +109,12 @@ def render_config(
     return "\n".join(lines) + "\n"
 
 
-def render_service(place: Place, options: argparse.Namespace, *, user: str, environment: str | None) -> str:
+def render_service(place: Place, options: argparse.Namespace, *, user: str, environment: Path | None) -> str:
     """Write nomad.service; a start of it first waits until Consul can serve Nomad."""
     command = [place.binary, "agent", "-config", place.config_dir, "-data-dir", place.data_dir]
     seconds = options.consul_wait_seconds
-    script = os.path.join(os.path.dirname(os.path.realpath(__file__)), "wait_for_consul.py")
-    wait = [python(), "-ES", script, "leader" if options.server else "nomad", str(seconds)]
+    script = Path(__file__).resolve().with_name("wait_for_consul.py")
+    wait = [python(), "-ES", str(script), "leader" if options.server else "nomad", str(seconds)]
     return render_unit(
         [
             (
@@ -144,7 +144,7 @@ def render_service(place: Place, options: argparse.Namespace, *, user: str, envi
                     ("LimitNOFILE", "65536"),
                     # Tasks are children of the client.
                     ("TasksMax", "infinity" if options.client else None),
-                    ("EnvironmentFile", environment),
+                    ("EnvironmentFile", str(environment) if environment else None),
                     ("StandardOutput", options.systemd_stdout),
                     ("StandardError", options.systemd_stderr),
                 ],
@@ -180,8 +180,8 @@ class Agent:
     def _join_others(self) -> list[str]:
         """Join the servers that are in Consul's catalog.
 
-        A server looks there once, when it starts, and next 45 s later. Servers that start at the same moment, as they do
-        when Consul gets its leader, look before any of them is registered.
+        A server looks there once, when it starts, and again only after 45 s. Servers that start at the same
+        moment, as they do when Consul gets its leader, look before any of them is registered.
         """
         others = {
             f"{host}:{port}"
@@ -218,7 +218,7 @@ def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str
             region=metadata.region(),
             zone=metadata.availability_zone(),
         )
-        changed = write_file(host, f"{place.config_dir}/default.hcl", text, mode=0o640, user=place.user)
+        changed = write_file(host, place.config_dir / "default.hcl", text, mode=0o640, user=place.user)
     validate(host, place, ["config", "validate"], UNIT)
     variables = options.environment or []
     environment = environment_file(host, UNIT) if variables else None

@@ -2,9 +2,9 @@
 """Wait until Consul on this host can serve Nomad: nomad.service runs this before the agent.
 
     wait_for_consul.py leader SECONDS    for a Nomad server: Consul has a leader
-    wait_for_consul.py nomad SECONDS     for a Nomad client: a Nomad server is healthy in Consul, and knows its leader
+    wait_for_consul.py nomad SECONDS     for a Nomad client: Consul has a healthy Nomad server with a leader
 
-A Nomad agent that starts too early asks Consul again only now and then, which costs its cluster up to a minute.
+A Nomad agent that starts too early asks Consul again only now and then: up to a minute is lost.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Consul:
     def leader(self) -> None:
         """Return when there is a leader (https://developer.hashicorp.com/consul/api-docs/status)."""
         if not self.get("/v1/status/leader"):
-            members = [
-                f"{member.get('Name')} {'server' if member.get('Tags', {}).get('role') == 'consul' else 'client'}"
+            servers = [
+                str(member.get("Name"))
                 for member in self.get("/v1/agent/members")
-                if member.get("Status") == 1
+                if member.get("Status") == 1 and member.get("Tags", {}).get("role") == "consul"
             ]
-            raise Waiting(f"Consul has no leader; alive: {', '.join(members) or 'nobody'}")
+            raise Waiting(f"Consul has no leader; servers seen alive: {', '.join(servers) or 'none'}")
 
     def nomad_servers(self, tag: str = "http", *, passing: bool = True) -> list[tuple[str, int]]:
         """Give the addresses of the Nomad servers that are registered with a tag: http, rpc or serf."""
@@ -66,8 +66,8 @@ class Consul:
 def nomad_leader(consul: Consul, connect: Callable[[str, int], Service]) -> None:
     """Return when a Nomad server is healthy, unless it says that it has no leader yet.
 
-    A client that registers before there is one tries again only after 15 s. Where the server's API cannot be asked,
-    as behind TLS, its health is all there is to know.
+    A client that registers before there is one tries again only after 15 s. Where the server's API cannot be
+    asked, as behind TLS, its health is all there is to know.
     """
     servers = consul.nomad_servers()
     if not servers:
