@@ -125,6 +125,10 @@ class Service:
             self._connection.close()
             raise
 
+    def close(self) -> None:
+        """Close the connection; a later request opens another."""
+        self._connection.close()
+
     def _send(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
         self._connection.request(method, path, headers=dict(headers))
         response = self._connection.getresponse()

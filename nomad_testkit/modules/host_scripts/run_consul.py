@@ -247,7 +247,7 @@ def render_service(
     Consul tells systemd that it is ready when it has joined a cluster, and never where it has none to join:
     Type=notify would then wait for its time-out.
     """
-    command = [place.binary, "agent", "-config-dir", place.config_dir, "-data-dir", place.data_dir]
+    command: list[str | Path] = [place.binary, "agent", "-config-dir", place.config_dir, "-data-dir", place.data_dir]
     return render_unit(
         [
             (

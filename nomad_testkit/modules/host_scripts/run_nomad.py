@@ -111,7 +111,7 @@ def render_config(
 
 def render_service(place: Place, options: argparse.Namespace, *, user: str, environment: Path | None) -> str:
     """Write nomad.service; a start of it first waits until Consul can serve Nomad."""
-    command = [place.binary, "agent", "-config", place.config_dir, "-data-dir", place.data_dir]
+    command: list[str | Path] = [place.binary, "agent", "-config", place.config_dir, "-data-dir", place.data_dir]
     seconds = options.consul_wait_seconds
     script = Path(__file__).resolve().with_name("wait_for_consul.py")
     wait = [python(), "-ES", str(script), "leader" if options.server else "nomad", str(seconds)]

@@ -1,0 +1,90 @@
+"""Values of options: what is taken, and what a refusal says."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import fake_host  # noqa: F401  makes the host scripts importable
+import host_options
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (host_options.whole_number(1), "3", 3),
+        (host_options.whole_number(0), "0", 0),
+        (host_options.duration, "200ms", "200ms"),
+        (host_options.duration, "1h2m3.5s", "1h2m3.5s"),
+        (host_options.boolean, "false", False),
+        (host_options.dns_server, "10.0.0.2", "10.0.0.2"),
+        (host_options.dns_server, "10.0.0.2:5353", "10.0.0.2:5353"),
+        (host_options.dns_server, "fd00:ec2::253", "fd00:ec2::253"),
+        (host_options.endpoint, "http://10.0.0.1:5000/", "http://10.0.0.1:5000"),
+        (host_options.endpoint, "", ""),
+        (host_options.environment, "A=b=c d", ("A", "b=c d")),
+        (host_options.systemd_output, "append:/var/log/consul.log", "append:/var/log/consul.log"),
+        (host_options.systemd_output, "journal+console", "journal+console"),
+        *(
+            (
+                host_options.gossip_key,
+                base64.b64encode(bytes(size)).decode(),
+                base64.b64encode(bytes(size)).decode(),
+            )
+            for size in (16, 24, 32)
+        ),
+    ],
+)
+def test_taken(parse: Callable[[str], Any], text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (host_options.whole_number(1), "0", "'0' is refused; right is a whole number of at least 1"),
+        (host_options.whole_number(1), "-1", "'-1' is refused"),
+        (host_options.whole_number(1), "3.0", "'3.0' is refused"),
+        (host_options.whole_number(1, 10), "11", "'11' is refused; right is a whole number from 1 to 10"),
+        (host_options.duration, "200", "'200' is refused; right is a duration with its unit"),
+        (host_options.boolean, "yes", "'yes' is refused; right is true or false"),
+        (host_options.dns_server, "10.0.0.256", "right is an IP address"),
+        (host_options.dns_server, "10.0.0.2:0", "right is an IP address"),
+        (host_options.dns_server, "dns.example.com", "right is an IP address"),
+        (host_options.endpoint, "ec2.amazonaws.com", "right is http:// or https://"),
+        (host_options.endpoint, "http://host/path", "no path"),
+        (host_options.environment, "1A=b", "'1A'; right is KEY=VALUE"),
+        (host_options.systemd_output, "append:relative.log", "one of systemd's"),
+        (host_options.systemd_output, "journal\nExecStartPost=/bin/evil", "one of systemd's"),
+        (host_options.tag_text, "", "1 to 256 printable characters"),
+        (host_options.absolute_path, "config", "'config' is refused; right is an absolute path"),
+        (host_options.absolute_path, "/a\nb", "right is an absolute path"),
+        (host_options.user_name, "root:root", "a user's name"),
+    ],
+)
+def test_refused(parse: Callable[[str], Any], text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        parse(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("c2VjcmV0", "what was given has 6 bytes; right is base64 of 16, 24 or 32 bytes"),
+        ("not base64!", "what was given is not base64"),
+    ],
+)
+def test_a_refused_gossip_key_is_not_shown(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        host_options.gossip_key(text)
+    assert message in str(caught.value)
+    assert text not in str(caught.value)
+
+
+def test_a_refused_environment_is_not_shown() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="there is no = in what was given"):
+        host_options.environment("hunter2")

@@ -1,0 +1,122 @@
+"""What nomad.service waits for before its agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from fake_host import FakeClock
+from host_commons import Answer, Service, Waiting
+from wait_for_consul import Consul, main, nomad_leader
+
+NO_LEADER = (200, '""')
+
+
+class FakeService(Service):
+    def __init__(self, answers: Mapping[str, tuple[int, str] | None]) -> None:
+        super().__init__("127.0.0.1", 8500)
+        self.answers = answers
+        self.tokens: set[str | None] = set()
+
+    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        assert method == "GET"
+        self.tokens.add((headers or {}).get("X-Consul-Token"))
+        answer = self.answers[path]
+        if answer is None:
+            raise ConnectionRefusedError("Connection refused")
+        return Answer(answer[0], answer[1].encode())
+
+
+def consul(**answers: tuple[int, str] | None) -> Consul:
+    paths = {
+        "leader": "/v1/status/leader",
+        "members": "/v1/agent/members",
+        "passing": "/v1/health/service/nomad?tag=http&passing",
+    }
+    return Consul(FakeService({paths[name]: answer for name, answer in answers.items()}))
+
+
+MEMBERS = json.dumps(
+    [
+        {"Name": "i-1", "Status": 1, "Tags": {"role": "consul"}},
+        {"Name": "i-2", "Status": 4, "Tags": {"role": "consul"}},
+        {"Name": "i-3", "Status": 1, "Tags": {"role": "node"}},
+    ]
+)
+PASSING = json.dumps(
+    [
+        {"Node": {"Address": "172.31.16.5"}, "Service": {"Address": "", "Port": 4646}},
+        {"Node": {"Address": "172.31.32.5"}, "Service": {"Address": "172.31.32.6", "Port": 4646}},
+    ]
+)
+
+
+def test_a_leader_ends_the_wait() -> None:
+    assert main(["leader", "10"], consul(leader=(200, '"172.31.16.5:8300"')), FakeClock()) == 0
+
+
+def test_no_leader_is_status_1_and_says_who_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leader", "10"], consul(leader=NO_LEADER, members=(200, MEMBERS)), FakeClock()) == 1
+    assert (
+        "error: gave up after 10 s of waiting for a Consul leader: "
+        "Consul has no leader; servers seen alive: i-1\n" in capsys.readouterr().err
+    )
+
+
+def test_a_client_that_has_not_joined_yet_is_waited_for() -> None:
+    with pytest.raises(Waiting, match=r"Consul says 'No known Consul servers' \(HTTP 500\)"):
+        consul(leader=(500, "No known Consul servers")).leader()
+
+
+def test_no_consul_is_waited_for() -> None:
+    with pytest.raises(Waiting, match=r"Consul does not answer on \S+:8500 \(Connection refused\)"):
+        consul(leader=None).leader()
+
+
+def test_servers_are_where_their_service_or_else_their_node_is() -> None:
+    assert consul(passing=(200, PASSING)).nomad_servers() == [("172.31.16.5", 4646), ("172.31.32.6", 4646)]
+
+
+def _leader(nomad: tuple[int, str] | None, passing: str = PASSING) -> list[tuple[str, int]]:
+    connected = []
+
+    def connect(host: str, port: int) -> Service:
+        connected.append((host, port))
+        return FakeService({"/v1/status/leader": nomad})
+
+    nomad_leader(consul(passing=(200, passing)), connect)
+    return connected
+
+
+def test_a_healthy_server_with_a_leader_ends_a_clients_wait() -> None:
+    assert _leader((200, '"172.31.16.5:4647"')) == [("172.31.16.5", 4646)]
+
+
+@pytest.mark.parametrize("answer", [(200, '""'), (500, "No cluster leader")])
+def test_servers_without_a_leader_are_waited_for(answer: tuple[int, str]) -> None:
+    with pytest.raises(Waiting, match=r"the Nomad servers have no leader; healthy: 172.31.16.5, 172.31.32.6"):
+        _leader(answer)
+
+
+@pytest.mark.parametrize("answer", [None, (400, "Client sent an HTTP request to an HTTPS server.")])
+def test_a_server_that_cannot_be_asked_counts_as_ready(answer: tuple[int, str] | None) -> None:
+    _leader(answer)
+
+
+def test_no_healthy_server_is_waited_for() -> None:
+    with pytest.raises(Waiting, match="no `nomad` service in Consul is healthy"):
+        _leader(None, passing="[]")
+
+
+def test_the_units_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "hidden")
+    service = FakeService({"/v1/status/leader": (200, '"a"')})
+    Consul(service).leader()
+    assert service.tokens == {"hidden"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["leader"], ["leader", "x"], ["other", "1"]])
+def test_a_wrong_call_shows_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: ")

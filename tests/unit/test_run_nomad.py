@@ -1,0 +1,297 @@
+"""run-nomad: its options, Nomad's configuration and unit, and how a server finds the others."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_host import FakeHost
+from host_commons import Answer, HostFault, Service, Waiting
+from host_metadata import Metadata
+from host_systemd import Place
+from run_nomad import Agent, main, parse, render_config, render_service, run
+from wait_for_consul import Consul
+
+ME = {
+    "instance_id": "i-0123456789abcdef0",
+    "address": "172.31.16.5",
+    "region": "us-east-1",
+    "zone": "us-east-1b",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "at least one of --server and --client is required"),
+        (["--server"], "--server needs --num-servers"),
+        (["--client", "--num-servers", "3"], "--num-servers would do nothing without --server"),
+        (
+            ["--server", "--num-servers", "0"],
+            "argument --num-servers: '0' is refused; right is a whole number",
+        ),
+        (["--server", "--num-servers", "-1"], "--num-servers: '-1' is refused"),
+        (["--server", "--num-servers"], "argument --num-servers: expected one argument"),
+        (["--client", "--cluster-tag-key", "a"], "unrecognized arguments: --cluster-tag-key"),
+        (
+            ["--server", "--num-servers", "3", "--enable-raw-exec"],
+            "--enable-raw-exec would do nothing without",
+        ),
+        (
+            ["--server", "--num-servers", "3", "--skip-nomad-config"],
+            "--num-servers: would do nothing with --skip-nomad-config",
+        ),
+        (["--client", "--consul-wait-seconds", "300"], "right is a whole number from 0 to 280"),
+    ],
+)
+def test_bad_options_end_with_usage(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith("usage: run-nomad")
+    assert message in said
+
+
+def test_the_configuration_of_a_server() -> None:
+    assert render_config(parse(["--server", "--num-servers", "3"]), **ME) == (
+        'datacenter = "us-east-1b"\n'
+        'name = "i-0123456789abcdef0"\n'
+        'region = "us-east-1"\n'
+        'bind_addr = "0.0.0.0"\n'
+        "\n"
+        "advertise {\n"
+        '  http = "172.31.16.5"\n'
+        '  rpc = "172.31.16.5"\n'
+        '  serf = "172.31.16.5"\n'
+        "}\n"
+        "\n"
+        "server {\n"
+        "  enabled = true\n"
+        "  bootstrap_expect = 3\n"
+        "}\n"
+        "\n"
+        "consul {\n"
+        '  address = "127.0.0.1:8500"\n'
+        "}\n"
+    )
+
+
+def test_the_configuration_of_a_client() -> None:
+    made = render_config(parse(["--client"]), **ME)
+    assert "client {\n  enabled = true\n}\n" in made
+    assert "server {" not in made
+    assert "raw_exec" not in made
+
+
+def test_raw_exec_is_a_plugin_of_the_client() -> None:
+    made = render_config(parse(["--client", "--enable-raw-exec"]), **ME)
+    assert 'plugin "raw_exec" {\n  config {\n    enabled = true\n  }\n}\n' in made
+
+
+def test_an_agent_can_be_both() -> None:
+    made = render_config(parse(["--server", "--client", "--num-servers", "1"]), **ME)
+    assert "server {" in made
+    assert "client {" in made
+
+
+def test_a_value_that_would_be_an_expression_is_refused() -> None:
+    with pytest.raises(HostFault, match="would be an expression"):
+        render_config(parse(["--client"]), **{**ME, "zone": "${attr.zone}"})
+
+
+@pytest.fixture
+def opt(tmp_path: Path) -> Path:
+    for name in ("bin", "config", "data"):
+        (tmp_path / "nomad" / name).mkdir(parents=True)
+    binary = tmp_path / "nomad" / "bin" / "nomad"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    return tmp_path / "nomad"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    made = FakeHost(tmp_path)
+    made.owners["config"] = "nomad"
+    return made
+
+
+class FakeMetadata(Metadata):
+    def __init__(self) -> None:
+        pass
+
+    def instance_id(self) -> str:
+        return ME["instance_id"]
+
+    def private_address(self) -> str:
+        return ME["address"]
+
+    def region(self) -> str:
+        return ME["region"]
+
+    def availability_zone(self) -> str:
+        return ME["zone"]
+
+
+def start(host: FakeHost, opt: Path, *arguments: str) -> str:
+    run(parse(arguments), host, FakeMetadata(), str(opt / "bin" / "run-nomad"))
+    return (host.unit_dir / "nomad.service").read_text()
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Agent, "ready", lambda _: None)
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_server_runs_as_the_user_and_waits_for_a_leader(host: FakeHost, opt: Path) -> None:
+    unit = start(host, opt, "--server", "--num-servers", "3")
+    assert "User=nomad\n" in unit
+    assert "wait_for_consul.py leader 240\n" in unit
+    assert "TimeoutStartSec=270s\n" in unit
+    assert "TasksMax" not in unit
+    written = opt / "config" / "default.hcl"
+    assert written.stat().st_mode & 0o777 == 0o640
+    assert host.owners["default.hcl.new"] == "nomad"
+    assert host.commands == [
+        f"{opt}/bin/nomad config validate {opt}/config {opt}/data.validate.json",
+        "systemctl show --property=ActiveState,SubState nomad.service",
+        "systemctl enable nomad.service",
+        "systemctl start nomad.service",
+    ]
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_client_runs_as_root_and_waits_for_a_server(host: FakeHost, opt: Path) -> None:
+    unit = start(host, opt, "--client")
+    assert "User=root\n" in unit
+    assert "wait_for_consul.py nomad 240\n" in unit
+    assert "TasksMax=infinity\n" in unit
+    assert f"ExecStart={opt}/bin/nomad agent -config {opt}/config -data-dir {opt}/data\n" in unit
+
+
+@pytest.mark.usefixtures("ready")
+def test_sudo_makes_a_server_root_too(host: FakeHost, opt: Path) -> None:
+    assert "User=root\n" in start(host, opt, "--server", "--num-servers", "3", "--use-sudo")
+
+
+@pytest.mark.usefixtures("ready")
+def test_the_wait_for_consul_can_be_left_out(host: FakeHost, opt: Path) -> None:
+    assert "ExecStartPre" not in start(host, opt, "--client", "--consul-wait-seconds", "0")
+
+
+def test_a_refused_configuration_is_told_in_the_agents_words_and_nothing_starts(
+    host: FakeHost, opt: Path
+) -> None:
+    host.answers[f"{opt}/bin/nomad config validate"] = (1, "unexpected keys clint")
+    with pytest.raises(HostFault, match=r"(?s)`nomad config validate` refuses .*unexpected keys clint"):
+        start(host, opt, "--client")
+    assert not host.ran("systemctl")
+
+
+def test_a_wait_for_consul_in_vain_is_a_fault_with_the_journal(host: FakeHost, opt: Path) -> None:
+    host.answers["systemctl start"] = (1, "Job for nomad.service failed because the control process exited")
+    host.answers["journalctl"] = (0, "error: gave up after 240 s of waiting for a Consul leader")
+    with pytest.raises(HostFault, match=r"(?s)does not start.*waiting for a Consul leader"):
+        start(host, opt, "--client")
+
+
+def test_a_configuration_of_others_is_left_alone_and_not_asked_for_health(host: FakeHost, opt: Path) -> None:
+    unit = start(host, opt, "--server", "--skip-nomad-config")
+    assert list((opt / "config").iterdir()) == []
+    assert "wait_for_consul.py leader" in unit
+
+
+def test_not_root_is_status_1(host: FakeHost) -> None:
+    host.root = False
+    assert main(["--client"], host) == 1
+
+
+class FakeNomad(Service):
+    def __init__(self, **answers: tuple[int, str]) -> None:
+        super().__init__("127.0.0.1", 4646)
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        self.asked.append(f"{method} {path}")
+        for name, (status, text) in self.answers.items():
+            if name in path:
+                return Answer(status, text.encode())
+        raise ConnectionRefusedError("Connection refused")
+
+
+class FakeCatalog(Consul):
+    def __init__(self, *servers: str) -> None:
+        self.servers = list(servers)
+
+    def nomad_servers(self, tag: str = "http", *, passing: bool = True) -> list[tuple[str, int]]:
+        assert (tag, passing) == ("serf", False)
+        return [(server, 4648) for server in self.servers]
+
+
+def test_a_server_is_ready_when_it_knows_its_leader() -> None:
+    nomad = FakeNomad(leader=(200, '"172.31.32.5:4647"'))
+    Agent(FakeCatalog(), server=True, address="172.31.16.5", service=nomad).ready()
+    assert nomad.asked == ["GET /v1/status/leader"]
+
+
+def test_a_server_without_a_leader_joins_each_other_server_once() -> None:
+    nomad = FakeNomad(leader=(200, '""'), join=(200, '{"num_joined":1}'))
+    catalog = FakeCatalog("172.31.16.5", "172.31.32.5")
+    agent = Agent(catalog, server=True, address="172.31.16.5", service=nomad)
+    for _ in range(2):
+        with pytest.raises(Waiting, match="no leader"):
+            agent.ready()
+    catalog.servers.append("172.31.48.5")
+    with pytest.raises(Waiting, match=r"asked to join 172.31.48.5:4648"):
+        agent.ready()
+    assert [asked for asked in nomad.asked if "join" in asked] == [
+        "PUT /v1/agent/join?address=172.31.32.5:4648",
+        "PUT /v1/agent/join?address=172.31.48.5:4648",
+    ]
+
+
+def test_a_refused_join_is_tried_again() -> None:
+    nomad = FakeNomad(leader=(500, "No cluster leader"), join=(500, "no route to host"))
+    agent = Agent(FakeCatalog("172.31.32.5"), server=True, address="172.31.16.5", service=nomad)
+    for _ in range(2):
+        with pytest.raises(Waiting, match="no route to host"):
+            agent.ready()
+    assert len([asked for asked in nomad.asked if "join" in asked]) == 2
+
+
+def test_a_client_is_ready_when_it_has_servers() -> None:
+    nomad = FakeNomad(health=(500, '{"client":{"ok":false,"message":"no known servers"}}'))
+    agent = Agent(FakeCatalog(), server=False, address="172.31.16.5", service=nomad)
+    with pytest.raises(Waiting, match="no known servers"):
+        agent.ready()
+    nomad.answers["health"] = (200, '{"client":{"ok":true,"message":"ok"}}')
+    agent.ready()
+
+
+def test_an_agent_that_does_not_answer_is_waited_for() -> None:
+    agent = Agent(FakeCatalog(), server=False, address="172.31.16.5", service=FakeNomad())
+    with pytest.raises(Waiting, match=r"Nomad does not answer on \S+:4646 \(Connection refused\)"):
+        agent.ready()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze on this machine")
+@pytest.mark.parametrize("arguments", [["--client", "--user", "root"], ["--server", "--num-servers", "3"]])
+def test_systemd_finds_nothing_wrong_with_the_unit(host: FakeHost, opt: Path, arguments: list[str]) -> None:
+    options: Any = parse([*arguments, "--systemd-stdout", "journal"])
+    place = Place(host, script=str(opt / "bin" / "run-nomad"), agent="nomad", options=options)
+    path = host.unit_dir / "nomad.service"
+    path.write_text(
+        render_service(place, options, user="root", environment=host.environment_dir / "run-nomad")
+    )
+    verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
