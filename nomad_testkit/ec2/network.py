@@ -1,0 +1,212 @@
+"""The cloud's network: one namespace that routes between the hosts' namespaces, the machine and the cloud's own services.
+
+Every host hangs on a veth pair of its own and is routed to by its /32, as in a VPC, where no two instances share a wire:
+so all traffic between hosts passes the cloud's namespace, where it can be filtered.
+
+The machine reaches the hosts through one more veth pair. Public addresses are 127.31.A.B (127.32.A.B for a second cloud,
+and so on), which only this machine can reach. They hang on a route in the machine's ``local`` table, more specific than its
+127.0.0.0/8, to the veth's far end, where the cloud's namespace translates them to 172.31.A.B. So the machine holds a link, and a
+route and a sysctl that belong to the link: no rule, no nftables table. All of it goes when the cloud's namespace goes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from nomad_testkit.errors import Ec2Error
+
+VPC = ipaddress.IPv4Network("172.31.0.0/16")
+API_ADDRESS = "172.31.255.1"
+METADATA_ADDRESS = "169.254.169.254"
+RESOLVER_ADDRESSES = ("169.254.169.253", "172.31.0.2")
+_FIRST_PUBLIC = 31
+MOST_CLOUDS = 32
+_MACHINE_LINK = "machine"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudAddresses:
+    """The addresses of the cloud with this index; several can run on one machine.
+
+    >>> CloudAddresses(0).endpoint_url
+    'http://127.31.255.1'
+    >>> CloudAddresses(1).public("172.31.16.5")
+    '127.32.16.5'
+    """
+
+    index: int
+
+    @property
+    def link(self) -> str:
+        """The name of the veth's end on the machine."""
+        return f"nomadtk{self.index}"
+
+    @property
+    def public_block(self) -> ipaddress.IPv4Network:
+        """The block that the hosts' public addresses are from."""
+        return ipaddress.IPv4Network(f"127.{_FIRST_PUBLIC + self.index}.0.0/16")
+
+    @property
+    def machine_address(self) -> str:
+        """The address that hosts see this machine come from."""
+        return f"169.254.253.{4 * self.index + 1}"
+
+    @property
+    def cloud_address(self) -> str:
+        """The address of the veth's end in the cloud."""
+        return f"169.254.253.{4 * self.index + 2}"
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where the cloud's AWS API answers, seen from this machine."""
+        return f"http://{self.public(API_ADDRESS)}"
+
+    def public(self, private: str) -> str:
+        """Give the public address that belongs to a private one."""
+        offset = int(ipaddress.IPv4Address(private)) - int(VPC.network_address)
+        return str(self.public_block.network_address + offset)
+
+
+def claim_index() -> tuple[int, socket.socket]:
+    """Take the first free cloud index of this machine; it is free again when the socket closes, however that comes.
+
+    The lock is an abstract Unix socket, since those belong to a network namespace, as the link and the route do.
+    """
+    for index in range(MOST_CLOUDS):
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            lock.bind(f"\0nomad-testkit/cloud-{index}")
+        except OSError:
+            lock.close()
+            continue
+        addresses = CloudAddresses(index)
+        if Path(f"/sys/class/net/{addresses.link}").exists() or _routed_elsewhere(addresses):
+            # The last cloud of this index is still going away, or somebody else routes that block.
+            lock.close()
+            continue
+        return index, lock
+    raise Ec2Error(
+        f"{MOST_CLOUDS} embedded clouds run on this machine, and it has no addresses for more: "
+        "end some of them (`nomad-testkit sweep` lists them)"
+    )
+
+
+def _routed_elsewhere(addresses: CloudAddresses) -> bool:
+    block = str(addresses.public_block)
+    routes = _run(["ip", "-4", "route", "show", "table", "local", "root", block])
+    return bool(routes.strip())
+
+
+def join_machine(addresses: CloudAddresses, cloud_pid: int) -> None:
+    """From the machine: link it to the network namespace of the process `cloud_pid`."""
+    link = addresses.link
+    _batch(
+        [],
+        f"link add {link} type veth peer name {_MACHINE_LINK} netns {cloud_pid}",
+        f"addr add {addresses.machine_address}/30 dev {link}",
+        f"link set {link} up",
+    )
+    conf = Path(f"/proc/sys/net/ipv4/conf/{link}")
+    # Without it the kernel takes a loopback address that arrives from a link for a forgery.
+    (conf / "route_localnet").write_text("1")
+    (conf / "rp_filter").write_text("0")
+    ipv6 = Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6")
+    if ipv6.exists():
+        ipv6.write_text("1")
+    _batch(
+        [],
+        f"route add {addresses.public_block} via {addresses.cloud_address} dev {link} "
+        f"src {addresses.machine_address} table local",
+    )
+
+
+def open_cloud(addresses: CloudAddresses) -> None:
+    """From within the cloud's namespace, already joined to the machine: set up routing and translation."""
+    own = [API_ADDRESS, METADATA_ADDRESS, *RESOLVER_ADDRESSES]
+    _batch(
+        [],
+        "link set lo up",
+        f"addr add {addresses.cloud_address}/30 dev {_MACHINE_LINK}",
+        f"link set {_MACHINE_LINK} up",
+        *(f"addr add {address}/32 dev lo" for address in own),
+    )
+    ipv4 = Path("/proc/sys/net/ipv4")
+    (ipv4 / "ip_forward").write_text("1")
+    (ipv4 / "conf/default/proxy_arp").write_text("1")
+    (ipv4 / "conf/default/send_redirects").write_text("0")
+    (ipv4 / "conf/all/send_redirects").write_text("0")
+    (ipv4 / "neigh/default/proxy_delay").write_text("0")  # by default an answer waits up to 0.8 s
+    (ipv4 / f"conf/{_MACHINE_LINK}/route_localnet").write_text("1")
+    for which in ("all", _MACHINE_LINK):
+        (ipv4 / f"conf/{which}/rp_filter").write_text("0")
+    (ipv4 / "conf/default/rp_filter").write_text("1")  # a host cannot speak as another one
+    _run(
+        ["nft", "-f", "-"],
+        f"""
+        table ip cloud {{
+            chain public_addresses {{
+                type nat hook prerouting priority dstnat; policy accept;
+                iifname "{_MACHINE_LINK}" dnat ip prefix to ip daddr map {{ {addresses.public_block} : {VPC} }}
+            }}
+        }}
+        """,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostLink:
+    """A host's network namespace and its link to the cloud."""
+
+    host: str
+    private_ip: str
+    subnet: str
+    mac: str
+
+    @property
+    def namespace(self) -> str:
+        """The namespace's path, as systemd-nspawn wants it."""
+        return f"/run/netns/{self.host}"
+
+    @property
+    def device(self) -> str:
+        """The name of the cloud's end of the link."""
+        return "eni-" + "-".join(self.private_ip.split(".")[2:])
+
+    def open(self) -> None:
+        """Make the namespace with its address, its default route and its link."""
+        subnet = ipaddress.IPv4Network(self.subnet)
+        gateway = subnet.network_address + 1
+        _batch(
+            [],
+            f"netns add {self.host}",
+            f"link add {self.device} type veth peer name eth0 netns {self.host} address {self.mac}",
+            f"link set {self.device} up",
+            f"addr replace {gateway}/32 dev lo",
+            f"route add {self.private_ip}/32 dev {self.device}",
+        )
+        _batch(
+            ["-n", self.host],
+            "link set lo up",
+            f"addr add {self.private_ip}/{subnet.prefixlen} brd + dev eth0",
+            "link set eth0 up",
+            f"route add default via {gateway} dev eth0",
+        )
+
+    def close(self) -> None:
+        """Remove the namespace; the link goes with it."""
+        _batch([], f"link del {self.device}", f"netns del {self.host}", force=True)
+
+
+def _batch(options: list[str], *commands: str, force: bool = False) -> None:
+    _run(["ip", *options, *(["-force"] if force else []), "-batch", "-"], "\n".join(commands) + "\n", check=not force)
+
+
+def _run(command: list[str], stdin: str = "", *, check: bool = True) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise Ec2Error(f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}\n{stdin}")
+    return done.stdout
