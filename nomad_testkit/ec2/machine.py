@@ -179,7 +179,9 @@ class Machine:
         self._write(bundle, known + self._cloud.ca_pem)
         # Programs that carry certificates of their own (awscli, boto3 from PyPI) look here.
         variable = f"AWS_CA_BUNDLE=/{bundle}"
-        self._write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={variable}\n")
+        self._write(
+            "etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={variable}\n"
+        )
         environment = self.root / "etc/environment"
         others = environment.read_text().splitlines() if environment.is_file() else []
         kept = [line for line in others if not line.startswith("AWS_CA_BUNDLE=")]
@@ -328,4 +330,6 @@ class Machine:
 def _run(*command: str, cwd: Path | None = None, check: bool = True) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     if check and done.returncode:
-        raise MachineError(f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}")
+        raise MachineError(
+            f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}"
+        )

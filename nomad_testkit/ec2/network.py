@@ -124,6 +124,11 @@ def join_machine(addresses: CloudAddresses, cloud_pid: int) -> None:
     )
 
 
+def leave_machine(addresses: CloudAddresses) -> None:
+    """From the machine: drop the link at once; the kernel would do it too, but takes its time over a dead namespace."""
+    _run(["ip", "link", "del", addresses.link], check=False)
+
+
 def open_cloud(addresses: CloudAddresses) -> None:
     """From within the cloud's namespace, already joined to the machine: set up routing and translation."""
     own = [API_ADDRESS, METADATA_ADDRESS, *RESOLVER_ADDRESSES]
@@ -202,11 +207,17 @@ class HostLink:
 
 
 def _batch(options: list[str], *commands: str, force: bool = False) -> None:
-    _run(["ip", *options, *(["-force"] if force else []), "-batch", "-"], "\n".join(commands) + "\n", check=not force)
+    _run(
+        ["ip", *options, *(["-force"] if force else []), "-batch", "-"],
+        "\n".join(commands) + "\n",
+        check=not force,
+    )
 
 
 def _run(command: list[str], stdin: str = "", *, check: bool = True) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise Ec2Error(f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}\n{stdin}")
+        raise Ec2Error(
+            f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}\n{stdin}"
+        )
     return done.stdout

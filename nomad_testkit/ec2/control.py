@@ -1,0 +1,91 @@
+"""How this machine talks to a cloud: one JSON object a line over a Unix socket that only root can open.
+
+An open connection that asked for a lease keeps the cloud alive. The kernel closes it when its process ends, however it
+ends, and with the last lease the cloud goes.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nomad_testkit.errors import Ec2Error
+
+SOCKET = "control.sock"
+DESCRIPTION = "cloud.json"
+LOG = "cloud.log"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOnDisk:
+    """An image, as JSON can carry it."""
+
+    image_id: str
+    name: str
+    layers: tuple[str, ...]
+    description: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloudConfig:
+    """Everything that the process of a cloud is told at its start."""
+
+    state_dir: str
+    region: str
+    index: int
+    cgroups: dict[str, bool]
+    images: tuple[ImageOnDisk, ...]
+
+    def to_json(self) -> str:
+        """Write it down."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> CloudConfig:
+        """Read what `to_json` wrote."""
+        raw = json.loads(text)
+        raw["images"] = tuple(
+            ImageOnDisk(**{**image, "layers": tuple(image["layers"])}) for image in raw["images"]
+        )
+        return cls(**raw)
+
+
+class Connection:
+    """One connection to a cloud's control socket."""
+
+    def __init__(self, state_dir: Path, *, timeout: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._where = state_dir
+        try:
+            self._socket.connect(str(state_dir / SOCKET))
+        except OSError as error:
+            self._socket.close()
+            raise Ec2Error(f"no embedded cloud answers at {state_dir}: {error}") from error
+        self._lines = self._socket.makefile("r", encoding="utf-8")
+
+    def ask(self, operation: str, **arguments: object) -> Mapping[str, Any]:
+        """Send one request and return the answer. Raises Ec2Error with the cloud's own words."""
+        try:
+            self._socket.sendall((json.dumps({"op": operation, **arguments}) + "\n").encode())
+            line = self._lines.readline()
+        except OSError as error:
+            raise Ec2Error(
+                f"the embedded cloud at {self._where} did not answer `{operation}`: {error}"
+            ) from error
+        if not line:
+            raise Ec2Error(f"the embedded cloud at {self._where} ended before it answered `{operation}`")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise Ec2Error(f"the embedded cloud refused `{operation}`: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """Close the connection, and with it a lease that it asked for."""
+        self._lines.close()
+        self._socket.close()

@@ -1,0 +1,199 @@
+"""The process that is the cloud: API, metadata, resolver and machines, inside namespaces of its own.
+
+It is started by `warden` through unshare(1) as pid 1 of a pid namespace. Pid 1 only reaps; its child does the work.
+When either ends, the kernel ends all hosts, unmounts their disks and drops the network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nomad_testkit.ec2.cgroups import CgroupTree
+from nomad_testkit.ec2.control import CloudConfig
+from nomad_testkit.ec2.images import ImageStore, LocalImage
+from nomad_testkit.ec2.network import (
+    API_ADDRESS,
+    METADATA_ADDRESS,
+    RESOLVER_ADDRESSES,
+    CloudAddresses,
+    open_cloud,
+)
+from nomad_testkit.errors import TestkitError
+
+log = logging.getLogger(__name__)
+
+_RUN = Path("/run")
+_FOLDER = _RUN / "cloud"
+FIRST_LEASE = 30.0
+"""Seconds that a cloud waits for its first lease before it takes its maker for dead."""
+
+
+def main() -> None:
+    """Become the cloud that the configuration on standard input describes; `argv` is the control socket's descriptor."""
+    if os.getpid() == 1:
+        child = os.fork()
+        if child:
+            _reap_until(child)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    config = CloudConfig.from_json(sys.stdin.read())
+    control = socket.socket(fileno=int(sys.argv[1]))
+    Supervisor(config).run(control)
+
+
+def _reap_until(child: int) -> None:
+    """Reap every process that loses its parent, and end with `child`."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+class Supervisor:
+    """Owns the parts of a cloud, and its life."""
+
+    def __init__(self, config: CloudConfig) -> None:
+        self._config = config
+        self._addresses = CloudAddresses(config.index)
+        self._cgroups = CgroupTree.of_parents(config.cgroups)
+        self._images: ImageStore | None = None
+        self._leases = 0
+        self._kept = False
+        self._changed = threading.Condition()
+        self._over = False
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+            "lease": self._lease,
+            "keep": self._keep,
+            "shutdown": self._shutdown,
+            "save_image": self._save_image,
+            "stats": self._stats,
+        }
+
+    def run(self, control: socket.socket) -> None:
+        """Open the cloud, serve until the last lease is gone, then return."""
+        self._mount()
+        open_cloud(self._addresses)
+        self._serve()
+        log.info("the cloud is open")
+        threading.Thread(target=self._accept, args=(control,), daemon=True).start()
+        with self._changed:
+            leased = self._changed.wait_for(lambda: self._leases > 0 or self._over, timeout=FIRST_LEASE)
+            if leased:
+                self._changed.wait_for(lambda: self._over or (self._leases == 0 and not self._kept))
+        log.info("the cloud ends: %s", "asked to" if self._over else "nobody holds a lease")
+        # Threads of hosts and servers are of no more interest: the kernel ends what they look after.
+        os._exit(0)
+
+    def _mount(self) -> None:
+        # A /run of its own: systemd-nspawn and ip-netns leave files there, which must go with the cloud.
+        _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(_RUN))
+        _FOLDER.mkdir()
+        (_RUN / "netns").mkdir()
+
+    def _serve(self) -> None:
+        # These imports are slow; the control socket has been answering connections by waiting for them since the start.
+        from nomad_testkit.ec2.api import CloudApi
+        from nomad_testkit.ec2.machine import Cloud
+        from nomad_testkit.ec2.machine_spec import ImageRecord
+        from nomad_testkit.ec2.machines import NspawnMachines
+        from nomad_testkit.ec2.metadata import MetadataService
+        from nomad_testkit.ec2.resolver import Resolver
+        from nomad_testkit.ec2.tls import CloudCa
+
+        config = self._config
+        images = [
+            LocalImage(
+                image.image_id,
+                image.name,
+                tuple(Path(layer) for layer in image.layers),
+                image.description,
+                image.architecture,
+            )
+            for image in config.images
+        ]
+        self._images = ImageStore(_FOLDER / "images", images)
+        machines = NspawnMachines(self._images)
+        records = [
+            ImageRecord(image.image_id, image.name, image.description, image.architecture, "/dev/xvda")
+            for image in images
+        ]
+        api = CloudApi(
+            region=config.region, public_block=self._addresses.public_block, machines=machines, images=records
+        )
+        ca = CloudCa()
+        domain = "ec2.internal" if config.region == "us-east-1" else f"{config.region}.compute.internal"
+        machines.join(Cloud(_FOLDER, self._cgroups, api, ca.cert_pem, domain))
+        api.serve(API_ADDRESS, ca=ca)
+        MetadataService(api.instance).serve(METADATA_ADDRESS)
+        Resolver(config.region, API_ADDRESS, api.instance).serve(RESOLVER_ADDRESSES)
+
+    def _accept(self, control: socket.socket) -> None:
+        while True:
+            connection, _ = control.accept()
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        leased = False
+        with connection, connection.makefile("rw", encoding="utf-8") as lines:
+            try:
+                for line in lines:
+                    request = json.loads(line)
+                    leased = leased or request["op"] == "lease"
+                    lines.write(json.dumps(self._answer(request)) + "\n")
+                    lines.flush()
+            except (OSError, ValueError):
+                pass  # the other side is gone
+        if leased:
+            with self._changed:
+                self._leases -= 1
+                self._changed.notify_all()
+
+    def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return self._operations[request["op"]](request)
+        except (TestkitError, OSError) as error:
+            return {"error": str(error)}
+
+    def _lease(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        with self._changed:
+            self._leases += 1
+            self._changed.notify_all()
+        return {"endpoint_url": self._addresses.endpoint_url}
+
+    def _keep(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._kept = True
+        return {}
+
+    def _shutdown(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        return {}
+
+    def _save_image(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert self._images is not None
+        self._images.save(request["image_id"], Path(request["folder"]))
+        return {}
+
+    def _stats(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"memory_bytes": self._cgroups.memory_bytes(), "cpu_seconds": self._cgroups.cpu_seconds()}
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
