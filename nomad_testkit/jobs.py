@@ -197,10 +197,11 @@ def read_source(source: str | Path) -> tuple[str, str]:
     """
     if isinstance(source, str) and ("{" in source or "\n" in source):
         return "the given HCL", source
-    from nomad_testkit.bundle import fixtures_dir
+    looked = [Path(source)]
+    if not looked[0].is_absolute():
+        from nomad_testkit.bundle import fixtures_dir
 
-    path = Path(source)
-    looked = [path] if path.is_absolute() else [path, fixtures_dir() / "jobs" / path]
+        looked.append(fixtures_dir() / "jobs" / source)
     for place in looked:
         if place.is_file():
             return str(place), place.read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ def parse_hierarchies(mountinfo: str, own_cgroups: str) -> list[Hierarchy]:
     found: dict[Path, Hierarchy] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        fields, (fstype, _, options) = before.split(), (after.split() + ["", "", ""])[:3]
+        fields, (fstype, _, options) = before.split(), [*after.split(), "", "", ""][:3]
         root, mount_point = fields[3], fields[4]
         if fstype == "cgroup2":
             path = own.get("", "/")
@@ -87,7 +87,7 @@ class CgroupTree:
             _make(folder, v2)
 
     def add(self, host: str) -> list[Path]:
-        """Make a cgroup for `host` in every hierarchy; returns the files that a process is written to, to enter them."""
+        """Make a cgroup for `host` in every hierarchy; returns the files to write a process to."""
         made = []
         for parent, v2 in self.parents.items():
             folder = parent / host

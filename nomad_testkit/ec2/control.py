@@ -49,9 +49,7 @@ class CloudConfig:
     def from_json(cls, text: str) -> CloudConfig:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
-        raw["images"] = tuple(
-            ImageOnDisk(**{**image, "layers": tuple(image["layers"])}) for image in raw["images"]
-        )
+        raw["images"] = tuple(ImageOnDisk(**{**image, "layers": tuple(image["layers"])}) for image in raw["images"])
         return cls(**raw)
 
 
@@ -75,9 +73,7 @@ class Connection:
             self._socket.sendall((json.dumps({"op": operation, **arguments}) + "\n").encode())
             line = self._lines.readline()
         except OSError as error:
-            raise Ec2Error(
-                f"the embedded cloud at {self._where} did not answer `{operation}`: {error}"
-            ) from error
+            raise Ec2Error(f"the embedded cloud at {self._where} did not answer `{operation}`: {error}") from error
         if not line:
             raise Ec2Error(f"the embedded cloud at {self._where} ended before it answered `{operation}`")
         answer: dict[str, Any] = json.loads(line)

@@ -9,7 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,12 @@ _TOOLS = {
 def preflight() -> list[Missing]:
     """List what this machine lacks to run an embedded EC2."""
     lacking = [
-        Missing(tool, f"apt-get install {package}")
-        for tool, package in _TOOLS.items()
-        if shutil.which(tool) is None
+        Missing(tool, f"apt-get install {package}") for tool, package in _TOOLS.items() if shutil.which(tool) is None
     ]
     if sys.platform != "linux":
         lacking.append(Missing("Linux", "the hosts are Linux containers: run on a Linux machine"))
     if os.geteuid() != 0:
-        lacking.append(
-            Missing("root", "network namespaces and mounts need it: run as root, for example with sudo")
-        )
+        lacking.append(Missing("root", "network namespaces and mounts need it: run as root, for example with sudo"))
     elif not Path("/sys/fs/cgroup").is_dir():
         lacking.append(Missing("cgroups", "mount them at /sys/fs/cgroup: the hosts' systemd needs them"))
     return lacking
@@ -156,9 +152,7 @@ class EmbeddedEc2:
         self._lease.close()
         _await_exit(self._warden, END_TIMEOUT)
         addresses = CloudAddresses(int(self.endpoint_url.split(".")[1]) - 31)
-        left = [
-            str(path) for path in (self.state_dir, Path(f"/sys/class/net/{addresses.link}")) if path.exists()
-        ]
+        left = [str(path) for path in (self.state_dir, Path(f"/sys/class/net/{addresses.link}")) if path.exists()]
         if left:
             raise Ec2Error(f"the embedded cloud ended, but left {', '.join(left)}")
 
@@ -195,14 +189,13 @@ def aws_client(service: str, *, endpoint_url: str, region: str) -> Any:
     )
 
 
-_NO_VARIABLES: Mapping[str, tuple[None, None, None, None]] = {
-    name: (None, None, None, None)
-    for name in ("config_file", "credentials_file", "profile", "ca_bundle", "region")
-}
+_NO_VARIABLES: dict[str, tuple[Any, Any, Any, Any]] = dict.fromkeys(
+    ("config_file", "credentials_file", "profile", "ca_bundle", "region"), (None, None, None, None)
+)
 
 
 def _environment() -> dict[str, str]:
-    """Give the cloud only what a program needs to run: its API's behaviour must not depend on the user's AWS_ variables."""
+    """Give the cloud only what a program needs to run: the user's AWS_ variables must not change its API."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONDONTWRITEBYTECODE": "1"}
 

@@ -1,4 +1,4 @@
-"""AMIs as layers: an image is a list of folders, the upper first, that overlayfs stacks below an instance's own disk."""
+"""AMIs as layers: folders, the upper first, that overlayfs stacks below an instance's own disk."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ class ImageStore:
         try:
             return self._layers[image_id]
         except KeyError:
-            raise ImageError(
-                f"there is no image {image_id}; there are: {', '.join(self._layers) or 'none'}"
-            ) from None
+            raise ImageError(f"there is no image {image_id}; there are: {', '.join(self._layers) or 'none'}") from None
 
     def add(self, image_id: str, disk: Path, below: str) -> None:
         """Make an image from an instance's own disk and the image that it was booted from.
@@ -95,11 +93,7 @@ def copy_layer(source: Path, target: Path) -> None:
     Raises ImageError, and leaves nothing at `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["cp", "--archive", str(source), str(target)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["cp", "--archive", str(source), str(target)], capture_output=True, text=True, check=False)
     if done.returncode:
         shutil.rmtree(target, ignore_errors=True)
-        raise ImageError(
-            f"the image layer {source} could not be copied to {target}: {done.stderr.strip()[-1000:]}"
-        )
+        raise ImageError(f"the image layer {source} could not be copied to {target}: {done.stderr.strip()[-1000:]}")

@@ -179,9 +179,7 @@ class Machine:
         self._write(bundle, known + self._cloud.ca_pem)
         # Programs that carry certificates of their own (awscli, boto3 from PyPI) look here.
         variable = f"AWS_CA_BUNDLE=/{bundle}"
-        self._write(
-            "etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={variable}\n"
-        )
+        self._write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={variable}\n")
         environment = self.root / "etc/environment"
         others = environment.read_text().splitlines() if environment.is_file() else []
         kept = [line for line in others if not line.startswith("AWS_CA_BUNDLE=")]
@@ -212,7 +210,8 @@ class Machine:
                     self._wish = Wish.STOP
                 return "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
             raise MachineError(
-                f"the host ended with status {status} before it was reachable; its console ends with:\n{self._console_tail()}"
+                f"the host ended with status {status} before it was reachable; "
+                f"its console ends with:\n{self._console_tail()}"
             )
 
     def _boot(self, reached: threading.Event) -> int:
@@ -252,7 +251,7 @@ class Machine:
             "--link-journal=no",
             "--capability=all",
         ]
-        # The shell enters the host's cgroups before nspawn starts: everything of the host is in them from the first moment.
+        # The shell enters the host's cgroups before it becomes nspawn, so that all of the host is in them.
         enter = "".join(f'echo $$ > "{entry}" && ' for entry in entries)
         return subprocess.Popen(
             ["/bin/sh", "-c", f'{enter}exec "$@"', "sh", *command],
@@ -330,6 +329,4 @@ class Machine:
 def _run(*command: str, cwd: Path | None = None, check: bool = True) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     if check and done.returncode:
-        raise MachineError(
-            f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}"
-        )
+        raise MachineError(f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}")

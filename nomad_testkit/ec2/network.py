@@ -1,12 +1,13 @@
-"""The cloud's network: one namespace that routes between the hosts' namespaces, the machine and the cloud's own services.
+"""The cloud's network: one namespace that routes between the hosts, the machine and the cloud's own services.
 
-Every host hangs on a veth pair of its own and is routed to by its /32, as in a VPC, where no two instances share a wire:
-so all traffic between hosts passes the cloud's namespace, where it can be filtered.
+Every host hangs on a veth pair of its own and is routed to by its /32, as in a VPC, where no two instances share a
+wire: so all traffic between hosts passes the cloud's namespace, where it can be filtered.
 
-The machine reaches the hosts through one more veth pair. Public addresses are 127.31.A.B (127.32.A.B for a second cloud,
-and so on), which only this machine can reach. They hang on a route in the machine's ``local`` table, more specific than its
-127.0.0.0/8, to the veth's far end, where the cloud's namespace translates them to 172.31.A.B. So the machine holds a link, and a
-route and a sysctl that belong to the link: no rule, no nftables table. All of it goes when the cloud's namespace goes.
+The machine reaches the hosts through one more veth pair. Public addresses are 127.31.A.B (127.32.A.B for a second
+cloud, and so on), which only this machine can reach. They hang on a route in the machine's ``local`` table, more
+specific than its 127.0.0.0/8, to the veth's far end, where the cloud's namespace translates them to 172.31.A.B. So the
+machine holds a link, and a route and a sysctl that belong to the link: no rule, no nftables table. All of it goes when
+the cloud's namespace goes.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def join_machine(addresses: CloudAddresses, cloud_pid: int) -> None:
 
 
 def leave_machine(addresses: CloudAddresses) -> None:
-    """From the machine: drop the link at once; the kernel would do it too, but takes its time over a dead namespace."""
+    """From the machine: drop the link now; the kernel takes its time over a dead namespace's."""
     _run(["ip", "link", "del", addresses.link], check=False)
 
 
@@ -217,7 +218,5 @@ def _batch(options: list[str], *commands: str, force: bool = False) -> None:
 def _run(command: list[str], stdin: str = "", *, check: bool = True) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise Ec2Error(
-            f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}\n{stdin}"
-        )
+        raise Ec2Error(f"`{' '.join(command)}` ended with status {done.returncode}: {done.stderr.strip()}\n{stdin}")
     return done.stdout

@@ -39,7 +39,7 @@ FIRST_LEASE = 30.0
 
 
 def main() -> None:
-    """Become the cloud that the configuration on standard input describes; `argv` is the control socket's descriptor."""
+    """Become the cloud that standard input describes; the argument is the control socket's descriptor."""
     if os.getpid() == 1:
         child = os.fork()
         if child:
@@ -103,7 +103,7 @@ class Supervisor:
         (_RUN / "netns").mkdir()
 
     def _serve(self) -> None:
-        # These imports are slow; the control socket has been answering connections by waiting for them since the start.
+        # Slow imports, so they come when the namespaces stand and connections already queue at the control socket.
         from nomad_testkit.ec2.api import CloudApi
         from nomad_testkit.ec2.machine import Cloud
         from nomad_testkit.ec2.machine_spec import ImageRecord

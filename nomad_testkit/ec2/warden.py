@@ -118,12 +118,12 @@ class Warden:
 
     def _join(self, cloud: subprocess.Popen[str]) -> None:
         """Link this machine to the cloud's network namespace, which unshare itself is in before it forks."""
-        own = os.readlink("/proc/self/ns/net")
+        own = Path("/proc/self/ns/net").readlink()
 
         def probe() -> Ok[None] | Pending | Broken:
             if cloud.poll() is not None:
                 return Broken(f"unshare ended with status {cloud.returncode}")
-            theirs = os.readlink(f"/proc/{cloud.pid}/ns/net")
+            theirs = Path(f"/proc/{cloud.pid}/ns/net").readlink()
             return Pending("it is in the machine's namespace") if theirs == own else Ok(None)
 
         wait_until("the cloud's network namespace", probe, deadline=Deadline.after(10), interval=0.005)
