@@ -1,0 +1,168 @@
+"""A deployed cluster, as a test holds it in its hands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nomad_testkit.errors import AgentApiError, DeployError
+from nomad_testkit.host import Host
+from nomad_testkit.model import Instance
+
+if TYPE_CHECKING:
+    from nomad_testkit.checks.base import Check
+    from nomad_testkit.clients.consul import ConsulClient
+    from nomad_testkit.clients.nomad import NomadClient
+    from nomad_testkit.examples import Example
+    from nomad_testkit.jobs import Job
+    from nomad_testkit.targets.base import Target
+    from nomad_testkit.wait import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which groups of an example run which agents.
+
+    >>> Roles.colocated().nomad_clients
+    ('clients',)
+    """
+
+    consul_servers: tuple[str, ...]
+    nomad_servers: tuple[str, ...]
+    nomad_clients: tuple[str, ...]
+
+    @classmethod
+    def colocated(cls) -> Roles:
+        """Consul and Nomad servers on the same hosts, as in upstream's root example."""
+        return cls(("servers",), ("servers",), ("clients",))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The hosts of one run and what runs on them; `nomad` and `consul` go to the leader.
+
+    >>> cluster.require(RaftPeers(3), within=60)  # doctest: +SKIP
+    >>> with cluster.submitted("web.nomad.hcl", count=6) as job:  # doctest: +SKIP
+    ...     cluster.require(AllocationsRunning(job))
+    """
+
+    run_id: str
+    target: Target
+    hosts: Sequence[Host]
+    roles: Roles
+    ssh_user: str
+    key_path: Path
+    example: Example | None = None
+    """None in a process that only destroys it."""
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Seconds from the deployment's start to the end of each phase."""
+
+    def in_groups(self, *groups: str) -> Sequence[Host]:
+        """List the hosts of some of the example's groups."""
+        return [host for host in self.hosts if host.instance.group in groups]
+
+    @property
+    def consul_servers(self) -> Sequence[Host]:
+        """The hosts that run Consul servers."""
+        return self.in_groups(*self.roles.consul_servers)
+
+    @property
+    def nomad_servers(self) -> Sequence[Host]:
+        """The hosts that run Nomad servers."""
+        return self.in_groups(*self.roles.nomad_servers)
+
+    @property
+    def nomad_clients(self) -> Sequence[Host]:
+        """The hosts that run Nomad clients."""
+        return self.in_groups(*self.roles.nomad_clients)
+
+    @property
+    def servers(self) -> Sequence[Host]:
+        """The Nomad servers; where Consul is colocated, its servers too."""
+        return self.nomad_servers
+
+    @property
+    def clients(self) -> Sequence[Host]:
+        """The Nomad clients."""
+        return self.nomad_clients
+
+    @property
+    def nomad(self) -> NomadClient:
+        """The API of the Nomad leader, or of the first server while there is none."""
+        return self._leading(self.nomad_servers, lambda host: host.nomad.leader()).nomad
+
+    @property
+    def consul(self) -> ConsulClient:
+        """The API of the Consul leader, or of the first server while there is none."""
+        return self._leading(self.consul_servers, lambda host: host.consul.leader()).consul
+
+    def _leading(self, servers: Sequence[Host], leader: Callable[[Host], str]) -> Host:
+        """Find the leader by asking one server after the other: the first may be the one that a test stopped."""
+        if not servers:
+            raise DeployError(f"cluster {self.run_id} has no servers; its hosts: {_names(self.hosts)}")
+        for host in servers:
+            try:
+                address = leader(host).rpartition(":")[0]
+            except AgentApiError:
+                continue
+            return next((one for one in servers if one.private_ip == address), host)
+        return servers[0]
+
+    def require(self, *checks: Check[Any], within: float | Deadline = 60.0) -> None:
+        """Wait until every check holds, all at the same time; `within` is in seconds. Raises CheckFailed."""
+        from nomad_testkit.checks.base import require
+
+        require(self, *checks, within=within)
+
+    def submitted(self, job: str | Path, **overrides: Any) -> AbstractContextManager[Job]:
+        """Submit a job for the time of a `with` block; see `jobs.submitted` for what can be overridden."""
+        from nomad_testkit.jobs import submitted
+
+        return submitted(self.nomad, job, **overrides)
+
+    def describe(self) -> dict[str, Any]:
+        """Tell, in JSON's types, what another process needs to use or destroy this cluster; no secret is in it."""
+        return {
+            "run_id": self.run_id,
+            "target": dict(self.target.describe()),
+            "hosts": [{"address": host.address, **asdict(host.instance)} for host in self.hosts],
+            "roles": asdict(self.roles),
+            "ssh_user": self.ssh_user,
+            "key_path": str(self.key_path),
+            "phases": dict(self.phases),
+        }
+
+    @classmethod
+    def from_description(
+        cls, description: Mapping[str, Any], *, target: Target, example: Example | None = None
+    ) -> Cluster:
+        """Make the cluster that `describe` told of, over this process's own hold on its target."""
+        ssh_user, key_path = description["ssh_user"], Path(description["key_path"])
+        return cls(
+            run_id=description["run_id"],
+            target=target,
+            hosts=[_host(facts, ssh_user, key_path) for facts in description["hosts"]],
+            roles=Roles(**{role: tuple(groups) for role, groups in description["roles"].items()}),
+            ssh_user=ssh_user,
+            key_path=key_path,
+            example=example,
+            phases=description["phases"],
+        )
+
+    def close(self) -> None:
+        """Close every connection to the hosts; nothing is destroyed."""
+        for host in self.hosts:
+            host.close()
+
+
+def _host(facts: Mapping[str, Any], ssh_user: str, key_path: Path) -> Host:
+    fields = dict(facts)
+    address = fields.pop("address")
+    return Host(Instance(**fields), address=address, ssh_user=ssh_user, key_path=key_path)
+
+
+def _names(hosts: Iterable[Host]) -> str:
+    return ", ".join(str(host) for host in hosts) or "none"

@@ -1,0 +1,95 @@
+"""What a cluster needs of the place that it is deployed to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nomad_testkit.errors import DeployError
+from nomad_testkit.model import Instance, Network, Subnet
+
+if TYPE_CHECKING:
+    from nomad_testkit.examples import Example
+
+ZONES = 3
+"""Availability zones that a cluster is spread over, as upstream's examples are in most regions."""
+
+
+class Target(Protocol):
+    """An EC2 with what lies around it: the embedded one, or an account."""
+
+    @property
+    def name(self) -> str:
+        """The name by which the setting `nomad_target` chooses it."""
+        ...
+
+    @property
+    def region(self) -> str: ...
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Where its API answers; None where the names of AWS lead to it."""
+        ...
+
+    @property
+    def inbound_cidrs(self) -> tuple[str, ...]:
+        """The blocks that this machine's packets come from, as the hosts see them."""
+        ...
+
+    def client(self, service: str) -> Any:
+        """Make a boto3 client, such as client("ec2")."""
+        ...
+
+    def network(self) -> Network:
+        """Find the network to deploy to. Raises DeployError where there is none."""
+        ...
+
+    def image(self, example: Example) -> str:
+        """Choose the AMI: the one that the example names, else the target's own with Nomad and Consul on it."""
+        ...
+
+    def address(self, instance: Instance) -> str:
+        """Tell where this machine reaches an instance."""
+        ...
+
+    def console(self, instance: Instance) -> str:
+        """Read what an instance's console shows (GetConsoleOutput)."""
+        ...
+
+    def keep(self) -> None:
+        """Let the target live on when this process has ended."""
+        ...
+
+    def end(self) -> None:
+        """End a target that was kept, where it exists for one cluster only."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Tell, in JSON's types, what another process needs to attach."""
+        ...
+
+
+def default_network(ec2: Any, *, zones: int = ZONES) -> Network:
+    """Find the default VPC and its default subnets in the first `zones` availability zones.
+
+    Raises DeployError where there is no default VPC (DescribeVpcs, DescribeSubnets).
+    """
+    vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+    if not vpcs:
+        raise DeployError("this region has no default VPC; create one with `aws ec2 create-default-vpc`")
+    vpc_id = vpcs[0]["VpcId"]
+    found = ec2.describe_subnets(
+        Filters=[{"Name": "vpc-id", "Values": [vpc_id]}, {"Name": "default-for-az", "Values": ["true"]}]
+    )["Subnets"]
+    by_zone = {subnet["AvailabilityZone"]: subnet for subnet in found}
+    subnets = tuple(
+        Subnet(by_zone[zone]["SubnetId"], zone, by_zone[zone]["CidrBlock"]) for zone in sorted(by_zone)[:zones]
+    )
+    if not subnets:
+        raise DeployError(f"the default VPC {vpc_id} has no default subnet; create one in each availability zone")
+    return Network(vpc_id, subnets)
+
+
+def console_output(ec2: Any, instance_id: str) -> str:
+    """Read an instance's latest console output; boto3 has taken the base64 off."""
+    return str(ec2.get_console_output(InstanceId=instance_id, Latest=True).get("Output") or "")
