@@ -97,9 +97,7 @@ def test_the_signature_is_botocores(service: str, region: str, token: str) -> No
     body = b"Action=DescribeTags&Filter.1.Value.1=a%20b&Version=2016-11-15"
     moment = datetime.datetime(2026, 11, 25, 7, 5, 9)
     host = f"{service}.{region}.amazonaws.com"
-    request = AWSRequest(
-        "POST", f"https://{host}/", headers={"content-type": CONTENT_TYPE}, data=body.decode()
-    )
+    request = AWSRequest("POST", f"https://{host}/", headers={"content-type": CONTENT_TYPE}, data=body.decode())
     secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
     with mock.patch("botocore.auth.get_current_datetime", return_value=moment):
         SigV4Auth(BotoCredentials("AKIDEXAMPLE", secret, token or None), service, region).add_auth(request)
@@ -184,9 +182,7 @@ def test_without_a_cluster_tag_the_group_counts_all_the_same() -> None:
     ],
 )
 def test_what_may_pass_is_tried_again(trouble: tuple[int, str] | OSError) -> None:
-    api = FakeApi(
-        trouble, trouble, tags(**IN_GROUP), trouble, tags(**IN_GROUP), groups(("servers", "3", [ME]))
-    )
+    api = FakeApi(trouble, trouble, tags(**IN_GROUP), trouble, tags(**IN_GROUP), groups(("servers", "3", [ME])))
     assert api.expected() == 3
     assert api.clock.slept[0] < api.clock.slept[1]
 

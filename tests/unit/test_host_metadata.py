@@ -81,9 +81,7 @@ def test_silence_is_no_reason_to_go_without_a_token() -> None:
 def test_no_answer_at_all_is_a_fault_that_names_the_path() -> None:
     imds = FakeImds()
     imds.failures = [ConnectionRefusedError("Connection refused")] * 1000
-    with pytest.raises(
-        HostFault, match=r"after 10 s .*http://169.254.169.254/latest/meta-data/local-ipv4: no answer"
-    ):
+    with pytest.raises(HostFault, match=r"after 10 s .*http://169.254.169.254/latest/meta-data/local-ipv4: no answer"):
         metadata(imds).private_address()
 
 

@@ -32,6 +32,7 @@ def consul(**answers: tuple[int, str] | None) -> Consul:
     paths = {
         "leader": "/v1/status/leader",
         "members": "/v1/agent/members",
+        "registered": "/v1/health/service/nomad?tag=http",
         "passing": "/v1/health/service/nomad?tag=http&passing",
     }
     return Consul(FakeService({paths[name]: answer for name, answer in answers.items()}))
@@ -78,35 +79,37 @@ def test_servers_are_where_their_service_or_else_their_node_is() -> None:
     assert consul(passing=(200, PASSING)).nomad_servers() == [("172.31.16.5", 4646), ("172.31.32.6", 4646)]
 
 
-def _leader(nomad: tuple[int, str] | None, passing: str = PASSING) -> list[tuple[str, int]]:
+def _leader(nomad: tuple[int, str] | None, registered: str = PASSING, passing: str = PASSING) -> list[str]:
     connected = []
 
     def connect(host: str, port: int) -> Service:
-        connected.append((host, port))
+        connected.append(f"{host}:{port}")
         return FakeService({"/v1/status/leader": nomad})
 
-    nomad_leader(consul(passing=(200, passing)), connect)
+    nomad_leader(consul(registered=(200, registered), passing=(200, passing)), connect)
     return connected
 
 
-def test_a_healthy_server_with_a_leader_ends_a_clients_wait() -> None:
-    assert _leader((200, '"172.31.16.5:4647"')) == [("172.31.16.5", 4646)]
+def test_a_server_that_has_a_leader_ends_a_clients_wait_before_consul_has_checked_it() -> None:
+    assert _leader((200, '"172.31.16.5:4647"'), passing="[]") == ["172.31.16.5:4646"]
 
 
 @pytest.mark.parametrize("answer", [(200, '""'), (500, "No cluster leader")])
 def test_servers_without_a_leader_are_waited_for(answer: tuple[int, str]) -> None:
-    with pytest.raises(Waiting, match=r"the Nomad servers have no leader; healthy: 172.31.16.5, 172.31.32.6"):
+    with pytest.raises(Waiting, match=r"servers have no leader; registered: 172.31.16.5, 172.31.32.6"):
         _leader(answer)
 
 
 @pytest.mark.parametrize("answer", [None, (400, "Client sent an HTTP request to an HTTPS server.")])
-def test_a_server_that_cannot_be_asked_counts_as_ready(answer: tuple[int, str] | None) -> None:
-    _leader(answer)
+def test_servers_that_cannot_be_asked_are_ready_when_one_is_healthy(answer: tuple[int, str] | None) -> None:
+    assert _leader(answer) == ["172.31.16.5:4646", "172.31.32.6:4646"]
+    with pytest.raises(Waiting, match="do not answer, and Consul finds none healthy"):
+        _leader(answer, passing="[]")
 
 
-def test_no_healthy_server_is_waited_for() -> None:
-    with pytest.raises(Waiting, match="no `nomad` service in Consul is healthy"):
-        _leader(None, passing="[]")
+def test_no_registered_server_is_waited_for() -> None:
+    with pytest.raises(Waiting, match="no `nomad` service is registered in Consul"):
+        _leader(None, registered="[]")
 
 
 def test_the_units_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,9 +59,7 @@ def consul(host: FakeHost, tmp_path: Path, *arguments: str) -> int:
         (["--version", "1.14.0", "--verbose"], "unrecognized arguments: --verbose"),
     ],
 )
-def test_bad_options_end_with_usage(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         install_consul.parse(arguments)
     said = capsys.readouterr().err
@@ -75,8 +73,7 @@ def test_consul_is_laid_out_as_upstream_does(host: FakeHost, tmp_path: Path) -> 
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (tmp_path / name).write_text(name)
     tls = [
-        f"--{name}-file-path={tmp_path}/{file}.pem"
-        for name, file in (("ca", "ca"), ("cert", "cert"), ("key", "key"))
+        f"--{name}-file-path={tmp_path}/{file}.pem" for name, file in (("ca", "ca"), ("cert", "cert"), ("key", "key"))
     ]
     assert consul(host, tmp_path, "--download-url", url, "--sha256", digest, *tls) == 0
     opt = tmp_path / "opt"
@@ -109,9 +106,7 @@ def test_nomad_is_laid_out_likewise_and_again(host: FakeHost, tmp_path: Path) ->
 def test_the_installed_run_script_has_all_that_it_imports(host: FakeHost, tmp_path: Path, agent: str) -> None:
     url, _ = make_zip(tmp_path / "agent.zip", agent)
     main = install_consul.main if agent == "consul" else install_nomad.main
-    assert (
-        main(["--path", str(tmp_path / "opt"), "--download-url", url], host, link_dir=tmp_path / "links") == 0
-    )
+    assert main(["--path", str(tmp_path / "opt"), "--download-url", url], host, link_dir=tmp_path / "links") == 0
     assert not list((tmp_path / "opt" / "bin").glob("*.new"))
     installed = {path.stem for path in (tmp_path / "opt" / "bin").glob("*.py")}
     own = {path.stem for path in SCRIPTS.glob("*.py")}
@@ -160,9 +155,7 @@ def test_a_download_that_is_no_zip_is_refused(
     assert not (tmp_path / "links").exists()
 
 
-def test_a_zip_without_the_agent_is_refused(
-    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_zip_without_the_agent_is_refused(host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url, _ = make_zip(tmp_path / "consul.zip", "nomad")
     assert consul(host, tmp_path, "--download-url", url) == 1
     assert "has no file `consul` in it" in capsys.readouterr().err
@@ -178,9 +171,7 @@ def test_a_program_that_does_not_run_here_is_refused(
     assert not (tmp_path / "opt" / "bin" / "consul").exists()
 
 
-def test_a_used_data_folder_is_warned_of(
-    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_used_data_folder_is_warned_of(host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url, _ = make_zip(tmp_path / "consul.zip")
     (tmp_path / "opt" / "data").mkdir(parents=True)
     (tmp_path / "opt" / "data" / "node-id").write_text("1")
@@ -244,9 +235,7 @@ def publish(releases: type[Releases], tmp_path: Path, digest: str | None = None)
     releases.files[f"{BASE}_SHA256SUMS"] = sums.encode()
 
 
-def test_a_release_is_checked_against_its_sums(
-    host: FakeHost, tmp_path: Path, releases: type[Releases]
-) -> None:
+def test_a_release_is_checked_against_its_sums(host: FakeHost, tmp_path: Path, releases: type[Releases]) -> None:
     publish(releases, tmp_path)
     releases.failures[f"{BASE}_linux_amd64.zip"] = [503, 429]
     assert consul(host, tmp_path, "--version", "1.14.0") == 0

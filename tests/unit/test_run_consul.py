@@ -75,9 +75,7 @@ RPC = [
         (["--server", "--raft-multiplier", "0"], "'0' is refused; right is a whole number from 1 to 10"),
     ],
 )
-def test_bad_options_end_with_usage(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(arguments)
     said = capsys.readouterr().err
@@ -236,9 +234,7 @@ def test_a_second_run_changes_nothing(host: FakeHost, opt: Path) -> None:
     assert host.ran("systemctl restart consul.service")
 
 
-def test_a_refused_configuration_is_told_in_the_agents_words_and_nothing_starts(
-    host: FakeHost, opt: Path
-) -> None:
+def test_a_refused_configuration_is_told_in_the_agents_words_and_nothing_starts(host: FakeHost, opt: Path) -> None:
     (opt / "config" / "telemetry.json").write_text('{"telemetry": {"disable_compat_1.9": true}}')
     host.answers[f"{opt}/bin/consul validate"] = (
         1,

@@ -48,9 +48,7 @@ ME = {
         (["--client", "--consul-wait-seconds", "300"], "right is a whole number from 0 to 280"),
     ],
 )
-def test_bad_options_end_with_usage(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(arguments)
     said = capsys.readouterr().err
@@ -187,9 +185,7 @@ def test_the_wait_for_consul_can_be_left_out(host: FakeHost, opt: Path) -> None:
     assert "ExecStartPre" not in start(host, opt, "--client", "--consul-wait-seconds", "0")
 
 
-def test_a_refused_configuration_is_told_in_the_agents_words_and_nothing_starts(
-    host: FakeHost, opt: Path
-) -> None:
+def test_a_refused_configuration_is_told_in_the_agents_words_and_nothing_starts(host: FakeHost, opt: Path) -> None:
     host.answers[f"{opt}/bin/nomad config validate"] = (1, "unexpected keys clint")
     with pytest.raises(HostFault, match=r"(?s)`nomad config validate` refuses .*unexpected keys clint"):
         start(host, opt, "--client")
@@ -289,9 +285,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(host: FakeHost, opt: Path, ar
     options: Any = parse([*arguments, "--systemd-stdout", "journal"])
     place = Place(host, script=str(opt / "bin" / "run-nomad"), agent="nomad", options=options)
     path = host.unit_dir / "nomad.service"
-    path.write_text(
-        render_service(place, options, user="root", environment=host.environment_dir / "run-nomad")
-    )
+    path.write_text(render_service(place, options, user="root", environment=host.environment_dir / "run-nomad"))
     verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -63,8 +63,7 @@ def sign(
     for part in (*scope.split("/"), to_sign):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     headers["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
-        f"SignedHeaders={names}, Signature={key.hex()}"
+        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
     )
     return headers
 
@@ -108,9 +107,7 @@ class AwsApi:
                     return item.findtext("AutoScalingGroupName")
         return None
 
-    def _pages(
-        self, service: str, action: str, parameters: Mapping[str, str], token_name: str
-    ) -> Iterator[ET.Element]:
+    def _pages(self, service: str, action: str, parameters: Mapping[str, str], token_name: str) -> Iterator[ET.Element]:
         token = ""
         while True:
             query = {"Action": action, "Version": VERSIONS[service], **parameters}
@@ -153,8 +150,7 @@ class AwsApi:
             if self._clock.now() - self._denied_since < DENIED_GRACE_SECONDS:
                 return Waiting(text)
             return HostFault(
-                f"{text}. The instance's role needs ec2:DescribeTags and "
-                "autoscaling:DescribeAutoScalingGroups"
+                f"{text}. The instance's role needs ec2:DescribeTags and autoscaling:DescribeAutoScalingGroups"
             )
         return HostFault(text)
 

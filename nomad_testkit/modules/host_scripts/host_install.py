@@ -65,9 +65,7 @@ def check_source(made: argparse.ArgumentParser, options: argparse.Namespace) -> 
     if not options.version and not options.download_url:
         made.error("one of --version and --download-url is required")
     if (options.download_url or "").startswith("http://") and not options.sha256:
-        made.error(
-            "--download-url with http:// needs --sha256: nothing else tells what came over the network"
-        )
+        made.error("--download-url with http:// needs --sha256: nothing else tells what came over the network")
 
 
 def download(url: str, target: Path, host: Host) -> None:
@@ -105,8 +103,7 @@ def require_sha256(path: Path, wanted: str, url: str, source: str) -> None:
             digest.update(block)
     if digest.hexdigest() != wanted.lower():
         raise HostFault(
-            f"{url} has the SHA-256 {digest.hexdigest()}, but {source} says {wanted.lower()}: "
-            "nothing is installed"
+            f"{url} has the SHA-256 {digest.hexdigest()}, but {source} says {wanted.lower()}: nothing is installed"
         )
 
 
@@ -123,9 +120,7 @@ def architecture() -> str:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         known = ", ".join(sorted(set(ARCHITECTURES.values())))
-        raise HostFault(
-            f"this host is {machine}, and only {known} can be installed: give --download-url instead"
-        )
+        raise HostFault(f"this host is {machine}, and only {known} can be installed: give --download-url instead")
     return ARCHITECTURES[machine]
 
 
@@ -149,9 +144,7 @@ def fetch(agent: str, options: argparse.Namespace, folder: Path, host: Host) -> 
     return target
 
 
-def install_program(
-    agent: str, archive: Path, bin_dir: Path, options: argparse.Namespace, host: Host
-) -> Path:
+def install_program(agent: str, archive: Path, bin_dir: Path, options: argparse.Namespace, host: Host) -> Path:
     """Unpack the program, see that it runs here and is the version asked for, and put it in place."""
     url = options.download_url or f"{RELEASES}/{agent}"
     fresh, path = bin_dir / f"{agent}.new", bin_dir / agent
@@ -167,9 +160,7 @@ def install_program(
     version = re.search(r"\bv(\d+\.\d+\.\d+\S*)", said)
     if status != 0 or version is None:
         fresh.unlink()
-        raise HostFault(
-            f"the {agent} of {url} does not run on this host ({platform.machine()}): {said[:300]}"
-        )
+        raise HostFault(f"the {agent} of {url} does not run on this host ({platform.machine()}): {said[:300]}")
     if options.version and version[1] != options.version:
         fresh.unlink()
         raise HostFault(f"{url} holds {agent} {version[1]}, but --version is {options.version}")
@@ -184,9 +175,7 @@ def make_user(user: str, home: Path, host: Host) -> None:
     try:
         host.ids(user)
     except HostFault:
-        shell = next(
-            (path for path in ("/usr/sbin/nologin", "/sbin/nologin") if Path(path).exists()), "/bin/false"
-        )
+        shell = next((path for path in ("/usr/sbin/nologin", "/sbin/nologin") if Path(path).exists()), "/bin/false")
         command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(home)]
         status, said = host.run([*command, "--shell", shell, user])
         if status != 0:
@@ -240,9 +229,7 @@ def link(path: Path, link_dir: Path) -> None:
     target.symlink_to(path)
 
 
-def install(
-    agent: str, options: argparse.Namespace, host: Host, extra: Sequence[str], *, link_dir: Path
-) -> None:
+def install(agent: str, options: argparse.Namespace, host: Host, extra: Sequence[str], *, link_dir: Path) -> None:
     """Do all that both scripts have in common; raises HostFault where something is not right."""
     bin_dir = options.path / "bin"
     with tempfile.TemporaryDirectory(prefix=f"install-{agent}-") as folder:

@@ -33,9 +33,7 @@ class Credentials:
 class Metadata:
     """The metadata service: with a session token (version 2), or without one where the service knows none."""
 
-    def __init__(
-        self, clock: Clock, service: Service | None = None, *, retry_seconds: float = RETRY_SECONDS
-    ) -> None:
+    def __init__(self, clock: Clock, service: Service | None = None, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._clock = clock
         self._service = service or Service(ADDRESS, 80, timeout=5.0)
         self._retry_seconds = retry_seconds
@@ -51,9 +49,7 @@ class Metadata:
 
     def availability_zone(self) -> str:
         """Give the availability zone, such as us-east-1a."""
-        return self._value(
-            "meta-data/placement/availability-zone", ZONE, "an availability zone such as us-east-1a"
-        )
+        return self._value("meta-data/placement/availability-zone", ZONE, "an availability zone such as us-east-1a")
 
     def region(self) -> str:
         """Give the region, such as us-east-1: not every zone's name is its region's and a letter."""
@@ -129,9 +125,6 @@ class Metadata:
             return {"X-aws-ec2-metadata-token": answer.text}
         # Only a service that says it has no tokens is asked without: one that is silent may still start.
         if answer.status in (400, 403, 404, 405, 501):
-            log(
-                f"{self._service.name} gives no session token (HTTP {answer.status}): "
-                "going on without one (IMDSv1)"
-            )
+            log(f"{self._service.name} gives no session token (HTTP {answer.status}): going on without one (IMDSv1)")
             return {}
         raise Waiting(f"HTTP {answer.status} to the request for a session token")

@@ -27,16 +27,10 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Take a whole number from `least` to `most`."""
-    right = (
-        f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-    )
+    right = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
 
     def parse(text: str) -> int:
-        if (
-            not re.fullmatch(r"-?\d{1,9}", text)
-            or int(text) < least
-            or (most is not None and int(text) > most)
-        ):
+        if not re.fullmatch(r"-?\d{1,9}", text) or int(text) < least or (most is not None and int(text) > most):
             raise refused(text, right)
         return int(text)
 
@@ -167,15 +161,9 @@ def refuse_given(parser: argparse.ArgumentParser, options: Any, names: tuple[str
 def add_unit_options(parser: argparse.ArgumentParser, agent: str, config_option: str) -> None:
     """Add what run-consul and run-nomad have in common."""
     add = parser.add_argument
-    add(
-        "--config-dir", type=absolute_path, metavar="DIR", help="configuration (default: ../config from here)"
-    )
-    add(
-        "--data-dir", type=absolute_path, metavar="DIR", help="the agent's state (default: ../data from here)"
-    )
-    add(
-        "--bin-dir", type=absolute_path, metavar="DIR", help=f"where {agent} is (default: beside this script)"
-    )
+    add("--config-dir", type=absolute_path, metavar="DIR", help="configuration (default: ../config from here)")
+    add("--data-dir", type=absolute_path, metavar="DIR", help="the agent's state (default: ../data from here)")
+    add("--bin-dir", type=absolute_path, metavar="DIR", help=f"where {agent} is (default: beside this script)")
     add("--systemd-stdout", type=systemd_output, metavar="VALUE", help="the unit's StandardOutput=")
     add("--systemd-stderr", type=systemd_output, metavar="VALUE", help="the unit's StandardError=")
     add("--user", type=user_name, help="who owns the files and runs the agent (default: the owner of DIR)")

@@ -65,9 +65,7 @@ class Host:
         try:
             entry = pwd.getpwnam(user)
         except KeyError:
-            raise HostFault(
-                f"there is no user {user} on this host: create it, or give another --user"
-            ) from None
+            raise HostFault(f"there is no user {user} on this host: create it, or give another --user") from None
         return entry.pw_uid, entry.pw_gid
 
     def chown(self, path: Path, user: str) -> None:
@@ -98,9 +96,7 @@ class Place:
         if not os.access(self.binary, os.X_OK):
             raise HostFault(f"there is no program {self.binary}: run install-{agent}, or give --bin-dir")
         if not self.config_dir.is_dir():
-            raise HostFault(
-                f"there is no folder {self.config_dir}: run install-{agent}, or give --config-dir"
-            )
+            raise HostFault(f"there is no folder {self.config_dir}: run install-{agent}, or give --config-dir")
         self.user: str = options.user or host.owner(self.config_dir)
         host.ids(self.user)
         if not self.data_dir.is_dir():

@@ -35,9 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("ca_file_path", "cert_file_path", "key_file_path"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
-            made.error(
-                f"argument --{name.replace('_', '-')}: {str(path)!r} is refused; right is a file that exists"
-            )
+            made.error(f"argument --{name.replace('_', '-')}: {str(path)!r} is refused; right is a file that exists")
     return options
 
 
@@ -61,9 +59,7 @@ def install_tls(options: argparse.Namespace, host: Host) -> None:
             host.chown(target, options.user)
 
 
-def main(
-    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR
-) -> int:
+def main(arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR) -> int:
     """Run the script; gives its exit status."""
     options = parse(arguments)
     host = host or Host()

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def main(
-    arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR
-) -> int:
+def main(arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR) -> int:
     """Run the script; gives its exit status."""
     made = install_parser("nomad")
     options = made.parse_args(arguments)

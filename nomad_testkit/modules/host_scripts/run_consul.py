@@ -158,9 +158,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.client:
         refuse_given(made, options, SERVER_ONLY, "would do nothing with --client: it is for servers")
     if (options.cluster_tag_key is None) != (options.cluster_tag_value is None):
-        made.error(
-            "--cluster-tag-key and --cluster-tag-value belong together: one is given without the other"
-        )
+        made.error("--cluster-tag-key and --cluster-tag-value belong together: one is given without the other")
     if options.retry_interval and options.cluster_tag_key is None:
         made.error("--retry-interval would do nothing without --cluster-tag-key and --cluster-tag-value")
     if options.client and options.endpoint and options.cluster_tag_key is None:
@@ -239,9 +237,7 @@ def render_config(
     return json.dumps(config, indent=2) + "\n"
 
 
-def render_service(
-    place: Place, options: argparse.Namespace, *, joins: bool, environment: Path | None
-) -> str:
+def render_service(place: Place, options: argparse.Namespace, *, joins: bool, environment: Path | None) -> str:
     """Write consul.service.
 
     Consul tells systemd that it is ready when it has joined a cluster, and never where it has none to join:

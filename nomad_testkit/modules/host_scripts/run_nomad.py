@@ -50,9 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add_unit_options(made, "nomad", "--skip-nomad-config")
     add("--use-sudo", action="store_true", help="run the agent as root, as --client does anyway")
     own = made.add_argument_group("not among upstream's options")
-    own.add_argument(
-        "--enable-raw-exec", action="store_true", help="let jobs of this client use the raw_exec driver"
-    )
+    own.add_argument("--enable-raw-exec", action="store_true", help="let jobs of this client use the raw_exec driver")
     own.add_argument(
         "--consul-wait-seconds",
         type=whole_number(0, 280),
@@ -81,9 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def render_config(
-    options: argparse.Namespace, *, instance_id: str, address: str, region: str, zone: str
-) -> str:
+def render_config(options: argparse.Namespace, *, instance_id: str, address: str, region: str, zone: str) -> str:
     """Write the agent's configuration (https://developer.hashicorp.com/nomad/docs/configuration).
 
     Raft timing is left alone: Nomad's default for `raft_multiplier` is 1 already.

@@ -2,7 +2,7 @@
 """Wait until Consul on this host can serve Nomad: nomad.service runs this before the agent.
 
     wait_for_consul.py leader SECONDS    for a Nomad server: Consul has a leader
-    wait_for_consul.py nomad SECONDS     for a Nomad client: Consul has a healthy Nomad server with a leader
+    wait_for_consul.py nomad SECONDS     for a Nomad client: a Nomad server in Consul has a leader
 
 A Nomad agent that starts too early asks Consul again only now and then: up to a minute is lost.
 """
@@ -64,24 +64,31 @@ class Consul:
 
 
 def nomad_leader(consul: Consul, connect: Callable[[str, int], Service]) -> None:
-    """Return when a Nomad server is healthy, unless it says that it has no leader yet.
+    """Return when a registered Nomad server says that it has a leader.
 
-    A client that registers before there is one tries again only after 15 s. Where the server's API cannot be
-    asked, as behind TLS, its health is all there is to know.
+    A client that registers before there is one tries again only after 15 s. The server is asked itself, since Consul
+    checks its health only some seconds after it is up. Where it cannot be asked, as behind TLS, it is enough that
+    Consul finds one healthy.
     """
-    servers = consul.nomad_servers()
+    servers = consul.nomad_servers(passing=False)
     if not servers:
-        raise Waiting("no `nomad` service in Consul is healthy")
-    try:
-        answer: Answer = connect(*servers[0]).request("GET", "/v1/status/leader")
-    except UNREACHABLE:
-        return
-    if answer.text == '""' or "No cluster leader" in answer.text:
-        raise Waiting(f"the Nomad servers have no leader; healthy: {', '.join(host for host, _ in servers)}")
+        raise Waiting("no `nomad` service is registered in Consul")
+    names = ", ".join(host for host, _ in servers)
+    for host, port in servers:
+        try:
+            answer: Answer = connect(host, port).request("GET", "/v1/status/leader")
+        except UNREACHABLE:
+            continue
+        if answer.status == 200 and answer.text != '""':
+            return
+        if answer.status in (200, 500):
+            raise Waiting(f"the Nomad servers have no leader; registered: {names}")
+    if not consul.nomad_servers():
+        raise Waiting(f"the Nomad servers do not answer, and Consul finds none healthy; registered: {names}")
 
 
 def _connect(host: str, port: int) -> Service:
-    return Service(host, port, timeout=2.0)
+    return Service(host, port, timeout=1.0)
 
 
 def main(arguments: Sequence[str], consul: Consul | None = None, clock: Clock | None = None) -> int:
