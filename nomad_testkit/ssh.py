@@ -56,9 +56,7 @@ class SshConnection:
         self._host_key: paramiko.PKey | None = None
 
     @classmethod
-    def connect(
-        cls, address: str, user: str, key_path: Path, *, deadline: Deadline, port: int = 22
-    ) -> SshConnection:
+    def connect(cls, address: str, user: str, key_path: Path, *, deadline: Deadline, port: int = 22) -> SshConnection:
         """Connect, trying again until `deadline`, since a booting host refuses first and gets its keys late.
 
         Raises HostError that names the address and what was seen last; at once for a key file that is none.
@@ -76,9 +74,7 @@ class SshConnection:
             key = self._load_key()
             what, where = f"SSH as {self.user}", f"{self.address}:{self.port}"
             try:
-                self._client = wait_until(
-                    what, lambda: self._attempt(key, deadline), deadline=deadline, where=where
-                )
+                self._client = wait_until(what, lambda: self._attempt(key, deadline), deadline=deadline, where=where)
             except (WaitTimeout, BrokenError) as error:
                 raise HostError(str(error)) from error
 

@@ -138,9 +138,7 @@ def require(
     >>> require(cluster, RaftPeers(3), Registered("nomad-client", 3), within=60)  # doctest: +SKIP
     """
     if not checks:
-        raise CheckFailed(
-            "require() was given no check, so nothing would have been verified; name at least one"
-        )
+        raise CheckFailed("require() was given no check, so nothing would have been verified; name at least one")
     deadline = within if isinstance(within, Deadline) else Deadline.after(within)
     started = deadline.clock()
     failing: dict[Check[Any], Pending | Broken] = {}

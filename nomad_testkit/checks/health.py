@@ -150,9 +150,7 @@ class HealthyServers(AutopilotHealthy):
                         f"instead of {leader.last_term} and {leader.last_index}"
                     )
                 if server.version != leader.version:
-                    wrong.append(
-                        f"{server.name} runs {view.agent} {server.version}, the leader {leader.version}"
-                    )
+                    wrong.append(f"{server.name} runs {view.agent} {server.version}, the leader {leader.version}")
         if wrong:
             return Pending("; ".join(dict.fromkeys(wrong)))
         return Ok(f"{view.agent} servers are level with their leader")
@@ -174,8 +172,7 @@ def nomad_members(answer: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     {'i-1': 'alive'}
     """
     return {
-        str(member["Name"]).removesuffix(f".{member['Tags']['region']}"): str(member["Status"])
-        for member in answer
+        str(member["Name"]).removesuffix(f".{member['Tags']['region']}"): str(member["Status"]) for member in answer
     }
 
 

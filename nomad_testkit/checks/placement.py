@@ -44,15 +44,11 @@ class PlacementFailure:
 
     def words(self, datacenters: Sequence[str], clients_in: Sequence[str]) -> str:
         """Say why, given the job's datacenters and those that the ready clients are in."""
-        reasons = [
-            f"constraint {text!r} filtered {_nodes(count)}{_hint(text)}" for text, count in self.constraints
-        ]
+        reasons = [f"constraint {text!r} filtered {_nodes(count)}{_hint(text)}" for text, count in self.constraints]
         reasons += [f"dimension {name!r} exhausted on {_nodes(count)}" for name, count in self.dimensions]
         reasons += [f"quota exhausted: {name}" for name in self.quota]
         if not any(count for _, count in self.nodes_available):
-            there = (
-                f"the ready clients are in [{', '.join(clients_in)}]" if clients_in else "no client is ready"
-            )
+            there = f"the ready clients are in [{', '.join(clients_in)}]" if clients_in else "no client is ready"
             reasons.append(f"no nodes in datacenters [{', '.join(datacenters)}]; {there}")
         if not reasons:
             reasons.append(

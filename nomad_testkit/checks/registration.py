@@ -31,9 +31,7 @@ class ServiceInstance:
             if check["Status"] != "passing"
         )
         # An empty service address means the node's (API documentation of the health endpoint).
-        return cls(
-            str(node["Node"]), str(service["Address"] or node["Address"]), int(service["Port"]), failing
-        )
+        return cls(str(node["Node"]), str(service["Address"] or node["Address"]), int(service["Port"]), failing)
 
 
 def _first_line(output: str | None) -> str:
@@ -56,9 +54,7 @@ class ServiceView:
 
 def observe_service(cluster: ClusterView, service: str, nodes: Sequence[Host] | None) -> ServiceView:
     """Ask every Consul server for what it knows itself (GET /v1/health/service/:service?stale)."""
-    answers = ask_every(
-        cluster.consul_servers, lambda host: instances(host.consul.health(service, stale=True))
-    )
+    answers = ask_every(cluster.consul_servers, lambda host: instances(host.consul.health(service, stale=True)))
     return ServiceView(service, None if nodes is None else places(nodes), answers)
 
 
@@ -79,13 +75,16 @@ def judge_service(view: ServiceView, count: int) -> Verdict:
         wrong.append(f"the cluster has {len(view.nodes)} hosts for service {view.service}")
     if wrong:
         return Pending("; ".join(wrong))
-    return Ok(f"service {view.service} passes on {count} nodes")
+    return Ok(
+        f"service {view.service} passes on {count} nodes" if view.nodes else f"{count} instances of {view.service} pass"
+    )
 
 
 def _on_wrong_nodes(wanted: Sequence[Place], nodes: Sequence[str]) -> list[str]:
     faults = [f"missing on {place}" for place in wanted if place.instance_id not in nodes]
     known = {place.instance_id for place in wanted}
-    # A node may have several instances: Nomad registers its servers' HTTP, RPC and Serf ports, each as "nomad".
+    # A node may have several instances: Nomad registers its servers' HTTP, RPC and Serf ports, each as
+    # "nomad".
     return faults + [f"also on {node}" for node in sorted(set(nodes) - known)]
 
 

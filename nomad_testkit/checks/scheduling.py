@@ -66,9 +66,8 @@ def _last_event(alloc: Mapping[str, Any]) -> str:
         events = state.get("Events") or []
         telling = [event for event in events if str(event["Type"]).startswith(_TELLING)] or events
         if telling and (state.get("Failed") or state.get("State") == "pending" or not told):
-            told = f"task {task}: {telling[-1]['Type']}: {telling[-1].get('DisplayMessage') or ''}".rstrip(
-                ": "
-            )
+            message = " ".join(str(telling[-1].get("DisplayMessage") or "").split())
+            told = f"task {task}: {telling[-1]['Type']}: {message}".rstrip(": ")
     return told
 
 
@@ -185,9 +184,7 @@ class SpreadView:
 
 
 # Nomad gives every task its allocation's id in the environment, whatever the driver.
-_ALLOCATIONS_COMMAND = (
-    "grep -hsza '^NOMAD_ALLOC_ID=' /proc/[0-9]*/environ | tr '\\0' '\\n' | sort -u | cut -d= -f2"
-)
+_ALLOCATIONS_COMMAND = "grep -hsza '^NOMAD_ALLOC_ID=' /proc/[0-9]*/environ | tr '\\0' '\\n' | sort -u | cut -d= -f2"
 
 
 def allocations_on(host: Host) -> frozenset[str]:
@@ -280,15 +277,9 @@ class BatchCompleted(Check[BatchView]):
                 return Broken(text)
             return Pending(f"{text}, asked on {answer.place}")
         if self.output:
-            silent = [
-                f"{alloc[:8]} wrote {text[-200:]!r}"
-                for alloc, text in observed.logs
-                if self.output not in text
-            ]
+            silent = [f"{alloc[:8]} wrote {text[-200:]!r}" for alloc, text in observed.logs if self.output not in text]
             if silent or len(observed.logs) < view.count:
-                return Pending(
-                    "; ".join(silent) or f"{len(observed.logs)} logs of {view.count} could be read"
-                )
+                return Pending("; ".join(silent) or f"{len(observed.logs)} logs of {view.count} could be read")
         return Ok(f"{view.count} allocations of {view.job_id} are complete")
 
 

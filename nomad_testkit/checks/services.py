@@ -30,10 +30,7 @@ class ServiceHealthy(Check[ServiceView]):
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return (
-            f"{self.count} instances of service {self.service}, every check passing, "
-            "asked on every Consul server"
-        )
+        return f"{self.count} instances of service {self.service}, every check passing, asked on every Consul server"
 
     def observe(self, cluster: ClusterView) -> ServiceView:
         """Ask every Consul server (GET /v1/health/service/:service)."""

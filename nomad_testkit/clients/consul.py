@@ -42,9 +42,7 @@ class ConsulClient:
     ) -> None:
         self.address = address.rstrip("/")
         headers = {"X-Consul-Token": token} if token else {}
-        self._session = AgentSession(
-            "consul", address, headers=headers, verify=verify, cert=cert, timeout=timeout
-        )
+        self._session = AgentSession("consul", address, headers=headers, verify=verify, cert=cert, timeout=timeout)
         self._raw = _Consul(self._session)
 
     @property

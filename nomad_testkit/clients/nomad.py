@@ -38,9 +38,7 @@ class NomadClient:
     ) -> None:
         self.address = address.rstrip("/")
         headers = {"X-Nomad-Token": token} if token else {}
-        self._session = AgentSession(
-            "nomad", address, headers=headers, verify=verify, cert=cert, timeout=timeout
-        )
+        self._session = AgentSession("nomad", address, headers=headers, verify=verify, cert=cert, timeout=timeout)
         self._raw = nomad.Nomad(address=self.address, timeout=timeout, verify=verify, session=self._session)
         _forget_environment(self._raw)
 

@@ -76,9 +76,7 @@ class AgentSession(requests.Session):
             raise AgentApiError(self.agent, url, response.status_code, response.text or response.reason)
         return response
 
-    def get_json(
-        self, path: str, params: Mapping[str, Any] | None = None, *, accept: tuple[int, ...] = ()
-    ) -> Any:
+    def get_json(self, path: str, params: Mapping[str, Any] | None = None, *, accept: tuple[int, ...] = ()) -> Any:
         """Read one JSON answer. Raises AgentApiError, also when the body is not JSON."""
         response = self.fetch("GET", path, params=params, accept=accept)
         return self.decode(response)

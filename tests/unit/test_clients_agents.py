@@ -96,9 +96,7 @@ def consul(agent: Agent) -> Iterator[ConsulClient]:
 
 
 @pytest.mark.parametrize("consul_address", ["http://203.0.113.1:1", "203.0.113.1:1", "not:an:address:at:all"])
-def test_the_environment_redirects_nothing(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch, consul_address: str
-) -> None:
+def test_the_environment_redirects_nothing(agent: Agent, monkeypatch: pytest.MonkeyPatch, consul_address: str) -> None:
     for name, value in POISON.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CONSUL_HTTP_ADDR", consul_address)
@@ -155,9 +153,7 @@ CALLS: list[Call] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_an_error_keeps_status_and_message(
-    agent: Agent, nomad: NomadClient, consul: ConsulClient, call: Call
-) -> None:
+def test_an_error_keeps_status_and_message(agent: Agent, nomad: NomadClient, consul: ConsulClient, call: Call) -> None:
     for path in ("status/leader", "nodes", "health/service/web"):
         agent.answers[f"GET /v1/{path}"] = (500, "No cluster leader")
     with pytest.raises(AgentApiError, match=r"at http://127\.0\.0\.1:\d+.* answered 500: No") as caught:
@@ -166,9 +162,7 @@ def test_an_error_keeps_status_and_message(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 409])
-def test_every_client_error_of_consul_keeps_its_status(
-    agent: Agent, consul: ConsulClient, status: int
-) -> None:
+def test_every_client_error_of_consul_keeps_its_status(agent: Agent, consul: ConsulClient, status: int) -> None:
     agent.answers["GET /v1/agent/self"] = (status, "Permission denied")
     with pytest.raises(AgentApiError) as caught:
         consul.agent()
@@ -216,9 +210,7 @@ def test_logs_are_read_as_plain_text(agent: Agent, nomad: NomadClient) -> None:
     assert nomad.logs("a1", "echo") == "hello\n"
 
 
-def test_stale_asks_the_server_for_what_it_knows_itself(
-    agent: Agent, nomad: NomadClient, consul: ConsulClient
-) -> None:
+def test_stale_asks_the_server_for_what_it_knows_itself(agent: Agent, nomad: NomadClient, consul: ConsulClient) -> None:
     agent.answers |= {
         "GET /v1/nodes?stale=true": (200, [{}]),
         "GET /v1/health/service/web?stale=": (200, [{}, {}]),
@@ -273,9 +265,7 @@ def test_dns_answers_are_read(tcp: bool) -> None:
     with server.server:
         server.start_thread()
         port = server.server.server_address[1]
-        assert ask("127.0.0.1", port, "web.service.consul", tcp=tcp) == DnsAnswer(
-            "NOERROR", ("172.31.16.21",)
-        )
+        assert ask("127.0.0.1", port, "web.service.consul", tcp=tcp) == DnsAnswer("NOERROR", ("172.31.16.21",))
         srv = ask("127.0.0.1", port, "web.service.consul", "SRV", tcp=tcp)
         assert srv.values == ("24000 i-1.node.consul",)
         assert ask("127.0.0.1", port, "gone.service.consul", tcp=tcp) == DnsAnswer("NXDOMAIN", ())

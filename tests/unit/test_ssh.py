@@ -219,9 +219,7 @@ def test_a_key_that_is_let_in_late_is_waited_for(server: Server, tmp_path: Path)
 
 def test_a_user_who_is_never_let_in_is_told_why(server: Server, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="root is not let in"):
-        SshConnection.connect(
-            "127.0.0.1", "root", tmp_path / "id", port=server.port, deadline=Deadline.after(0.5)
-        )
+        SshConnection.connect("127.0.0.1", "root", tmp_path / "id", port=server.port, deadline=Deadline.after(0.5))
 
 
 def test_nothing_listening_is_told_with_the_address(tmp_path: Path) -> None:

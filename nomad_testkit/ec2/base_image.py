@@ -1,0 +1,117 @@
+"""The base image: Debian bookworm with systemd, sshd and cloud-init, made by mmdebstrap."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import threading
+from collections import deque
+from pathlib import Path
+
+from nomad_testkit.cache import Cache
+from nomad_testkit.errors import ImageError, Missing
+from nomad_testkit.model import Progress
+
+SUITE = "bookworm"
+NAME = "debian-12-nomad-testkit"
+DESCRIPTION = "Debian bookworm for the embedded EC2"
+MIRROR_VARIABLE = "NOMAD_TESTKIT_MIRROR"
+DEFAULT_MIRROR = "http://deb.debian.org/debian"
+PACKAGES = (
+    "ca-certificates",
+    "cloud-init",
+    "curl",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "openssh-server",
+    "procps",
+    "python3",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+)
+_FILES = Path(__file__).with_name("image_files")
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def preflight() -> list[Missing]:
+    """List what this machine lacks to make the base image."""
+    lacking = []
+    if shutil.which("mmdebstrap") is None:
+        lacking.append(Missing("mmdebstrap", "apt-get install mmdebstrap"))
+    if not _KEYRING.is_file():
+        lacking.append(Missing("Debian's archive keyring", "apt-get install debian-archive-keyring"))
+    if platform.machine() not in _ARCHITECTURES:
+        lacking.append(
+            Missing(f"an architecture that the image exists for, not {platform.machine()}", "use x86_64 or aarch64")
+        )
+    return lacking
+
+
+def image_key() -> dict[str, str]:
+    """Give everything that the base image is made from; equal keys mean an equal image."""
+    digest = hashlib.sha256()
+    for path in sorted(_FILES.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(_FILES)}\0".encode() + path.read_bytes())
+    return {
+        "suite": SUITE,
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "mirror": _mirror(),
+        "packages": ",".join(PACKAGES),
+        "files": digest.hexdigest(),
+    }
+
+
+def base_image(cache: Cache, progress: Progress) -> Path:
+    """Give the folder of the base image's root, made now if the cache has none.
+
+    Raises ImageError with mmdebstrap's last words, and CacheError when the cache cannot take it.
+    """
+    return cache.get("base-image", image_key(), lambda folder: _make(folder, progress))
+
+
+def _mirror() -> str:
+    return os.environ.get(MIRROR_VARIABLE, DEFAULT_MIRROR)
+
+
+def _make(folder: Path, progress: Progress) -> None:
+    progress(f"making the base image: Debian {SUITE} from {_mirror()}")
+    command = [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=minbase",
+        f"--include={','.join(PACKAGES)}",
+        f"--customize-hook=/bin/sh {_FILES / 'customize.sh'} \"$1\"",
+        SUITE,
+        str(folder),
+        f"deb [signed-by={_KEYRING}] {_mirror()} {SUITE} main",
+        f"deb [signed-by={_KEYRING}] {_mirror()} {SUITE}-updates main",
+    ]
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        reader = threading.Thread(target=_follow, args=(process, last, progress))
+        reader.start()
+        process.wait()
+        reader.join()
+    if process.returncode:
+        words = "\n".join(last)
+        raise ImageError(
+            f"mmdebstrap could not make the base image (status {process.returncode}). Is {_mirror()} reachable? "
+            f"{MIRROR_VARIABLE} names another mirror. Its last words:\n{words}"
+        )
+
+
+def _follow(process: subprocess.Popen[str], last: deque[str], progress: Progress) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        last.append(line.rstrip())
+        if line.startswith("I:") and len(line) < 100:
+            progress(f"base image: {line[2:].strip()}")
