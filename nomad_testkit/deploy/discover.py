@@ -1,0 +1,39 @@
+"""Finding a run's instances by their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nomad_testkit.model import Instance
+from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+
+def instances(client: Callable[[str], Any], run_id: str, *, terminated: bool = False) -> list[Instance]:
+    """Find the instances of a run (DescribeInstances), those that are terminated too where asked.
+
+    One that was just launched may not bear its tags yet, and is then not among them.
+    """
+    ec2: EC2Client = client("ec2")
+    states = ["pending", "running", "shutting-down", "stopping", "stopped"] + ["terminated"] * terminated
+    filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run_id]}, {"Name": "instance-state-name", "Values": states}]
+    found = []
+    for page in ec2.get_paginator("describe_instances").paginate(Filters=filters):  # type: ignore[arg-type]
+        for reservation in page["Reservations"]:
+            for facts in reservation.get("Instances", ()):
+                tags = {tag["Key"]: tag["Value"] for tag in facts.get("Tags", ())}
+                found.append(
+                    Instance(
+                        instance_id=facts["InstanceId"],
+                        group=tags.get(GROUP_TAG, ""),
+                        state=facts["State"]["Name"],
+                        private_ip=facts.get("PrivateIpAddress", ""),
+                        public_ip=facts.get("PublicIpAddress", ""),
+                        availability_zone=facts.get("Placement", {}).get("AvailabilityZone", ""),
+                        image_id=facts.get("ImageId", ""),
+                    )
+                )
+    return sorted(found, key=lambda one: (one.group, one.instance_id))
