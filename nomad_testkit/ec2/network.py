@@ -145,7 +145,6 @@ def open_cloud(addresses: CloudAddresses) -> None:
     (ipv4 / "conf/default/proxy_arp").write_text("1")
     (ipv4 / "conf/default/send_redirects").write_text("0")
     (ipv4 / "conf/all/send_redirects").write_text("0")
-    (ipv4 / "neigh/default/proxy_delay").write_text("0")  # by default an answer waits up to 0.8 s
     (ipv4 / f"conf/{_MACHINE_LINK}/route_localnet").write_text("1")
     for which in ("all", _MACHINE_LINK):
         (ipv4 / f"conf/{which}/rp_filter").write_text("0")
@@ -194,6 +193,8 @@ class HostLink:
             f"addr replace {gateway}/32 dev lo",
             f"route add {self.private_ip}/32 dev {self.device}",
         )
+        # By default a proxy's ARP answer waits up to 0.8 s.
+        Path(f"/proc/sys/net/ipv4/neigh/{self.device}/proxy_delay").write_text("0")
         _batch(
             ["-n", self.host],
             "link set lo up",
