@@ -1,0 +1,132 @@
+"""A cluster that answers from fixtures/recorded: what real agents said, through the real clients and parsers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from nomad_testkit.bundle import fixtures_dir
+from nomad_testkit.clients import dns
+from nomad_testkit.clients.consul import ConsulClient
+from nomad_testkit.clients.dns import DnsAnswer
+from nomad_testkit.clients.nomad import NomadClient
+from nomad_testkit.host import Host
+from nomad_testkit.jobs import Job
+from nomad_testkit.model import Instance
+from nomad_testkit.ssh import CommandResult
+
+
+class Replay(requests.adapters.HTTPAdapter):
+    """Answers a host's requests from the recording; what was not recorded is refused, as by a stopped agent."""
+
+    def __init__(self, answers: dict[str, Any], instance_id: str) -> None:
+        super().__init__()
+        self.answers, self.instance_id = answers, instance_id
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        by_host = self.answers.get(str(request.path_url), {})
+        answer = by_host.get(self.instance_id, by_host.get("*"))
+        if answer is None:
+            raise requests.exceptions.ConnectionError(ConnectionRefusedError(111, "Connection refused"))
+        response = requests.Response()
+        response.status_code, response.url, response.request = answer["status"], str(request.url), request
+        body = answer["body"]
+        response._content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        response.encoding = "utf-8"
+        return response
+
+
+class RecordedHost(Host):
+    """A host of a recording; commands on it answer what they printed then."""
+
+    def __init__(self, instance_id: str, facts: dict[str, str], group: str, answers: dict[str, Any]) -> None:
+        address = facts["private_ip"]
+        zone = facts["availability_zone"]
+        instance = Instance(instance_id, group, "running", address, address, zone, "ami-1")
+        super().__init__(instance, address=address, ssh_user="admin", key_path=Path("no-key"))
+        self.answers = answers
+
+    @cached_property
+    def nomad(self) -> NomadClient:
+        client = NomadClient(f"http://{self.address}:4646")
+        client._session.mount("http://", Replay(self.answers.get("nomad", {}), self.instance_id))
+        return client
+
+    @cached_property
+    def consul(self) -> ConsulClient:
+        client = ConsulClient(f"http://{self.address}:8500")
+        client._session.mount("http://", Replay(self.answers.get("consul", {}), self.instance_id))
+        return client
+
+    def run(
+        self, command: str, *, timeout: float = 60.0, check: bool = True, sudo: bool = False
+    ) -> CommandResult:
+        return CommandResult(0, self.answers["run"][command][self.instance_id], "")
+
+
+@dataclass(frozen=True)
+class RecordedCluster:
+    """A recording as the checks see a cluster; colocated, and in it all hosts that it knows."""
+
+    servers: Sequence[RecordedHost]
+    clients: Sequence[RecordedHost]
+    answers: dict[str, Any]
+
+    @property
+    def hosts(self) -> Sequence[Host]:
+        return [*self.servers, *self.clients]
+
+    @property
+    def consul_servers(self) -> Sequence[Host]:
+        return self.servers
+
+    @property
+    def nomad_servers(self) -> Sequence[Host]:
+        return self.servers
+
+    @property
+    def nomad_clients(self) -> Sequence[Host]:
+        return self.clients
+
+    def only(self, servers: int) -> RecordedCluster:
+        """Forget all servers but the first ones, where the others had been stopped when it was recorded."""
+        return RecordedCluster(self.servers[:servers], self.clients, self.answers)
+
+    @property
+    def job(self) -> Job:
+        """The job that was in Nomad when it was recorded."""
+        bodies = [
+            answer["body"]
+            for path, by_host in self.answers["nomad"].items()
+            for answer in by_host.values()
+            if path.startswith("/v1/job/") and path.count("/") == 3
+        ]
+        return Job(self.servers[0].nomad, bodies[0])
+
+
+def recorded(name: str, monkeypatch: pytest.MonkeyPatch | None = None) -> RecordedCluster:
+    """Load a recording; with `monkeypatch`, its DNS answers too."""
+    recording = json.loads((fixtures_dir() / "recorded" / f"{name}.json").read_text(encoding="utf-8"))
+    answers: dict[str, Any] = recording["answers"]
+    groups = {
+        group: [RecordedHost(one, recording["hosts"][one], group, answers) for one in recording[group]]
+        for group in ("servers", "clients")
+    }
+    cluster = RecordedCluster(groups["servers"], groups["clients"], answers)
+    if monkeypatch is not None:
+        instances = {host.address: host.instance_id for host in cluster.hosts}
+
+        def ask(address: str, port: int, question: str, kind: str = "A", **_: Any) -> DnsAnswer:
+            by_host = answers["dns"][f"{kind} {question}"]
+            answer = by_host.get(instances[address], by_host.get("*"))
+            return DnsAnswer(answer["code"], tuple(answer["values"]))
+
+        monkeypatch.setattr(dns, "ask", ask)
+    return cluster
