@@ -30,6 +30,7 @@ _CONNECT_SECONDS = 3.05
 _READ_SECONDS = 30.0
 _SUMS_SECONDS = 20.0
 _ZIP_SECONDS = 900.0
+_RETRY_SECONDS = 1.0
 _PROGRESS_BYTES = 8 * 1024 * 1024
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -145,7 +146,9 @@ def _fetch(url: str, read: Callable[[Response], T], deadline: Deadline, *, unrea
             return Broken(str(error))
 
     try:
-        return wait_until(url, probe, deadline=deadline, interval=1.0, on_pending=lambda seen: logger.info("%s", seen))
+        return wait_until(
+            url, probe, deadline=deadline, interval=_RETRY_SECONDS, on_pending=lambda seen: logger.info("%s", seen)
+        )
     except (BrokenError, WaitTimeout) as error:
         raise ReleaseUnavailable(str(error)) from error
 
