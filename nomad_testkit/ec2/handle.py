@@ -119,8 +119,16 @@ class EmbeddedEc2:
 
     def public_address(self, private_ip: str) -> str:
         """Give the address at which this machine reaches a host, whether or not AWS would give it a public one."""
-        block = int(self.endpoint_url.split(".")[1])
-        return CloudAddresses(block - 31).public(private_ip)
+        return self._addresses.public(private_ip)
+
+    @property
+    def machine_address(self) -> str:
+        """The address that hosts see this machine come from."""
+        return self._addresses.machine_address
+
+    @property
+    def _addresses(self) -> CloudAddresses:
+        return CloudAddresses(int(self.endpoint_url.split(".")[1]) - 31)
 
     def log(self) -> str:
         """Give the cloud's own log."""
@@ -151,8 +159,8 @@ class EmbeddedEc2:
             self._lease.ask("shutdown")
         self._lease.close()
         _await_exit(self._warden, END_TIMEOUT)
-        addresses = CloudAddresses(int(self.endpoint_url.split(".")[1]) - 31)
-        left = [str(path) for path in (self.state_dir, Path(f"/sys/class/net/{addresses.link}")) if path.exists()]
+        link = Path(f"/sys/class/net/{self._addresses.link}")
+        left = [str(path) for path in (self.state_dir, link) if path.exists()]
         if left:
             raise Ec2Error(f"the embedded cloud ended, but left {', '.join(left)}")
 
