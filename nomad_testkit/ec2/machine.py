@@ -245,7 +245,7 @@ class Machine:
             f"--machine={self.spec.instance_id}",
             f"--hostname={self.spec.hostname.split('.')[0]}",
             f"--network-namespace-path={self._link.namespace}",
-            "--console=pipe",
+            "--console=read-only",  # a terminal, which `pipe` is not: without one init writes nothing to its console
             "--resolv-conf=off",
             "--timezone=off",
             "--link-journal=no",
