@@ -1,0 +1,55 @@
+# A web page from every client: submit it with `nomad job run -var zones='["us-east-1a"]' web.nomad.hcl`,
+# or in a test with nomad_cluster.submitted("web.nomad.hcl", count=6).
+
+variable "count" {
+  type        = number
+  default     = 6
+  description = "How many allocations, spread over the clients."
+}
+
+job "web" {
+  type = "service"
+
+  group "page" {
+    count = var.count
+
+    spread {
+      attribute = "${node.unique.id}"
+    }
+
+    network {
+      port "http" {}
+    }
+
+    service {
+      name = "web"
+      port = "http"
+
+      check {
+        type     = "http"
+        path     = "/"
+        interval = "2s"
+        timeout  = "1s"
+      }
+    }
+
+    task "serve" {
+      driver = "raw_exec"
+
+      config {
+        command = "/usr/bin/python3"
+        args    = ["-m", "http.server", "--directory", "local", "--bind", "${NOMAD_IP_http}", "${NOMAD_PORT_http}"]
+      }
+
+      template {
+        data        = "<h1>{{ env \"NOMAD_ALLOC_NAME\" }}</h1>"
+        destination = "local/index.html"
+      }
+
+      resources {
+        cpu    = 50
+        memory = 32
+      }
+    }
+  }
+}

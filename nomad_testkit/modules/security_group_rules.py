@@ -1,0 +1,103 @@
+"""Which ports Consul, Nomad and SSH need, and the security group rules that open them.
+
+The ports are those of https://developer.hashicorp.com/consul/docs/install/ports and
+https://developer.hashicorp.com/nomad/docs/install/production/requirements#ports-used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nomad_testkit.modules.steps import Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port that is to be open to the inside."""
+
+    protocol: Literal["tcp", "udp"]
+    number: int
+    purpose: str
+    """Shown in the rule: AWS allows letters, digits, spaces and ``._-:/()#,@[]+=&;{}!$*``."""
+
+
+def consul_ports(
+    *,
+    server_rpc: int = 8300,
+    cli_rpc: int = 8400,
+    serf_wan: int = 8302,
+    http_api: int = 8500,
+    https_api: int | None = None,
+    dns: int = 8600,
+) -> tuple[Port, ...]:
+    """List the ports of a Consul server, but for Serf LAN, which clients have too; `https_api` is off by default."""
+    ports = [
+        Port("tcp", server_rpc, "Consul server RPC"),
+        Port("tcp", cli_rpc, "Consul CLI RPC"),
+        Port("tcp", serf_wan, "Consul Serf WAN"),
+        Port("udp", serf_wan, "Consul Serf WAN"),
+        Port("tcp", http_api, "Consul HTTP API"),
+        Port("tcp", dns, "Consul DNS"),
+        Port("udp", dns, "Consul DNS"),
+    ]
+    if https_api is not None:
+        ports.append(Port("tcp", https_api, "Consul HTTPS API"))
+    return tuple(ports)
+
+
+def consul_client_ports(*, serf_lan: int = 8301) -> tuple[Port, ...]:
+    """List the ports of a Consul client agent; servers need them as well."""
+    return Port("tcp", serf_lan, "Consul Serf LAN"), Port("udp", serf_lan, "Consul Serf LAN")
+
+
+def nomad_ports(*, http: int = 4646, rpc: int = 4647, serf: int = 4648) -> tuple[Port, ...]:
+    """List the ports of a Nomad agent."""
+    return (
+        Port("tcp", http, "Nomad HTTP API"),
+        Port("tcp", rpc, "Nomad RPC"),
+        Port("tcp", serf, "Nomad Serf WAN"),
+        Port("udp", serf, "Nomad Serf WAN"),
+    )
+
+
+RULE_SETS: Mapping[str, Callable[[], tuple[Port, ...]]] = {
+    "consul-security-group-rules": consul_ports,
+    "consul-client-security-group-rules": consul_client_ports,
+    "nomad-security-group-rules": nomad_ports,
+}
+"""What a group of an example can add to its module, under the names of upstream's modules."""
+
+
+def inbound_rules(
+    ports: Iterable[Port], *, cidr_blocks: Sequence[str], security_groups: Sequence[str | Ref]
+) -> list[dict[str, Any]]:
+    """Write the IpPermissions that open each port, once, to address blocks (IPv4 or IPv6) and to security groups.
+
+    >>> rules = inbound_rules([Port("tcp", 22, "SSH")], cidr_blocks=["10.0.0.0/16"], security_groups=[])
+    >>> rules[0]["IpRanges"]
+    [{'CidrIp': '10.0.0.0/16', 'Description': 'SSH'}]
+    """
+    rules = []
+    for port in dict.fromkeys(ports):
+        rule: dict[str, Any] = {"IpProtocol": port.protocol, "FromPort": port.number, "ToPort": port.number}
+        rule |= _address_ranges(cidr_blocks, port.purpose)
+        if security_groups:
+            rule["UserIdGroupPairs"] = [{"GroupId": one, "Description": port.purpose} for one in security_groups]
+        if len(rule) > 3:  # otherwise nobody is let in, and AWS refuses a rule without a source
+            rules.append(rule)
+    return rules
+
+
+def outbound_rules(cidr_blocks: Sequence[str]) -> list[dict[str, Any]]:
+    """Write the IpPermissions that let everything out to some address blocks."""
+    return [{"IpProtocol": "-1", **_address_ranges(cidr_blocks, "outbound")}]
+
+
+def _address_ranges(cidr_blocks: Sequence[str], description: str) -> dict[str, Any]:
+    ranges: dict[str, Any] = {}
+    for cidr in dict.fromkeys(cidr_blocks):
+        key, field = ("Ipv6Ranges", "CidrIpv6") if ":" in cidr else ("IpRanges", "CidrIp")
+        ranges.setdefault(key, []).append({field: cidr, "Description": description})
+    return ranges
