@@ -132,23 +132,15 @@ def leave_machine(addresses: CloudAddresses) -> None:
 
 def open_cloud(addresses: CloudAddresses) -> None:
     """From within the cloud's namespace, already joined to the machine: set up routing and translation."""
-    own = [API_ADDRESS, METADATA_ADDRESS, *RESOLVER_ADDRESSES]
+    route_hosts()
     _batch(
         [],
-        "link set lo up",
         f"addr add {addresses.cloud_address}/30 dev {_MACHINE_LINK}",
         f"link set {_MACHINE_LINK} up",
-        *(f"addr add {address}/32 dev lo" for address in own),
+        *(f"addr add {address}/32 dev lo" for address in (API_ADDRESS, METADATA_ADDRESS, *RESOLVER_ADDRESSES)),
     )
-    ipv4 = Path("/proc/sys/net/ipv4")
-    (ipv4 / "ip_forward").write_text("1")
-    (ipv4 / "conf/default/proxy_arp").write_text("1")
-    (ipv4 / "conf/default/send_redirects").write_text("0")
-    (ipv4 / "conf/all/send_redirects").write_text("0")
-    (ipv4 / f"conf/{_MACHINE_LINK}/route_localnet").write_text("1")
-    for which in ("all", _MACHINE_LINK):
-        (ipv4 / f"conf/{which}/rp_filter").write_text("0")
-    (ipv4 / "conf/default/rp_filter").write_text("1")  # a host cannot speak as another one
+    for name, value in (("route_localnet", "1"), ("rp_filter", "0")):
+        Path(f"/proc/sys/net/ipv4/conf/{_MACHINE_LINK}/{name}").write_text(value)
     _run(
         ["nft", "-f", "-"],
         f"""
@@ -160,6 +152,18 @@ def open_cloud(addresses: CloudAddresses) -> None:
         }}
         """,
     )
+
+
+def route_hosts() -> None:
+    """In a new network namespace: let hosts that `HostLink` links to it reach each other."""
+    _batch([], "link set lo up")
+    ipv4 = Path("/proc/sys/net/ipv4")
+    (ipv4 / "ip_forward").write_text("1")
+    (ipv4 / "conf/default/proxy_arp").write_text("1")
+    for which in ("all", "default"):
+        (ipv4 / f"conf/{which}/send_redirects").write_text("0")
+    (ipv4 / "conf/all/rp_filter").write_text("0")
+    (ipv4 / "conf/default/rp_filter").write_text("1")  # a host cannot speak as another one
 
 
 @dataclass(frozen=True, slots=True)
