@@ -236,6 +236,10 @@ class Machine:
     def _spawn(self, console: IO[bytes], notify_path: Path) -> subprocess.Popen[bytes]:
         entries = self._cloud.cgroups.add(self.spec.instance_id)
         command = [
+            # systemd-nspawn mounts /sys before it enters the namespace that it is told, and sysfs shows the interfaces
+            # of the namespace that it was mounted from.
+            "nsenter",
+            f"--net={self._link.namespace}",
             "systemd-nspawn",
             "--quiet",
             "--register=no",
