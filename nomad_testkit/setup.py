@@ -1,0 +1,260 @@
+"""Make a fresh Debian or Ubuntu machine ready, then run a command: ``python3 -m nomad_testkit.setup tox``.
+
+It installs the system packages that are missing (and names them first), makes a virtual environment with tox in the
+cache folder, and becomes the command, with that environment first in PATH. Only the standard library is imported, and
+nothing newer than Python 3.8 is used, so that a Python that is too old gets a message and no traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+OLDEST_PYTHON = (3, 11)
+TOX = "tox>=4.23,<5"
+USAGE = """usage: python3 -m nomad_testkit.setup COMMAND [ARGUMENT…]
+
+Install what this Debian or Ubuntu machine lacks, then run COMMAND with tox in PATH, for example:
+
+    python3 -m nomad_testkit.setup tox -e colocated    the main job: a real cluster, checked
+    python3 -m nomad_testkit.setup tox                 all tests
+
+It must be run by root. $NOMAD_TESTKIT_CACHE names the folder for everything slow (default: ~/.cache/nomad-testkit)."""
+
+# Another apt, such as unattended-upgrades on a machine that has just booted, is waited for this long.
+_APT_LOCK_SECONDS = 600
+_APT_SECONDS = 1800
+_PIP_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that this program cannot set up by itself, and the remedy."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """A system package, and how to see that it is there: a program in PATH, or a file."""
+
+    package: str
+    program: str = ""
+    file: str = ""
+
+    def met(self) -> bool:
+        """Tell whether the package's program or file is there."""
+        if self.program:
+            return find_program(self.program) is not None
+        return Path(self.file).exists()
+
+
+NEEDS = (
+    Need("systemd-container", program="systemd-nspawn"),
+    Need("nftables", program="nft"),
+    Need("iproute2", program="ip"),
+    Need("mmdebstrap", program="mmdebstrap"),
+    Need("gpg", program="gpg"),  # mmdebstrap finds the archive's keys with it
+    Need("debian-archive-keyring", file="/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Need("ca-certificates", file="/etc/ssl/certs/ca-certificates.crt"),
+)
+# Only a build of Nomad needs these, so only a machine that has Go does.
+GO_NEEDS = (Need("gcc", program="gcc"), Need("libc6-dev", file="/usr/include/stdlib.h"))
+
+
+class SetupError(Exception):
+    """The machine could not be made ready; the message says what to do next."""
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program; root's PATH may lack the folders of administration programs."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which(name, path=os.pathsep.join([path, "/usr/local/sbin", "/usr/sbin", "/sbin"]))
+
+
+def problems(
+    *, system: str, python: tuple[int, int], root: bool, has_apt: bool, lacking: Sequence[str]
+) -> list[Problem]:
+    """List everything that stands in the way and cannot be set up from here."""
+    found = []
+    if system != "Linux":
+        found.append(Problem(f"the system is {system}, needed is Linux", "use a Debian or Ubuntu machine"))
+    if python < OLDEST_PYTHON:
+        found.append(
+            Problem(
+                f"Python is {python[0]}.{python[1]}, needed is {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer",
+                "use Debian 12, Ubuntu 24.04 or newer, or run this with a newer python3",
+            )
+        )
+    if not root:
+        found.append(Problem("the user is not root", "run the same command with sudo"))
+    if lacking and not has_apt:
+        found.append(
+            Problem(
+                "system packages are missing and there is no apt-get: " + ", ".join(lacking),
+                "use Debian or Ubuntu, or install them (the names are Debian's) by this system's own means",
+            )
+        )
+    return found
+
+
+def lacking_packages(*, has_venv: bool, has_go: bool, python: tuple[int, int]) -> list[str]:
+    """List the system packages that are missing, by Debian's names."""
+    needs = NEEDS + (GO_NEEDS if has_go else ())
+    lacking = [need.package for need in needs if not need.met()]
+    if not has_venv:
+        lacking.append(f"python{python[0]}.{python[1]}-venv")
+    return lacking
+
+
+def cache_root(environment: Mapping[str, str]) -> Path:
+    """Return the cache folder, by the same rules as `nomad_testkit.cache.Cache`."""
+    if environment.get("NOMAD_TESTKIT_CACHE"):
+        return Path(environment["NOMAD_TESTKIT_CACHE"]).expanduser().absolute()
+    base = environment.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    return Path(base).expanduser() / "nomad-testkit"
+
+
+def environment_folder(root: Path, *, python: str, version: str) -> Path:
+    """Return where the virtual environment for this Python and tox requirement stands."""
+    key = "\n".join([python, version, TOX]).encode()
+    return root / "tools" / f"tox-py{version}-{hashlib.sha256(key).hexdigest()[:12]}"
+
+
+def make_environment(folder: Path, run: Callable[[list[str], int], None], say: Callable[[str], None]) -> None:
+    """Make the virtual environment in `folder` unless it is there whole; of two runs at once, one makes it.
+
+    A virtual environment holds its own path, so it cannot be made elsewhere and moved: a file that is written last
+    tells that it is whole.
+    """
+    complete = folder / "complete"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent / f".{folder.name}.lock", say):
+        if complete.exists() and (folder / "bin" / "tox").exists():
+            return
+        say(f"making a virtual environment with {TOX} in {folder}")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            run([sys.executable, "-m", "venv", str(folder)], _PIP_SECONDS)
+            pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+            run([*pip, "install", "--quiet", TOX], _PIP_SECONDS)
+            complete.write_text(TOX + "\n")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold an exclusive lock on the file at `path`; the kernel releases it if this process dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is at work on {path.parent}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def install(packages: Sequence[str], run: Callable[[list[str], int], None], say: Callable[[str], None]) -> None:
+    """Install system packages with apt-get, after naming them."""
+    say("installing missing system packages: " + " ".join(packages))
+    apt = ["apt-get", "-q", "-o", f"DPkg::Lock::Timeout={_APT_LOCK_SECONDS}"]
+    run([*apt, "update"], _APT_SECONDS)
+    run([*apt, "install", "--yes", "--no-install-recommends", *packages], _APT_SECONDS)
+
+
+def run_command(command: list[str], seconds: int) -> None:
+    """Run a command; show what it said only when it fails."""
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
+    try:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            env=environment,
+            check=False,
+        )
+    except OSError as error:
+        raise SetupError(f"{command[0]} cannot be run: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise SetupError(f"`{' '.join(command)}` did not end within {seconds} s; try again") from error
+    if ended.returncode != 0:
+        tail = "\n".join(ended.stdout.decode(errors="replace").splitlines()[-25:])
+        raise SetupError(
+            f"`{' '.join(command)}` ended with status {ended.returncode}; it said:\n{tail}\n"
+            "Remedy what it says (often the network or a full disk), then run the same command again."
+        )
+
+
+def become(command: Sequence[str], folder: Path) -> NoReturn:
+    """Replace this process by the command, with the virtual environment's programs first in PATH."""
+    path = os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)])
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], list(command), dict(os.environ, PATH=path))  # noqa: S606 (the point of it)
+    except OSError as error:
+        raise SetupError(f"{command[0]} cannot be run: {error.strerror}; name a command, e.g. tox") from error
+
+
+def say(line: str) -> None:
+    """Tell a person what is being done now."""
+    print(f"nomad_testkit.setup: {line}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do it all; return an exit status only when the command could not be run."""
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, file=sys.stdout if list(arguments) in (["-h"], ["--help"]) else sys.stderr)
+        return 0 if list(arguments) in (["-h"], ["--help"]) else 2
+    python = (sys.version_info[0], sys.version_info[1])
+    has_venv = importlib.util.find_spec("ensurepip") is not None
+    has_go = find_program("go") is not None or Path("/usr/local/go/bin/go").exists()
+    lacking = lacking_packages(has_venv=has_venv, has_go=has_go, python=python)
+    found = problems(
+        system=platform.system(),
+        python=python,
+        root=os.geteuid() == 0,
+        has_apt=find_program("apt-get") is not None,
+        lacking=lacking,
+    )
+    if found:
+        print("nomad_testkit.setup: this machine cannot be made ready:", file=sys.stderr)
+        for problem in found:
+            print(f"  - {problem.what}: {problem.remedy}", file=sys.stderr)
+        return 1
+    try:
+        if lacking:
+            install(lacking, run_command, say)
+        version = platform.python_version()
+        folder = environment_folder(cache_root(os.environ), python=sys.executable, version=version)
+        make_environment(folder, run_command, say)
+        become(arguments, folder)
+    except SetupError as error:
+        print(f"nomad_testkit.setup: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"nomad_testkit.setup: {error}; make the cache folder writable and see that the disk is not full, or name "
+            "another folder in $NOMAD_TESTKIT_CACHE",
+            file=sys.stderr,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
