@@ -104,21 +104,19 @@ def _start(host: FloorHost, servers: Sequence[str], consul: Path, nomad: Path, f
     config["retry_join"] = list(servers)
     (folder / "consul.json").write_text(json.dumps(config))
     (folder / "nomad.hcl").write_text(host.nomad)
-    inside = ("ip", "netns", "exec", host.name)
-    quiet = {"stdout": (folder / "log").open("wb"), "stderr": subprocess.STDOUT}
-    subprocess.Popen(
-        [*inside, consul, "agent", "-config-file", folder / "consul.json", "-data-dir", folder / "consul"], **quiet
-    )
-    wait = next(path for path in host_scripts() if path.name == "wait_for_consul.py")
+    wait: Path = next(path for path in host_scripts() if path.name == "wait_for_consul.py")
     joins = [f"-retry-join={address}" for address in servers] if host.server else []
-    agent = [nomad, "agent", "-config", folder / "nomad.hcl", "-data-dir", folder / "nomad", *joins]
-    subprocess.Popen(
-        [
-            *(*inside, "/bin/sh", "-c", '"$1" "$2" "$3" 120 && shift 3 && exec "$@"', "sh"),
-            *(sys.executable, wait, "leader" if host.server else "nomad", *agent),
-        ],
-        **quiet,
-    )
+    _spawn(host, folder, consul, "agent", "-config-file", folder / "consul.json", "-data-dir", folder / "consul")
+    agent: list[str | Path] = [nomad, "agent", "-config", folder / "nomad.hcl", "-data-dir", folder / "nomad", *joins]
+    waited = '"$1" "$2" "$3" 120 && shift 3 && exec "$@"'
+    first = "leader" if host.server else "nomad"
+    _spawn(host, folder, "/bin/sh", "-c", waited, "sh", sys.executable, wait, first, *agent)
+
+
+def _spawn(host: FloorHost, folder: Path, *command: str | Path) -> None:
+    with (folder / "log").open("ab") as log:
+        inside = ["ip", "netns", "exec", host.name, *(str(word) for word in command)]
+        subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def _get(address: str, port: int, path: str) -> Any:
