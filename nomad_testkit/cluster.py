@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import AgentApiError, DeployError
+from nomad_testkit.examples import Roles
 from nomad_testkit.host import Host
 from nomad_testkit.model import Instance
 
@@ -20,24 +21,6 @@ if TYPE_CHECKING:
     from nomad_testkit.jobs import Job
     from nomad_testkit.targets.base import Target
     from nomad_testkit.wait import Deadline
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Which groups of an example run which agents.
-
-    >>> Roles.colocated().nomad_clients
-    ('clients',)
-    """
-
-    consul_servers: tuple[str, ...]
-    nomad_servers: tuple[str, ...]
-    nomad_clients: tuple[str, ...]
-
-    @classmethod
-    def colocated(cls) -> Roles:
-        """Consul and Nomad servers on the same hosts, as in upstream's root example."""
-        return cls(("servers",), ("servers",), ("clients",))
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class Cluster:
     key_path: Path
     example: Example | None = None
     """None in a process that only destroys it."""
-    phases: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds from the deployment's start to the end of each phase."""
 
     def in_groups(self, *groups: str) -> Sequence[Host]:
@@ -132,7 +115,7 @@ class Cluster:
             "roles": asdict(self.roles),
             "ssh_user": self.ssh_user,
             "key_path": str(self.key_path),
-            "phases": dict(self.phases),
+            "timings": dict(self.timings),
         }
 
     @classmethod
@@ -149,7 +132,7 @@ class Cluster:
             ssh_user=ssh_user,
             key_path=key_path,
             example=example,
-            phases=description["phases"],
+            timings=description["timings"],
         )
 
     def close(self) -> None:

@@ -6,21 +6,142 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from nomad_testkit import diagnostics
 from nomad_testkit.cluster import Cluster
+from nomad_testkit.deploy.apply import apply
+from nomad_testkit.deploy.plan import plan
+from nomad_testkit.deploy.sweep import sweep
+from nomad_testkit.host import Host
+from nomad_testkit.interrupts import deferred, termination_raises
+from nomad_testkit.readiness import Readiness, expected_hosts
+from nomad_testkit.runs import Run
+from nomad_testkit.targets.key_pair import write_key_pair
+from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
     from nomad_testkit.examples import Example
-    from nomad_testkit.model import Progress
+    from nomad_testkit.model import Instance, Progress
     from nomad_testkit.settings import Settings
     from nomad_testkit.targets.base import Target
+
+TEARDOWN_SECONDS = 120.0
+"""Until everything of a run has to be gone."""
 
 
 @contextmanager
 def deployed(settings: Settings, example: Example, *, target: Target, progress: Progress) -> Iterator[Cluster]:
-    """Deploy an example, lend the cluster that it makes, and destroy it.
+    """Deploy an example, lend the cluster that it makes, and destroy it, whatever happens.
 
-    Raises DeployError, BrokenError and WaitTimeout when it does not get ready, with a note that names the folder
-    with the evidence, and TeardownError when something is left.
+    When it fails, evidence goes to the artifacts folder, and a note of the error names it. With the setting `keep`
+    nothing is destroyed. An error of the teardown becomes a note where there is another one already.
+
+    Raises DeployError, BrokenError and WaitTimeout when the cluster does not get ready, and TeardownError when
+    something is left.
+
+    >>> with deployed(settings, example, target=target, progress=print) as cluster:  # doctest: +SKIP
+    ...     cluster.require(RaftPeers(3))
     """
-    raise NotImplementedError
-    yield
+    deadline = Deadline.after(settings.timeout)
+    first: BaseException | None = None
+    hosts: list[Host] = []
+    with termination_raises():
+        run = Run.new()
+        try:
+            yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
+        except BaseException as error:
+            first = error
+            if isinstance(error, Exception):
+                folder = settings.artifacts / run.run_id
+                diagnostics.collect(hosts, folder, target=target, journal=run.journal)
+                error.add_note(f"evidence of {run.run_id} is in {folder.absolute()}")
+            raise
+        finally:
+            for host in hosts:
+                host.close()
+            with deferred(progress):
+                _finish(run, first, target=target, keep=settings.keep, progress=progress)
+
+
+def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
+    """Destroy everything that a run has created, prove it, and forget the run; lists what it destroyed.
+
+    Raises TeardownError that lists what is left, and keeps the run's folder then.
+    """
+    deadline = Deadline.after(TEARDOWN_SECONDS)
+    gone = sweep(target.client, run.run_id, run.journal, deadline=deadline, progress=progress)
+    run.forget()
+    return gone
+
+
+def _deploy(
+    run: Run, hosts: list[Host], example: Example, *, target: Target, deadline: Deadline, progress: Progress
+) -> Cluster:
+    started = deadline.clock()
+    progress(f"deploying {example.name} as {run.run_id}")
+    run.note({"target": dict(target.describe())})
+    steps = plan(
+        example,
+        run_id=run.run_id,
+        region=target.region,
+        network=target.network(),
+        image_id=target.image(example),
+        public_key=write_key_pair(run.key_path),
+        inbound_cidrs=target.inbound_cidrs,
+    )
+
+    def make(instance: Instance) -> Host:
+        host = Host(instance, address=target.address(instance), ssh_user=example.ssh_user, key_path=run.key_path)
+        hosts.append(host)
+        return host
+
+    apply(steps, target.client, run.journal, deadline=deadline)
+    with Readiness(target, run.run_id, deadline, progress, started) as readiness:
+        cluster = Cluster(
+            run_id=run.run_id,
+            target=target,
+            hosts=readiness.await_hosts(expected_hosts(steps), make),
+            roles=example.roles,
+            ssh_user=example.ssh_user,
+            key_path=run.key_path,
+            example=example,
+            timings=readiness.timings,
+        )
+        run.note(cluster.describe())
+        readiness.await_agents(cluster)
+    run.note(cluster.describe())
+    return cluster
+
+
+def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool, progress: Progress) -> None:
+    try:
+        if keep:
+            target.keep()
+            progress(how_to_reach(run))
+        else:
+            started = Deadline.after(TEARDOWN_SECONDS)
+            destroy(run, target=target, progress=lambda line: None)
+            progress(f"destroyed {run.run_id} in {TEARDOWN_SECONDS - started.remaining():.1f} s")
+    except Exception as error:
+        if first is None:
+            raise
+        first.add_note(f"then the teardown failed: {error}\nwhat is left: `python -m nomad_testkit down {run.run_id}`")
+
+
+def how_to_reach(run: Run) -> str:
+    """Tell how to reach and to destroy a cluster that is left up, as lines for a shell."""
+    told = run.description()
+    lines = [f"# {run.run_id} is left up"]
+    hosts = told.get("hosts", [])
+    for role, variable, port in (("nomad_servers", "NOMAD_ADDR", 4646), ("consul_servers", "CONSUL_HTTP_ADDR", 8500)):
+        groups = told.get("roles", {}).get(role, ())
+        address = next((host["address"] for host in hosts if host["group"] in groups), None)
+        if address:
+            lines.append(f"export {variable}=http://{address}:{port}")
+    if endpoint := told.get("target", {}).get("endpoint_url"):
+        lines.append(f"export AWS_ENDPOINT_URL={endpoint}")
+    if hosts:
+        options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+        login = f"ssh {options} -i {told['key_path']} {told['ssh_user']}"
+        lines += [f"{login}@{host['address']}  # {host['instance_id']} in {host['group']}" for host in hosts]
+    lines.append(f"python -m nomad_testkit down {run.run_id}")
+    return "\n".join(lines)

@@ -65,8 +65,11 @@ class SshConnection:
         connection.ensure(deadline)
         return connection
 
-    def ensure(self, deadline: Deadline) -> None:
-        """Make sure that a connection is live. Raises HostError as `connect`, and for a changed host key."""
+    def ensure(self, deadline: Deadline, *, interval: float = 0.2) -> None:
+        """Make sure that a connection is live. Raises HostError as `connect`, and for a changed host key.
+
+        `interval` is in seconds. An attempt costs both sides processor time, which a booting host has better use for.
+        """
         with self._lock:
             if self._alive():
                 return
@@ -74,7 +77,9 @@ class SshConnection:
             key = self._load_key()
             what, where = f"SSH as {self.user}", f"{self.address}:{self.port}"
             try:
-                self._client = wait_until(what, lambda: self._attempt(key, deadline), deadline=deadline, where=where)
+                self._client = wait_until(
+                    what, lambda: self._attempt(key, deadline), deadline=deadline, where=where, interval=interval
+                )
             except (WaitTimeout, BrokenError) as error:
                 raise HostError(str(error)) from error
 

@@ -115,7 +115,7 @@ class EmbeddedTarget:
 
         Raises DeployError for one that the cloud does not have, and lists those that it has.
         """
-        chosen = self._ami or example.variables.get("ami_id") or self.own_image
+        chosen = self._ami or example.ami_id or self.own_image
         images = {one["ImageId"]: one.get("Name", "") for one in self.client("ec2").describe_images()["Images"]}
         if chosen not in images:
             known = ", ".join(f"{image} ({images.get(image)})" for image in [self.own_image] if image in images)
@@ -146,6 +146,7 @@ class EmbeddedTarget:
         """Tell what `attach` needs."""
         return {
             "name": self.name,
+            "endpoint_url": self.endpoint_url,
             "state_dir": str(self.ec2.state_dir),
             "own_image": self.own_image,
             "ami": self._ami,

@@ -1,0 +1,163 @@
+"""From the first instance to a cluster that is ready, phase by phase, ending at once when it can no longer come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nomad_testkit.checks import Leader, NodesReady, RaftPeers, Registered
+from nomad_testkit.checks.base import ask_every
+from nomad_testkit.deploy.discover import instances
+from nomad_testkit.errors import TestkitError
+from nomad_testkit.host import Host
+from nomad_testkit.host_watch import HostWatch
+from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
+
+if TYPE_CHECKING:
+    from nomad_testkit.checks.base import ClusterView
+    from nomad_testkit.deploy.plan import Plan
+    from nomad_testkit.model import Instance, Progress
+    from nomad_testkit.targets.base import Target
+
+T = TypeVar("T")
+
+HOSTS_UP, CONSUL_LEADER, NOMAD_LEADER, CLIENTS_READY = "hosts up", "Consul leader", "Nomad leader", "clients ready"
+_ALIVE = ("pending", "running")
+_INSTANCES_INTERVAL = 2.0
+"""Seconds between looks at the instances once all of them run: one that ends after that is rare."""
+
+
+def expected_hosts(plan: Plan) -> dict[str, int]:
+    """Count the hosts that a plan makes, by group."""
+    counts: dict[str, int] = {}
+    for step in plan.steps:
+        if step.creates is not None and step.creates.kind == AUTO_SCALING_GROUP:
+            tags = {tag["Key"]: tag["Value"] for tag in step.arguments.get("Tags", ())}
+            counts[str(tags.get(GROUP_TAG, ""))] = int(step.arguments["DesiredCapacity"])
+    return counts
+
+
+@dataclass
+class Readiness:
+    """The wait for one deployment; `timings` gets the seconds from `started` to the end of each phase."""
+
+    target: Target
+    run_id: str
+    deadline: Deadline
+    progress: Progress
+    started: float
+    watch: HostWatch = field(init=False)
+    timings: dict[str, float] = field(default_factory=dict)
+    _looked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.watch = HostWatch(self.deadline)
+
+    def __enter__(self) -> Readiness:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.watch.stop()
+
+    def await_hosts(self, expected: Mapping[str, int], make: Callable[[Instance], Host]) -> list[Host]:
+        """Wait until every host's sshd answers, and give the hosts. Raises BrokenError and WaitTimeout."""
+        hosts: dict[str, Host] = {}
+
+        def probe() -> Ok[list[Host]] | Pending | Broken:
+            found = instances(self.target.client, self.run_id, terminated=True)
+            if ended := self._ended(found):
+                return ended
+            for instance in found:
+                if instance.state == "running" and instance.instance_id not in hosts:
+                    hosts[instance.instance_id] = make(instance)
+                    self.watch.add(hosts[instance.instance_id])
+            up = [host for host in hosts.values() if self.watch.is_up(host)]
+            counts = {group: sum(host.instance.group == group for host in up) for group in expected}
+            if counts == dict(expected) and len(up) == len(found):
+                return Ok(sorted(up, key=lambda host: (host.instance.group, host.instance_id)))
+            return Pending(", ".join(f"{counts[group]} of {expected[group]} {group}" for group in expected) + " are up")
+
+        return self._phase(HOSTS_UP, probe)
+
+    def await_agents(self, cluster: ClusterView) -> None:
+        """Wait until Consul and Nomad have leaders, every client is ready and all are registered.
+
+        Raises BrokenError, WaitTimeout and CheckFailed.
+        """
+        servers, clients = len(cluster.nomad_servers), len(cluster.nomad_clients)
+        consul, nomad = cluster.consul_servers, cluster.nomad_servers
+        self._phase(CONSUL_LEADER, lambda: _leader(consul, lambda host: host.consul.leader()))
+        self._phase(NOMAD_LEADER, lambda: _leader(nomad, lambda host: host.nomad.leader()))
+        if clients:
+            self._phase(CLIENTS_READY, lambda: NodesReady(clients).verdict(cluster))
+        checks: list[Any] = [Leader(), Registered("consul", len(consul)), Registered("nomad", servers)]
+        if len(consul) == servers:
+            checks.append(RaftPeers(servers))
+        if clients:
+            checks += [NodesReady(clients), Registered("nomad-client", clients)]
+        self._phase("registered", lambda: _all(cluster, checks))
+
+    def _phase(self, name: str, probe: Callable[[], Ok[T] | Pending | Broken]) -> T:
+        def guarded() -> Ok[T] | Pending | Broken:
+            if reason := self.watch.broken:
+                return Broken(reason)
+            if name != HOSTS_UP and (ended := self._look()):
+                return ended
+            return probe()
+
+        value = wait_until(
+            name,
+            guarded,
+            deadline=self.deadline,
+            where=f"run {self.run_id}",
+            on_pending=lambda seen: self.progress(f"{self._clock():5.1f} s  {name}: {seen[:160]}"),
+        )
+        self.timings[name] = self._clock()
+        self.progress(f"{self.timings[name]:5.1f} s  {name}")
+        return value
+
+    def _clock(self) -> float:
+        return self.deadline.clock() - self.started
+
+    def _look(self) -> Broken | None:
+        """Look at the instances, but not at each try."""
+        now = self.deadline.clock()
+        if now - self._looked < _INSTANCES_INTERVAL:
+            return None
+        self._looked = now
+        return self._ended(instances(self.target.client, self.run_id, terminated=True))
+
+    def _ended(self, found: Sequence[Instance]) -> Broken | None:
+        ended = [instance for instance in found if instance.state not in _ALIVE]
+        if not ended:
+            return None
+        return Broken("; ".join(_obituary(self.target, instance) for instance in ended))
+
+
+def _obituary(target: Target, instance: Instance) -> str:
+    facts = target.client("ec2").describe_instances(InstanceIds=[instance.instance_id])
+    told = facts["Reservations"][0]["Instances"][0]
+    reason = told.get("StateReason", {}).get("Message") or told.get("StateTransitionReason") or "no reason is given"
+    return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"
+
+
+def _leader(servers: Sequence[Host], question: Callable[[Host], str]) -> Ok[str] | Pending:
+    try:
+        answers = ask_every(servers, question)
+    except TestkitError as error:
+        return Pending(str(error))
+    named = {answer.value for answer in answers}
+    if len(named) == 1 and (leader := named.pop()):
+        return Ok(leader)
+    without = [str(answer.place) for answer in answers if not answer.value]
+    return Pending(f"no leader on {', '.join(without)}" if without else f"servers name {sorted(named)}")
+
+
+def _all(cluster: ClusterView, checks: Sequence[Any]) -> Ok[None] | Pending | Broken:
+    for check in checks:
+        verdict = check.verdict(cluster)
+        if not isinstance(verdict, Ok):
+            return verdict  # type: ignore[no-any-return]
+    return Ok(None)

@@ -1,0 +1,98 @@
+"""Runs, as this machine remembers them: a folder each with the journal, the SSH key and how to reach the cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_state_path
+
+from nomad_testkit.errors import TestkitError, UsageError
+from nomad_testkit.journal import Journal
+
+ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
+_RUN_ID = re.compile(r"nt-\d{8}-[0-9a-f]{6}")
+
+
+def state_path() -> Path:
+    """Give the folder for all that outlives a process: $NOMAD_TESTKIT_STATE, or the user's state folder."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(named).absolute() if named else user_state_path("nomad-testkit")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run and its folder, which only its owner can read."""
+
+    run_id: str
+    folder: Path
+
+    @classmethod
+    def new(cls) -> Run:
+        """Start a run: a new id, and a folder for it. Raises TestkitError where the folder cannot be made."""
+        run_id = f"nt-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
+        run = cls(run_id, state_path() / "runs" / run_id)
+        try:
+            run.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            run.folder.mkdir(mode=0o700)
+        except OSError as error:
+            remedy = f"set {ENVIRONMENT_VARIABLE} to a folder that can be written"
+            raise TestkitError(f"the run's folder cannot be made: {error}; {remedy}") from error
+        return run
+
+    @classmethod
+    def find(cls, run_id: str) -> Run:
+        """Find a run by its id. Raises UsageError that lists those that there are."""
+        known = cls.every()
+        for run in known:
+            if run.run_id == run_id:
+                return run
+        listed = ", ".join(run.run_id for run in known) or "none"
+        raise UsageError(f"there is no run {run_id!r} in {state_path() / 'runs'}; there are: {listed}")
+
+    @classmethod
+    def every(cls) -> list[Run]:
+        """List the runs that this machine remembers, the oldest day first."""
+        folder = state_path() / "runs"
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return [cls(name, folder / name) for name in names if _RUN_ID.fullmatch(name)]
+
+    @property
+    def journal(self) -> Journal:
+        """The record of what the run creates."""
+        return Journal(self.folder / "journal.jsonl")
+
+    @property
+    def key_path(self) -> Path:
+        """The private SSH key to the run's hosts."""
+        return self.folder / "id_ed25519"
+
+    def note(self, description: Mapping[str, Any]) -> None:
+        """Write down how to reach the run's target and cluster, whole or not at all."""
+        part = self.folder / "run.json.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(dict(description), file, indent=1)
+        part.replace(self.folder / "run.json")
+
+    def description(self) -> dict[str, Any]:
+        """Read what `note` wrote; empty where there is nothing. Raises TestkitError for a file that is damaged."""
+        path = self.folder / "run.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise TestkitError(f"{path} cannot be read: {error}") from error
+
+    def forget(self) -> None:
+        """Remove the folder: nothing is left to destroy."""
+        shutil.rmtree(self.folder, ignore_errors=True)
