@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import NoReturn
 
 OLDEST_PYTHON = (3, 11)
-TOX = "tox>=4.23,<5"
+# tox-uv: with pip, each of tox's environments takes most of a minute to make, with uv a few seconds.
+TOX = ("tox>=4.23,<5", "tox-uv>=1.25,<2")
 USAGE = """usage: python3 -m nomad_testkit.setup COMMAND [ARGUMENT…]
 
 Install what this Debian or Ubuntu machine lacks, then run COMMAND with tox in PATH, for example:
@@ -36,6 +38,7 @@ It must be run by root. $NOMAD_TESTKIT_CACHE names the folder for everything slo
 _APT_LOCK_SECONDS = 600
 _APT_SECONDS = 1800
 _PIP_SECONDS = 900
+_UV_NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,11 @@ def cache_root(environment: Mapping[str, str]) -> Path:
 
 def environment_folder(root: Path, *, python: str, version: str) -> Path:
     """Return where the virtual environment for this Python and tox requirement stands."""
-    key = "\n".join([python, version, TOX]).encode()
+    key = "\n".join([python, version, *TOX]).encode()
     return root / "tools" / f"tox-py{version}-{hashlib.sha256(key).hexdigest()[:12]}"
 
 
-def make_environment(folder: Path, run: Callable[[list[str], int], None], say: Callable[[str], None]) -> None:
+def make_environment(folder: Path, run: Callable[[list[str], int], object], say: Callable[[str], None]) -> None:
     """Make the virtual environment in `folder` unless it is there whole; of two runs at once, one makes it.
 
     A virtual environment holds its own path, so it cannot be made elsewhere and moved: a file that is written last
@@ -144,13 +147,13 @@ def make_environment(folder: Path, run: Callable[[list[str], int], None], say: C
     with locked(folder.parent / f".{folder.name}.lock", say):
         if complete.exists() and (folder / "bin" / "tox").exists():
             return
-        say(f"making a virtual environment with {TOX} in {folder}")
+        say(f"making a virtual environment with {' and '.join(TOX)} in {folder}")
         shutil.rmtree(folder, ignore_errors=True)
         try:
             run([sys.executable, "-m", "venv", str(folder)], _PIP_SECONDS)
             pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-            run([*pip, "install", "--quiet", TOX], _PIP_SECONDS)
-            complete.write_text(TOX + "\n")
+            run([*pip, "install", "--quiet", *TOX], _PIP_SECONDS)
+            complete.write_text("\n".join(TOX) + "\n")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -168,7 +171,7 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def install(packages: Sequence[str], run: Callable[[list[str], int], None], say: Callable[[str], None]) -> None:
+def install(packages: Sequence[str], run: Callable[[list[str], int], object], say: Callable[[str], None]) -> None:
     """Install system packages with apt-get, after naming them."""
     say("installing missing system packages: " + " ".join(packages))
     apt = ["apt-get", "-q", "-o", f"DPkg::Lock::Timeout={_APT_LOCK_SECONDS}"]
@@ -176,8 +179,8 @@ def install(packages: Sequence[str], run: Callable[[list[str], int], None], say:
     run([*apt, "install", "--yes", "--no-install-recommends", *packages], _APT_SECONDS)
 
 
-def run_command(command: list[str], seconds: int) -> None:
-    """Run a command; show what it said only when it fails."""
+def run_command(command: list[str], seconds: int) -> str:
+    """Run a command and return what it said, which is shown only when it fails."""
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
     try:
         ended = subprocess.run(
@@ -193,22 +196,38 @@ def run_command(command: list[str], seconds: int) -> None:
         raise SetupError(f"{command[0]} cannot be run: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise SetupError(f"`{' '.join(command)}` did not end within {seconds} s; try again") from error
+    said = ended.stdout.decode(errors="replace")
     if ended.returncode != 0:
-        tail = "\n".join(ended.stdout.decode(errors="replace").splitlines()[-25:])
+        tail = "\n".join(said.splitlines()[-25:])
         raise SetupError(
             f"`{' '.join(command)}` ended with status {ended.returncode}; it said:\n{tail}\n"
             "Remedy what it says (often the network or a full disk), then run the same command again."
         )
+    return said
 
 
-def become(command: Sequence[str], folder: Path) -> NoReturn:
+def become(command: Sequence[str], folder: Path, settings: Mapping[str, str]) -> NoReturn:
     """Replace this process by the command, with the virtual environment's programs first in PATH."""
     path = os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, **settings, "PATH": path}
     sys.stdout.flush()
     try:
-        os.execvpe(command[0], list(command), dict(os.environ, PATH=path))  # noqa: S606 (the point of it)
+        os.execvpe(command[0], list(command), environment)  # noqa: S606 (the point of it)
     except OSError as error:
         raise SetupError(f"{command[0]} cannot be run: {error.strerror}; name a command, e.g. tox") from error
+
+
+def uv_settings(pip_config: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return as uv's environment variables what pip is configured to use, since uv reads none of pip's settings.
+
+    `pip_config` is what ``pip config list`` prints, e.g. ``global.index-url='https://pypi.example.com/simple'``.
+    """
+    found = {}
+    for option, variable in _UV_NAMES.items():
+        match = re.search(rf"^(?:global|install|:env:)\.{option}='(.+)'$", pip_config, re.MULTILINE)
+        if match and variable not in environment:
+            found[variable] = match[1]
+    return found
 
 
 def say(line: str) -> None:
@@ -243,7 +262,8 @@ def main(arguments: Sequence[str]) -> int:
         version = platform.python_version()
         folder = environment_folder(cache_root(os.environ), python=sys.executable, version=version)
         make_environment(folder, run_command, say)
-        become(arguments, folder)
+        pip_config = run_command([str(folder / "bin" / "python"), "-m", "pip", "config", "list"], _PIP_SECONDS)
+        become(arguments, folder, uv_settings(pip_config, os.environ))
     except SetupError as error:
         print(f"nomad_testkit.setup: {error}", file=sys.stderr)
         return 1

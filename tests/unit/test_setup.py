@@ -27,7 +27,7 @@ class Runner:
             (Path(command[3]) / "bin").mkdir(parents=True)
         if self.fails and self.fails in command:
             raise setup.SetupError("told")
-        if "install" in command and setup.TOX in command:
+        if "install" in command and setup.TOX[0] in command:
             (Path(command[0]).parent / "tox").touch()
 
 
@@ -116,7 +116,7 @@ def test_the_environment_is_keyed_by_what_it_was_made_from(tmp_path: Path, monke
     assert first.name.startswith("tox-py3.11.2-")
     assert first != setup.environment_folder(tmp_path, python="/opt/python3", version="3.11.2")
     assert first != setup.environment_folder(tmp_path, python="/usr/bin/python3", version="3.11.3")
-    monkeypatch.setattr(setup, "TOX", "tox==99")
+    monkeypatch.setattr(setup, "TOX", ("tox==99",))
     assert first != setup.environment_folder(tmp_path, python="/usr/bin/python3", version="3.11.2")
 
 
@@ -124,7 +124,7 @@ def test_the_environment_is_made_once(tmp_path: Path) -> None:
     runner, folder = Runner(), tmp_path / "tools" / "tox"
     setup.make_environment(folder, runner, print)
     assert runner.commands[0] == [sys.executable, "-m", "venv", str(folder)]
-    assert runner.commands[1][-3:] == ["install", "--quiet", setup.TOX]
+    assert runner.commands[1][-4:] == ["install", "--quiet", *setup.TOX]
     setup.make_environment(folder, runner, print)
     assert len(runner.commands) == 2
 
@@ -143,7 +143,7 @@ def test_a_half_made_environment_is_made_again(tmp_path: Path, half: str) -> Non
 def test_a_failure_leaves_no_environment(tmp_path: Path) -> None:
     folder = tmp_path / "tools" / "tox"
     with pytest.raises(setup.SetupError):
-        setup.make_environment(folder, Runner(fails=setup.TOX), print)
+        setup.make_environment(folder, Runner(fails=setup.TOX[0]), print)
     assert not folder.exists()
 
 
@@ -178,6 +178,17 @@ def test_a_command_that_fails_shows_what_it_said() -> None:
         setup.run_command(["no-such-program"], 30)
 
 
+def test_pips_settings_are_handed_to_uv() -> None:
+    config = (
+        ":env:.cert='/ca.pem'\nglobal.index-url='https://mirror/simple'\nglobal.extra-index-url='https://a https://b'\n"
+    )
+    assert setup.uv_settings(config, {"SSL_CERT_FILE": "/other.pem"}) == {
+        "UV_DEFAULT_INDEX": "https://mirror/simple",
+        "UV_INDEX": "https://a https://b",
+    }
+    assert setup.uv_settings("", {}) == {}
+
+
 def run_main(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nomad_testkit.setup", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -195,16 +206,16 @@ def test_without_a_command_it_shows_its_usage() -> None:
 def test_the_command_runs_with_the_environment_first_in_path(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "tox"
-    program.write_text('#!/bin/sh\necho "$0 $*"\nexit 7\n')
+    program.write_text('#!/bin/sh\necho "$0 $* $UV_INDEX"\nexit 7\n')
     program.chmod(0o755)
     code = (
         "import sys; from pathlib import Path; from nomad_testkit import setup\n"
-        f"setup.become(['tox', '-e', 'unit'], Path({str(tmp_path)!r}))"
+        f"setup.become(['tox', '-e', 'unit'], Path({str(tmp_path)!r}), {{'UV_INDEX': 'there'}})"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert (ended.returncode, ended.stdout) == (7, f"{program} -e unit\n")
+    assert (ended.returncode, ended.stdout) == (7, f"{program} -e unit there\n")
     with pytest.raises(setup.SetupError, match="no-such-program cannot be run"):
-        setup.become(["no-such-program"], tmp_path)
+        setup.become(["no-such-program"], tmp_path, {})
 
 
 def test_only_the_standard_library_is_imported() -> None:
