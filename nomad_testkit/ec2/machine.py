@@ -262,7 +262,12 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
-            env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(notify_path)},
+            env={
+                "PATH": os.environ["PATH"],
+                "NOTIFY_SOCKET": str(notify_path),
+                # A host sets the kernel parameters of its own network namespace; the others are the machine's.
+                "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+            },
         )
 
     def _await_init(self, process: subprocess.Popen[bytes], notify: socket.socket) -> int | None:
