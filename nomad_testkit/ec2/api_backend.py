@@ -1,0 +1,750 @@
+"""moto's EC2 and Auto Scaling, made to drive real machines: every subclass of moto's classes is in this file.
+
+moto has no official way to extend it, so `install` puts these classes where moto looks its own up by name. Its version
+is pinned exactly for that reason. What moto gets right is left to it; each override says what AWS does instead.
+"""
+
+# moto has no annotations that mypy could follow.
+# mypy: disallow-subclassing-any=False
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import moto.autoscaling.models as autoscaling_models
+import moto.ec2.models as ec2_models
+import moto.ec2.models.amis as ami_models
+import moto.ec2.models.elastic_network_interfaces as interface_models
+import moto.ec2.models.instances as instance_models
+from moto.autoscaling.exceptions import AutoscalingClientError, ValidationError
+from moto.autoscaling.models import ASG_NAME_TAG, AutoScalingBackend, FakeAutoScalingGroup
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.base_backend import BackendDict
+from moto.core.responses import ActionResult, EmptyResult
+from moto.core.types import Base64EncodedString
+from moto.core.utils import utcnow
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models.amis import Ami
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instance_types import INSTANCE_TYPES
+from moto.ec2.models.instances import Instance, InstanceState, StateReason
+from moto.ec2.responses import EC2Response
+from moto.ec2.utils import filter_iam_instance_profiles, parse_user_data, random_ami_id
+
+from nomad_testkit.ec2.api_request import LaunchRequest, split_reason
+from nomad_testkit.ec2.machine_spec import ImageRecord, Machines, MachineSpec
+from nomad_testkit.ec2.names import private_hostname
+from nomad_testkit.errors import Ec2Error, TestkitError
+
+log = logging.getLogger(__name__)
+
+_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+_RESERVED_FIRST = 4  # addresses of each subnet that AWS keeps for itself, besides the last
+
+
+@dataclass
+class Hardware:
+    """What the API works on."""
+
+    machines: Machines
+    public_block: ipaddress.IPv4Network
+    images: Sequence[ImageRecord]
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """moto is not thread-safe: whoever touches its objects holds this."""
+    reserved: set[str] = field(default_factory=set)
+    """Private addresses that no instance gets."""
+
+    def public_address(self, private_ip: str) -> str:
+        """Map a private address to the public one that belongs to it."""
+        offset = int(ipaddress.IPv4Address(private_ip)) & int(self.public_block.hostmask)
+        return str(self.public_block.network_address + offset)
+
+
+class CloudInterface(NetworkInterface):
+    """A network interface whose addresses follow from its private one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.check_auto_public_ip()  # moto asks before it has chosen a private address
+        octets = ipaddress.IPv4Address(self.private_ip_address).packed
+        self.mac_address = ":".join(f"{octet:02x}" for octet in (0x0A, 0xFF, *octets))
+
+    def check_auto_public_ip(self) -> None:
+        if self.public_ip_auto_assign and self.private_ip_address:
+            self.public_ip = self.ec2_backend.hardware.public_address(self.private_ip_address)
+
+
+class CloudInstance(Instance):
+    """An instance whose states follow its machine's."""
+
+    def __init__(self, ec2_backend: Any, image_id: str, user_data: Any, security_groups: Any, **kwargs: Any) -> None:
+        self.reachable: bool | None = None
+        self.credentials: Any = None
+        self.images_to_make: list[CloudAmi] = []
+        self.nics: dict[int, CloudInterface]
+        self._state: InstanceState
+        if not kwargs.get("private_ip") and not LaunchRequest.chooses_address(kwargs.get("nics") or []):
+            kwargs["private_ip"] = ec2_backend.free_address(kwargs["subnet_id"])
+        super().__init__(ec2_backend, image_id, user_data, security_groups, **kwargs)
+        asked = {int(nic.get("DeviceIndex", 0)): nic for nic in kwargs.get("nics") or []}
+        for index, nic in self.nics.items():
+            # On AWS what a launch creates ends with the instance, unless it says otherwise.
+            nic.delete_on_termination = bool(asked.get(index, {}).get("DeleteOnTermination", index == 0))
+        self.enter("pending", code="pending", text="pending")
+
+    def enter(self, state: str, *, code: str = "", text: str = "", transition: str = "") -> InstanceState:
+        """Go into a state; returns the one before."""
+        previous = self._state
+        self._state = InstanceState(state, _CODES[state])
+        self.state_reason = StateReason(text, code) if code else None
+        self._reason = transition
+        return previous
+
+    def enter_by_user(self, state: str) -> InstanceState:
+        """Go into a state that the user asked for."""
+        return self.enter(
+            state,
+            code="Client.UserInitiatedShutdown",
+            text="Client.UserInitiatedShutdown: User initiated shutdown",
+            transition=f"User initiated ({utcnow():%Y-%m-%d %H:%M:%S GMT})",
+        )
+
+    def enter_by_itself(self, state: str, reason: str) -> None:
+        """Go into a state that nobody asked for."""
+        code, text = split_reason(reason)
+        self.enter(state, code=code, text=f"{code}: {text}", transition=code)
+
+    def setup_defaults(self) -> None:
+        """Make no volume: `CloudEc2Backend.run_instances` always names the root volume."""
+
+    def gone(self, reason: str | None) -> None:
+        """Become terminated, and release all that was held."""
+        before, reason_before, transition = self._state.name, self.state_reason, self._reason
+        subnet = self.ec2_backend.get_subnet(self.subnet_id)
+        super().terminate()
+        for address in self._private_ips:
+            subnet.del_subnet_ip(address)
+        self._private_ips.clear()
+        self.nics = {}
+        self._subnet_id = None
+        if before == "shutting-down":
+            self.state_reason, self._reason = reason_before, transition
+        else:
+            self.enter_by_itself("terminated", reason or "Server.InternalError: The machine is gone")
+
+    @property
+    def subnet_id(self) -> str | None:
+        return self._subnet_id or (self.nics[0].subnet.id if 0 in self.nics else None)
+
+    @property
+    def private_ip(self) -> str | None:
+        # A terminated instance has no addresses.
+        return self.nics[0].private_ip_address if 0 in self.nics else None
+
+    private_ip_address = private_ip
+
+    @property
+    def private_dns_name(self) -> str:
+        return private_hostname(self.private_ip, self.region_name) if self.private_ip else ""
+
+    @property
+    def public_ip(self) -> str | None:
+        return self.nics[0].public_ip if 0 in self.nics else None
+
+    public_ip_address = public_ip
+
+    @property
+    def instance_status(self) -> dict[str, Any]:
+        return self._status(failing=self.reachable is False)
+
+    @property
+    def system_status(self) -> dict[str, Any]:
+        return self._status(failing=False)
+
+    def _status(self, *, failing: bool) -> dict[str, Any]:
+        if self.state != "running":
+            return {"Status": "not-applicable"}
+        if self.reachable is None:
+            status, detail = "initializing", "initializing"
+        else:
+            status, detail = ("impaired", "failed") if failing else ("ok", "passed")
+        return {"Status": status, "Details": [{"Name": "reachability", "Status": detail}]}
+
+
+class CloudAmi(Ami):
+    """An AMI whose root is an EBS volume; moto's say `standard`, which Packer refuses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.volume_size: int = kwargs.pop("volume_size", 8)
+        self.state_reason: StateReason | None = None
+        self.ena_support = True
+        self.hypervisor: str | None
+        self.image_location: str | None
+        self.platform_details = "Linux/UNIX"
+        super().__init__(*args, **{**kwargs, "root_device_type": "ebs"})
+        self.hypervisor = self.hypervisor or "xen"
+        self.virtualization_type = "hvm"
+        self.image_location = self.image_location or f"{self.owner_id}/{self.name}"
+
+    @property
+    def block_device_mappings(self) -> list[dict[str, Any]]:
+        ebs = {
+            "SnapshotId": self.ebs_snapshot.id,
+            "VolumeSize": self.volume_size,
+            "VolumeType": "gp3",
+            "DeleteOnTermination": True,
+            "Encrypted": False,
+        }
+        return [{"DeviceName": self.root_device_name, "Ebs": ebs}]
+
+    def fail(self, why: str) -> None:
+        """Become failed."""
+        self.state = "failed"
+        self.state_reason = StateReason(f"Server.InternalError: {why}", "Server.InternalError")
+
+
+class CloudEc2Response(EC2Response):
+    """The requests with parameters that moto does not read."""
+
+    def run_instances(self) -> ActionResult:
+        # AWS launches as many as it can, up to MaxCount; moto launches MinCount.
+        self.params["MinCount"] = self._get_param("MaxCount") or self._get_param("MinCount") or 1
+        self.ec2_backend.profile_of(self._get_param("IamInstanceProfile", {}))
+        return super().run_instances()
+
+    def stop_instances(self) -> ActionResult:
+        self.ec2_backend.cut_power = self._without_os_shutdown()
+        return super().stop_instances()
+
+    def terminate_instances(self) -> ActionResult:
+        self.ec2_backend.cut_power = self._without_os_shutdown()
+        return super().terminate_instances()
+
+    def _without_os_shutdown(self) -> bool:
+        return any(self._get_bool_param(name, False) for name in ("Force", "SkipOsShutdown"))
+
+    def create_image(self) -> ActionResult:
+        self.error_on_dryrun()
+        image = self.ec2_backend.create_image(
+            self._get_param("InstanceId"),
+            self._get_param("Name"),
+            self._get_param("Description", ""),
+            tag_specifications=self._get_param("TagSpecifications", []),
+            no_reboot=self._get_bool_param("NoReboot", False),
+        )
+        return ActionResult({"ImageId": image.id})
+
+    def create_launch_template_version(self) -> ActionResult:
+        data = self._get_param("LaunchTemplateData", {})
+        data["UserData"] = parse_user_data(data.get("UserData"))
+        LaunchRequest.check_user_data(data["UserData"])
+        return super().create_launch_template_version()
+
+    def get_console_output(self) -> ActionResult:
+        instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+        try:
+            console = self.ec2_backend.hardware.machines.console(instance.id)
+        except TestkitError as error:
+            log.info("no console of %s: %s", instance.id, error)
+            console = ""
+        output = Base64EncodedString.from_raw_string(console)
+        return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
+
+
+class CloudEc2Backend(ec2_models.EC2Backend):
+    """moto's EC2 over machines. `install` makes a subclass that has `hardware`."""
+
+    hardware: Hardware
+
+    def __init__(self, region_name: str, account_id: str) -> None:
+        self.cut_power = False
+        """Whether the request in progress does without the hosts' own shutdown."""
+        self._next_address: dict[str, int] = {}
+        super().__init__(region_name, account_id)
+
+    @property
+    def _url_module(self) -> Any:
+        from moto.ec2 import urls
+
+        return SimpleNamespace(url_bases=urls.url_bases, url_paths={"{0}/": CloudEc2Response.dispatch})
+
+    def _load_amis(self) -> None:
+        # moto's own AMIs have no disk behind them.
+        for record in self.hardware.images:
+            self.amis[record.image_id] = CloudAmi(
+                self,
+                record.image_id,
+                name=record.name,
+                description=record.description,
+                architecture=record.architecture,
+                root_device_name=record.root_device_name,
+                region_name=f"{self.region_name}a",
+            )
+
+    def free_address(self, subnet_id: str) -> str:
+        """Take the next free private address of a subnet; one that was used comes again as late as can be."""
+        subnet = self.get_subnet(subnet_id)
+        network = subnet.cidr
+        first, last = int(network.network_address) + _RESERVED_FIRST, int(network.broadcast_address) - 1
+        taken = {eni.private_ip_address for eni in self.enis.values()} | subnet._subnet_ips.keys()
+        start = self._next_address.get(subnet_id, first)
+        for number in (*range(start, last + 1), *range(first, start)):
+            address = str(ipaddress.IPv4Address(number))
+            if address not in taken and address not in self.hardware.reserved:
+                self._next_address[subnet_id] = number + 1
+                return address
+        raise EC2ClientError(
+            "InsufficientFreeAddressesInSubnet",
+            f"There are not enough free addresses in subnet '{subnet_id}' "
+            "to satisfy the requested number of instances.",
+        )
+
+    def profile_of(self, profile: dict[str, str]) -> Any:
+        """Give an instance profile by its Name or Arn; None where neither is there."""
+        name, arn = profile.get("Name"), profile.get("Arn")
+        if not name and not arn:
+            return None
+        try:
+            return filter_iam_instance_profiles(self.account_id, self.partition, arn, name)
+        except Exception as error:
+            part = "name" if name else "arn"
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                f"Value ({name or arn}) for parameter iamInstanceProfile.{part} is invalid. "
+                f"Invalid IAM Instance Profile {part if name else 'ARN'}",
+            ) from error
+
+    def associate_iam_instance_profile(self, instance_id: str, *args: Any, **kwargs: Any) -> Any:
+        association = super().associate_iam_instance_profile(instance_id, *args, **kwargs)
+        profile = association.iam_instance_profile
+        association.instance.iam_instance_profile = {"Arn": profile.arn, "Id": profile.id}
+        return association
+
+    def create_launch_template(self, name: str, description: str, template_data: Any, tag_spec: Any) -> Any:
+        LaunchRequest.check_user_data(template_data.get("UserData"))
+        return super().create_launch_template(name, description, template_data, tag_spec)
+
+    def run_instances(
+        self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
+    ) -> Any:
+        template = kwargs.get("launch_template")
+        data = self._get_template_from_args(template).data if template else {}
+        request = LaunchRequest.merge(image_id, user_data, security_group_names, kwargs, data)
+        image = self._launchable(request.image_id)
+        if request.key_name and request.key_name not in self.key_pairs:
+            raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{request.key_name}' does not exist")
+        kwargs["instance_type"] = request.instance_type
+        if request.instance_type not in INSTANCE_TYPES:
+            raise EC2ClientError("InvalidParameterValue", f"Invalid value '{request.instance_type}' for InstanceType.")
+        profile = self.profile_of(request.profile)
+        subnet = self._subnet_of(request)
+        request.check_address(subnet, count)
+        if not request.security_group_names and not request.security_group_ids:
+            request.security_group_ids.append(self.get_default_security_group(subnet.vpc_id).id)
+        reservation = super().run_instances(
+            request.image_id,
+            count,
+            request.user_data,
+            request.security_group_names,
+            **request.arguments(kwargs, subnet_id=subnet.id, zone=subnet.availability_zone),
+            block_device_mappings=request.block_devices(image),
+        )
+        # What the request itself names, moto associates with its first instance when we return.
+        by_moto = 1 if kwargs.get("iam_instance_profile_name") or kwargs.get("iam_instance_profile_arn") else 0
+        for instance in reservation.instances[by_moto:] if profile else ():
+            self.associate_iam_instance_profile(instance.id, iam_instance_profile_arn=profile.arn)
+        for instance in reservation.instances:
+            self._launch(instance)
+        return reservation
+
+    def _launchable(self, image_id: str | None) -> CloudAmi:
+        if not image_id:
+            raise EC2ClientError("MissingParameter", "The request must contain the parameter ImageId")
+        if not image_id.startswith("ami-"):
+            raise EC2ClientError("InvalidAMIID.Malformed", f'Invalid id: "{image_id}" (expecting "ami-...")')
+        image = self.amis.get(image_id)
+        if image is None:
+            raise EC2ClientError("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
+        if image.state != "available" or not self.hardware.machines.has_image(image_id):
+            raise EC2ClientError("InvalidAMIID.Unavailable", f"The image ID '{image_id}' is not available")
+        return image  # type: ignore[no-any-return]
+
+    def _subnet_of(self, request: LaunchRequest) -> Any:
+        if request.interface_id:
+            return self.get_network_interface(request.interface_id).subnet
+        if request.subnet_id:
+            return self.get_subnet(request.subnet_id)
+        subnets = self.get_default_subnets()
+        zone = request.zone or min(subnets, default=None)
+        if zone not in subnets:
+            raise EC2ClientError("MissingInput", f"No default subnet for availability zone: '{zone}'.")
+        return subnets[zone]
+
+    def _launch(self, instance: CloudInstance) -> None:
+        nic = instance.nics[0]
+        root = instance.block_device_mapping[instance.root_device_name]
+        spec = MachineSpec(
+            instance_id=instance.id,
+            image_id=instance.image_id,
+            private_ip=nic.private_ip_address,
+            subnet_cidr=nic.subnet.cidr_block,
+            mac=nic.mac_address,
+            hostname=instance.private_dns_name,
+            root_volume_gib=int(root.size),
+        )
+        try:
+            self.hardware.machines.launch(spec)
+        except TestkitError as error:
+            log.exception("%s could not be launched", instance.id)
+            instance.gone(f"Server.InternalError: {error}")
+
+    def _in_states(self, instance_ids: list[str], states: tuple[str, ...], what: str) -> list[CloudInstance]:
+        instances: list[CloudInstance] = self.get_multi_instances_by_id(instance_ids)
+        for instance in instances:
+            if instance.state not in states:
+                raise EC2ClientError(
+                    "IncorrectInstanceState",
+                    f"The instance '{instance.id}' is not in a state from which it can be {what}.",
+                )
+        return instances
+
+    def start_instances(self, instance_ids: list[str]) -> list[tuple[CloudInstance, InstanceState]]:
+        done = []
+        for instance in self._in_states(instance_ids, ("stopped", "pending", "running"), "started"):
+            previous = instance.instance_state
+            if instance.state == "stopped":
+                for nic in instance.nics.values():
+                    nic.start()
+                instance.enter("pending", code="pending", text="pending")
+                self.hardware.machines.start(instance.id)
+            done.append((instance, previous))
+        return done
+
+    def stop_instances(self, instance_ids: list[str]) -> list[tuple[CloudInstance, InstanceState]]:
+        force, self.cut_power = self.cut_power, False
+        instances = self._in_states(instance_ids, ("running", "stopping", "stopped"), "stopped")
+        for instance in instances:
+            if instance.disable_api_stop:
+                raise EC2ClientError(
+                    "OperationNotPermitted",
+                    f"The instance '{instance.id}' may not be stopped. Modify its 'disableApiStop' instance attribute.",
+                )
+        done = []
+        for instance in instances:
+            previous = instance.instance_state
+            if instance.state != "stopped":
+                instance.enter_by_user("stopping")
+                self.hardware.machines.stop(instance.id, force=force)
+            done.append((instance, previous))
+        return done
+
+    def terminate_instances(self, instance_ids: list[str]) -> list[tuple[CloudInstance, InstanceState]]:
+        force, self.cut_power = self.cut_power, False
+        if not instance_ids:
+            raise EC2ClientError("InvalidParameterCombination", "No instances specified")
+        instances: list[CloudInstance] = self.get_multi_instances_by_id(instance_ids)
+        for instance in instances:
+            if instance.disable_api_termination:
+                raise EC2ClientError(
+                    "OperationNotPermitted",
+                    f"The instance '{instance.id}' may not be terminated. "
+                    "Modify its 'disableApiTermination' instance attribute and try again.",
+                )
+        done = []
+        for instance in instances:
+            previous = instance.instance_state
+            if instance.state != "terminated":
+                instance.enter_by_user("shutting-down")
+                self.hardware.machines.terminate(instance.id, force=force)
+            done.append((instance, previous))
+        return done
+
+    def reboot_instances(self, instance_ids: list[str]) -> list[CloudInstance]:
+        instances = self._in_states(instance_ids, ("running",), "rebooted")
+        for instance in instances:
+            self.hardware.machines.reboot(instance.id)
+        return instances
+
+    def create_image(
+        self,
+        instance_id: str,
+        name: str,
+        description: str,
+        tag_specifications: list[dict[str, Any]],
+        *,
+        no_reboot: bool = False,
+    ) -> CloudAmi:
+        (instance,) = self._in_states([instance_id], ("running", "stopped", "stopping"), "imaged")
+        for other in self.amis.values():
+            if other.name == name:
+                raise EC2ClientError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {other.id}")
+        image = CloudAmi(
+            self,
+            random_ami_id(),
+            instance=instance,
+            name=name,
+            description=description,
+            state="pending",
+            root_device_name=instance.root_device_name,
+            region_name=instance.placement.zone,
+            volume_size=int(instance.block_device_mapping[instance.root_device_name].size),
+            snapshot_description=f"Created by CreateImage({instance_id})",
+        )
+        for specification in tag_specifications:
+            target = image.ebs_snapshot if specification["ResourceType"] == "snapshot" else image
+            target.add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
+        self.amis[image.id] = image
+        # As on AWS the instance is shut down for its image, and started again; its state says nothing of it.
+        if instance.state == "stopping" or (instance.state == "running" and not no_reboot):
+            instance.images_to_make.append(image)
+            if instance.state == "running" and len(instance.images_to_make) == 1:
+                self.hardware.machines.stop(instance.id, force=False)
+        else:
+            self.make_images(instance, [image])
+        return image
+
+    def make_images(self, instance: CloudInstance, images: list[CloudAmi], *, restart: bool = False) -> None:
+        """Make images of a disk in a thread, then boot its machine again if `restart`."""
+
+        def work() -> None:
+            for image in images:
+                try:
+                    self.hardware.machines.snapshot(instance.id, image.id)
+                except (TestkitError, OSError) as error:
+                    log.exception("no image of %s", instance.id)
+                    with self.hardware.lock:
+                        image.fail(str(error))
+                else:
+                    with self.hardware.lock:
+                        image.state = "available"
+            with self.hardware.lock:
+                if restart and instance.state == "running":
+                    self.hardware.machines.start(instance.id)
+                elif restart and instance.state == "stopping":
+                    instance.enter_by_user("stopped")
+
+        threading.Thread(target=work, name=f"image of {instance.id}", daemon=True).start()
+
+    def deregister_image(self, ami_id: str) -> None:
+        super().deregister_image(ami_id)
+        self.hardware.machines.forget_image(ami_id)
+
+    def _delete_security_group(self, vpc_id: str | None, group_id: str) -> None:
+        used = any(group.id == group_id for eni in self.enis.values() for group in eni.group_set)
+        others = (group for groups in self.groups.values() for group in groups.values() if group.id != group_id)
+        named = any(
+            source.get("GroupId") == group_id
+            for other in others
+            for rule in (*other.ingress_rules, *other.egress_rules)
+            for source in rule.source_groups
+        )
+        if used or named:
+            raise EC2ClientError("DependencyViolation", f"resource {group_id} has a dependent object")
+        super()._delete_security_group(vpc_id, group_id)
+
+
+class CloudAutoScalingGroup(FakeAutoScalingGroup):
+    """A group that keeps its instances spread over its zones, and honours suspended processes."""
+
+    instance_states: list[Any]
+
+    def active_instances(self) -> list[Any]:
+        return [state for state in self.instance_states if state.lifecycle_state in ("Pending", "InService")]
+
+    def set_desired_capacity(self, new_capacity: int | None) -> None:
+        wanted = self.min_size if new_capacity is None else new_capacity
+        active = self.active_instances()
+        surplus = len(active) - (wanted or 0)
+        if surplus <= 0:
+            super().set_desired_capacity(wanted)
+            return
+        self.desired_capacity = wanted
+        if "Terminate" in self._suspended_processes:
+            return
+        candidates = [state for state in active if not state.protected_from_scale_in]
+        zones = Counter(state.availability_zone for state in active)
+        ended = []
+        for _ in range(min(surplus, len(candidates))):
+            # The zone that has most loses its oldest, as the default termination policy does.
+            victim = max(candidates, key=lambda state: zones[state.availability_zone])
+            zones[victim.availability_zone] -= 1
+            candidates.remove(victim)
+            ended.append(victim)
+        if ended:
+            self.ec2_backend.terminate_instances([state.instance.id for state in ended])
+            self.instance_states = [state for state in self.instance_states if state not in ended]
+
+    def replace_autoscaling_group_instances(self, count_needed: int, propagated_tags: dict[str, str]) -> None:
+        if "Launch" in self._suspended_processes:
+            return
+        arguments = self._launch_arguments()
+        tags = {"instance": {**propagated_tags, ASG_NAME_TAG: self.name}}
+        for subnet, count in self._spread(count_needed).items():
+            reservation = self.ec2_backend.run_instances(
+                self.image_id,
+                count,
+                None if self.ec2_launch_template else self.user_data,
+                self.security_groups,
+                tags=tags,
+                subnet_id=subnet,
+                **arguments,
+            )
+            for instance in reservation.instances:
+                instance.autoscaling_group = self
+                state = autoscaling_models.InstanceState(
+                    instance,
+                    lifecycle_state="InService" if instance.state == "running" else "Pending",
+                    protected_from_scale_in=self.new_instances_protected_from_scale_in,
+                )
+                self.instance_states.append(state)
+
+    def _launch_arguments(self) -> dict[str, Any]:
+        common = {"instance_type": self.instance_type, "is_instance_type_default": False, "region_name": self.region}
+        if self.ec2_launch_template:
+            version = self.ec2_launch_template.get_version(self.launch_template_version)
+            template = {"LaunchTemplateId": self.ec2_launch_template.id, "Version": str(version.number)}
+            return {**common, "launch_template": template, "associate_public_ip": None}
+        config = self.launch_config
+        return {
+            **common,
+            "launch_config": config,
+            "key_name": config.key_name,
+            "associate_public_ip": config.associate_public_ip_address,
+            "metadata_options": config.metadata_options or {},
+            "profile": LaunchRequest.profile_named(config.iam_instance_profile),
+        }
+
+    def _spread(self, count: int) -> dict[str, int]:
+        """Choose how many to launch in which subnet, so that zones, then subnets, stay even."""
+        if self.vpc_zone_identifier:
+            subnets = [self.ec2_backend.get_subnet(name.strip()) for name in self.vpc_zone_identifier.split(",")]
+        else:
+            defaults = self.ec2_backend.get_default_subnets()
+            subnets = [defaults[zone] for zone in self.availability_zones]
+        active = self.active_instances()
+        zones = Counter(state.availability_zone for state in active)
+        members = Counter(state.instance.subnet_id for state in active)
+        chosen: Counter[str] = Counter()
+        for _ in range(count):
+            subnet = min(subnets, key=lambda each: (zones[each.availability_zone], members[each.id]))
+            zones[subnet.availability_zone] += 1
+            members[subnet.id] += 1
+            chosen[subnet.id] += 1
+        return chosen
+
+
+class _Groups(OrderedDict[str, CloudAutoScalingGroup]):
+    """Groups by name; moto looks up names that may not exist."""
+
+    def __missing__(self, name: str) -> CloudAutoScalingGroup:
+        raise ValidationError(f"AutoScalingGroup name not found - AutoScalingGroup '{name}' not found")
+
+
+class CloudAutoScalingResponse(AutoScalingResponse):
+    """The request with a parameter that moto does not read."""
+
+    def delete_auto_scaling_group(self) -> ActionResult:
+        self.autoscaling_backend.delete_auto_scaling_group(
+            self._get_param("AutoScalingGroupName"), force=self._get_bool_param("ForceDelete", False)
+        )
+        return EmptyResult()
+
+
+class CloudAutoScalingBackend(AutoScalingBackend):
+    """moto's Auto Scaling with AWS's answers where a test would notice."""
+
+    def __init__(self, region_name: str, account_id: str) -> None:
+        super().__init__(region_name, account_id)
+        self.autoscaling_groups = _Groups()
+
+    @property
+    def _url_module(self) -> Any:
+        from moto.autoscaling import urls
+
+        return SimpleNamespace(url_bases=urls.url_bases, url_paths={"{0}/": CloudAutoScalingResponse.dispatch})
+
+    def create_auto_scaling_group(self, name: str, *args: Any, **kwargs: Any) -> CloudAutoScalingGroup:
+        if name in self.autoscaling_groups:
+            raise AutoscalingClientError(
+                "AlreadyExists", f"AutoScalingGroup by this name already exists - A group with the name {name} exists"
+            )
+        try:
+            return super().create_auto_scaling_group(name, *args, **kwargs)  # type: ignore[no-any-return]
+        except EC2ClientError as error:
+            raise ValidationError(
+                f"You must use a valid fully-formed launch template. {error.message} ({error.code})"
+            ) from error
+
+    def delete_auto_scaling_group(self, group_name: str, *, force: bool = False) -> None:
+        group = self.autoscaling_groups[group_name]
+        members = [state.instance.id for state in group.instance_states]
+        if members and not force:
+            raise AutoscalingClientError(
+                "ResourceInUse",
+                "You cannot delete an AutoScalingGroup while there are instances or pending Spot instance "
+                "request(s) still in the group.",
+            )
+        del self.autoscaling_groups[group_name]
+        if members:
+            self.ec2_backend.cut_power = True
+            self.ec2_backend.terminate_instances(members)
+
+    def resume_processes(self, group_name: str, scaling_processes: list[str]) -> None:
+        super().resume_processes(group_name, scaling_processes)
+        group = self.autoscaling_groups[group_name]
+        group.set_desired_capacity(group.desired_capacity)
+
+    def notify_terminate_instances(self, instance_ids: list[str]) -> None:
+        try:
+            super().notify_terminate_instances(instance_ids)
+        except (EC2ClientError, AutoscalingClientError) as error:
+            # On AWS a replacement that cannot be launched is a failed scaling activity; the request is none the worse.
+            log.warning("no replacement for %s: %s", ", ".join(instance_ids), error)
+
+
+_installed = threading.Lock()
+
+
+def _forget_backends() -> None:
+    # moto's own reset makes each backend anew before it drops it, and so one backend brings another back.
+    for backends in list(BackendDict._instances):
+        backends.clear()
+    BackendDict._instances.clear()
+
+
+@contextlib.contextmanager
+def install(hardware: Hardware) -> Iterator[None]:
+    """Put these classes in moto's places; at the end, moto's own are back and everything is forgotten.
+
+    Raises Ec2Error for a second at a time: moto's state belongs to the process.
+    """
+    if not _installed.acquire(blocking=False):
+        raise Ec2Error("this process has a cloud API already; close it before another is made")
+    backend = type("InstalledEc2Backend", (CloudEc2Backend,), {"hardware": hardware})
+    places = [
+        (instance_models, "Instance", CloudInstance),
+        (interface_models, "NetworkInterface", CloudInterface),
+        (ami_models, "Ami", CloudAmi),
+        (autoscaling_models, "FakeAutoScalingGroup", CloudAutoScalingGroup),
+        (ec2_models.ec2_backends, "backend", backend),
+        (autoscaling_models.autoscaling_backends, "backend", CloudAutoScalingBackend),
+    ]
+    before = [(place, name, getattr(place, name)) for place, name, _ in places]
+    try:
+        _forget_backends()
+        for place, name, ours in places:
+            setattr(place, name, ours)
+        yield
+    finally:
+        for place, name, original in before:
+            setattr(place, name, original)
+        _forget_backends()
+        _installed.release()

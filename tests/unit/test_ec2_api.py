@@ -1,0 +1,736 @@
+"""The cloud's API, asked with boto3 over HTTP, on machines that do what a test says."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ipaddress
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from nomad_testkit.ec2.api import CloudApi
+from nomad_testkit.ec2.machine_spec import ImageRecord, InstanceView, MachineSpec
+from nomad_testkit.ec2.tls import CloudCa
+from nomad_testkit.errors import Ec2Error, ImageError, MachineError
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+REGION = "us-east-1"
+AMI = "ami-0123456789abcdef0"
+ECDSA_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6rM3bq5nT0kJvFQ0l2mIYy6XH1o1ZxRj0mYJ0bqkVb someone@somewhere"
+
+
+class FakeMachines:
+    """Machines that note what is asked of them; the test fires the events."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, MachineSpec] = {}
+        self.asked: list[tuple[Any, ...]] = []
+        self.images = {AMI}
+        self.failing_snapshot = ""
+        self.failing_launch = ""
+
+    def launch(self, spec: MachineSpec) -> None:
+        if self.failing_launch:
+            raise MachineError(self.failing_launch)
+        self.specs[spec.instance_id] = spec
+        self.asked.append(("launch", spec.instance_id))
+
+    def stop(self, instance_id: str, *, force: bool) -> None:
+        self.asked.append(("stop", instance_id, force))
+
+    def start(self, instance_id: str) -> None:
+        self.asked.append(("start", instance_id))
+
+    def reboot(self, instance_id: str) -> None:
+        self.asked.append(("reboot", instance_id))
+
+    def terminate(self, instance_id: str, *, force: bool) -> None:
+        self.asked.append(("terminate", instance_id, force))
+
+    def snapshot(self, instance_id: str, image_id: str) -> None:
+        if self.failing_snapshot:
+            raise ImageError(self.failing_snapshot)
+        self.asked.append(("snapshot", instance_id))
+        self.images.add(image_id)
+
+    def console(self, instance_id: str) -> str:
+        return f"console of {instance_id}: ä\n"
+
+    def has_image(self, image_id: str) -> bool:
+        return image_id in self.images
+
+    def forget_image(self, image_id: str) -> None:
+        self.images.discard(image_id)
+
+
+class Lab:
+    """A cloud API with fake machines and clients for it."""
+
+    def __init__(self, api: CloudApi, machines: FakeMachines, ca: CloudCa) -> None:
+        self.api, self.machines, self.ca = api, machines, ca
+        self.ec2 = self.client("ec2")
+        self.autoscaling = self.client("autoscaling")
+        self.iam = self.client("iam")
+        subnets = self.ec2.describe_subnets()["Subnets"]
+        self.subnets = {subnet["SubnetId"]: subnet for subnet in subnets}
+        self.three = sorted(self.subnets, key=lambda name: str(self.subnets[name]["AvailabilityZone"]))[:3]
+
+    def client(self, service: str, region: str = REGION, **credentials: str) -> Any:
+        return boto3.client(  # type: ignore[call-overload]
+            service,
+            region_name=region,
+            endpoint_url=f"http://127.0.0.1:{self.api.ports[0]}",
+            config=Config(retries={"total_max_attempts": 1}, proxies={}),
+            **{"aws_access_key_id": "testing", "aws_secret_access_key": "testing", **credentials},
+        )
+
+    def run(self, **request: Any) -> dict[str, Any]:
+        request = {"ImageId": AMI, "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1, **request}
+        instance: dict[str, Any] = self.ec2.run_instances(**request)["Instances"][0]
+        return instance
+
+    def running(self, **request: Any) -> str:
+        instance_id = str(self.run(**request)["InstanceId"])
+        self.api.running(instance_id)
+        return instance_id
+
+    def instance(self, instance_id: str) -> dict[str, Any]:
+        answer = self.ec2.describe_instances(InstanceIds=[instance_id])
+        instance: dict[str, Any] = answer["Reservations"][0]["Instances"][0]
+        return instance
+
+    def state(self, instance_id: str) -> str:
+        return str(self.instance(instance_id)["State"]["Name"])
+
+    def view(self, instance_id: str) -> InstanceView:
+        view = self.api.instance(self.machines.specs[instance_id].private_ip)
+        assert view is not None
+        return view
+
+    def template(self, **data: Any) -> str:
+        made = self.ec2.create_launch_template(
+            LaunchTemplateName=f"template-{len(self.ec2.describe_launch_templates()['LaunchTemplates'])}",
+            LaunchTemplateData={"ImageId": AMI, "InstanceType": "t3.micro", **data},
+        )
+        return str(made["LaunchTemplate"]["LaunchTemplateId"])
+
+    def group(self, template: str, size: int, **request: Any) -> dict[str, Any]:
+        self.autoscaling.create_auto_scaling_group(
+            **{
+                "AutoScalingGroupName": "group",
+                "LaunchTemplate": {"LaunchTemplateId": template},
+                "MinSize": 0,
+                "MaxSize": 20,
+                "DesiredCapacity": size,
+                "VPCZoneIdentifier": ",".join(self.three),
+                **request,
+            }
+        )
+        return self.described_group()
+
+    def described_group(self) -> dict[str, Any]:
+        (group,) = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["group"])["AutoScalingGroups"]
+        return dict(group)
+
+    def profile(self, name: str = "profile") -> str:
+        self.iam.create_role(RoleName="role", AssumeRolePolicyDocument="{}")
+        arn = self.iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Arn"]
+        self.iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName="role")
+        return str(arn)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    machines = FakeMachines()
+    api = CloudApi(
+        region=REGION,
+        public_block=ipaddress.IPv4Network("127.31.0.0/16"),
+        machines=machines,
+        images=[ImageRecord(AMI, "debian-12", "Debian 12", "x86_64", "/dev/xvda")],
+    )
+    ca = CloudCa()
+    api.serve("127.0.0.1", 0, 0, ca)
+    yield Lab(api, machines, ca)
+    # Closing waits for the servers' loops to look up, which is not what these tests are about.
+    threading.Thread(target=lambda servers: [server.stop() for server in servers], args=(list(api._servers),)).start()
+    api._servers.clear()
+    api.close()
+
+
+def refused(code: str, call: Callable[[], object]) -> str:
+    with pytest.raises(ClientError) as caught:
+        call()
+    error = caught.value.response["Error"]
+    assert error["Code"] == code, error
+    return error["Message"]
+
+
+def become(lab: Lab, image_id: str, state: str) -> dict[str, Any]:
+    def probe() -> Ok[dict[str, Any]] | Pending:
+        image = lab.ec2.describe_images(ImageIds=[image_id])["Images"][0]
+        return Ok(image) if image["State"] == state else Pending(image["State"])
+
+    return wait_until(f"the image to be {state}", probe, deadline=Deadline.after(10), interval=0.02)
+
+
+def test_an_instance_goes_through_its_states_as_its_machine_does(lab: Lab) -> None:
+    launched = lab.run()
+    instance_id = launched["InstanceId"]
+    assert launched["State"] == {"Code": 0, "Name": "pending"}
+    assert lab.state(instance_id) == "pending"
+    lab.api.running(instance_id)
+    assert lab.instance(instance_id)["State"] == {"Code": 16, "Name": "running"}
+
+    lab.ec2.stop_instances(InstanceIds=[instance_id])
+    assert lab.state(instance_id) == "stopping"
+    lab.api.stopped(instance_id, None)
+    stopped = lab.instance(instance_id)
+    assert stopped["State"]["Name"] == "stopped"
+    assert stopped["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
+    assert stopped["StateTransitionReason"].startswith("User initiated (")
+    assert "PublicIpAddress" not in stopped
+    assert stopped["PrivateIpAddress"] == launched["PrivateIpAddress"]
+
+    lab.ec2.start_instances(InstanceIds=[instance_id])
+    assert lab.state(instance_id) == "pending"
+    lab.api.running(instance_id)
+    started = lab.instance(instance_id)
+    assert started["State"]["Name"] == "running"
+    assert started["PublicIpAddress"] == launched["PublicIpAddress"]
+    assert "StateReason" not in started
+
+    lab.ec2.reboot_instances(InstanceIds=[instance_id])
+    lab.ec2.terminate_instances(InstanceIds=[instance_id])
+    assert lab.state(instance_id) == "shutting-down"
+    lab.api.terminated(instance_id, None)
+    ended = lab.instance(instance_id)
+    assert ended["State"] == {"Code": 48, "Name": "terminated"}
+    assert ended["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
+    assert "PrivateIpAddress" not in ended
+    assert ended["NetworkInterfaces"] == []
+    assert lab.ec2.describe_network_interfaces()["NetworkInterfaces"] == []
+    assert lab.ec2.describe_volumes()["Volumes"] == []
+    assert lab.api.instance(launched["PrivateIpAddress"]) is None
+    assert [entry[0] for entry in lab.machines.asked] == ["launch", "stop", "start", "reboot", "terminate"]
+
+
+def test_a_machine_that_does_not_boot_is_a_terminated_instance_with_a_reason(lab: Lab) -> None:
+    instance_id = lab.run()["InstanceId"]
+    lab.api.terminated(instance_id, "the host ended with status 1; its console ends with: no init")
+    ended = lab.instance(instance_id)
+    assert ended["State"]["Name"] == "terminated"
+    assert ended["StateReason"]["Code"] == "Server.InternalError"
+    assert "no init" in ended["StateReason"]["Message"]
+
+
+def test_a_machine_that_cannot_be_launched_is_one_too(lab: Lab) -> None:
+    lab.machines.failing_launch = "no layers"
+    ended = lab.instance(lab.run()["InstanceId"])
+    assert ended["State"]["Name"] == "terminated"
+    assert "no layers" in ended["StateReason"]["Message"]
+
+
+def test_a_host_that_shuts_itself_down(lab: Lab) -> None:
+    first = lab.running()
+    lab.api.stopped(first, "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
+    assert lab.instance(first)["StateReason"] == {
+        "Code": "Client.InstanceInitiatedShutdown",
+        "Message": "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+    }
+    second = lab.running(InstanceInitiatedShutdownBehavior="terminate")
+    lab.api.stopped(second, None)
+    assert lab.state(second) == "shutting-down"
+    assert lab.machines.asked[-1] == ("terminate", second, True)
+    lab.api.terminated(second, None)
+    assert lab.instance(second)["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
+def test_the_end_of_a_machine_beats_its_late_start(lab: Lab) -> None:
+    instance_id = lab.run()["InstanceId"]
+    lab.ec2.terminate_instances(InstanceIds=[instance_id])
+    lab.api.running(instance_id)
+    assert lab.state(instance_id) == "shutting-down"
+    lab.api.running("i-unknown")
+    lab.api.stopped("i-unknown", None)
+    lab.api.terminated("i-unknown", None)
+    lab.api.reachable("i-unknown", True)
+
+
+@pytest.mark.parametrize("parameter", ["Force", "SkipOsShutdown"])
+def test_power_is_cut_where_the_request_says_so(lab: Lab, parameter: str) -> None:
+    instance_id = lab.running()
+    lab.ec2.stop_instances(InstanceIds=[instance_id], **{parameter: True})
+    lab.ec2.terminate_instances(InstanceIds=[instance_id])
+    lab.ec2.terminate_instances(InstanceIds=[instance_id], **{parameter: True})
+    assert [entry[2] for entry in lab.machines.asked if len(entry) == 3] == [True, False, True]
+
+
+def test_requests_in_the_wrong_state_are_refused(lab: Lab) -> None:
+    instance_id = lab.run()["InstanceId"]
+    message = refused("IncorrectInstanceState", lambda: lab.ec2.stop_instances(InstanceIds=[instance_id]))
+    assert message == f"The instance '{instance_id}' is not in a state from which it can be stopped."
+    refused("IncorrectInstanceState", lambda: lab.ec2.create_image(InstanceId=instance_id, Name="x"))
+    refused("InvalidInstanceID.NotFound", lambda: lab.ec2.terminate_instances(InstanceIds=["i-0123456789abcdef0"]))
+
+
+def test_status_checks_follow_the_host(lab: Lab) -> None:
+    instance_id = lab.run()["InstanceId"]
+
+    def checks() -> list[str]:
+        (status,) = lab.ec2.describe_instance_status(InstanceIds=[instance_id], IncludeAllInstances=True)[
+            "InstanceStatuses"
+        ]
+        return [status["InstanceState"]["Name"], status["InstanceStatus"]["Status"], status["SystemStatus"]["Status"]]
+
+    assert checks() == ["pending", "not-applicable", "not-applicable"]
+    lab.api.running(instance_id)
+    assert checks() == ["running", "initializing", "initializing"]
+    lab.api.reachable(instance_id, True)
+    assert checks() == ["running", "ok", "ok"]
+    lab.api.reachable(instance_id, False)
+    assert checks() == ["running", "impaired", "ok"]
+    lab.api.running(instance_id)  # a reboot
+    assert checks() == ["running", "initializing", "initializing"]
+
+
+def test_the_console_is_the_hosts(lab: Lab) -> None:
+    instance_id = lab.running()
+    assert lab.ec2.get_console_output(InstanceId=instance_id)["Output"] == f"console of {instance_id}: ä\n"
+
+
+def test_addresses_come_from_the_subnet_and_map_to_public_ones(lab: Lab) -> None:
+    subnet = lab.three[1]
+    network = ipaddress.IPv4Network(lab.subnets[subnet]["CidrBlock"])
+    answer = lab.ec2.run_instances(ImageId=AMI, MinCount=1, MaxCount=3, SubnetId=subnet, InstanceType="t3.micro")
+    instances = answer["Instances"]
+    assert [instance["PrivateIpAddress"] for instance in instances] == [str(network[4 + n]) for n in range(3)]
+    for instance in instances:
+        private = instance["PrivateIpAddress"]
+        assert instance["PublicIpAddress"] == private.replace("172.31.", "127.31.", 1)
+        assert instance["PrivateDnsName"] == f"ip-{private.replace('.', '-')}.ec2.internal"
+        spec = lab.machines.specs[instance["InstanceId"]]
+        assert (spec.private_ip, spec.hostname) == (private, instance["PrivateDnsName"])
+        assert spec.subnet_cidr == str(network)
+        assert spec.mac == instance["NetworkInterfaces"][0]["MacAddress"]
+    first = instances[0]["InstanceId"]
+    lab.ec2.terminate_instances(InstanceIds=[first])
+    lab.api.terminated(first, None)
+    assert lab.run(SubnetId=subnet)["PrivateIpAddress"] == str(network[7])  # not at once the one just freed
+
+
+def test_an_instance_without_a_public_address(lab: Lab) -> None:
+    interface = {"DeviceIndex": 0, "SubnetId": lab.three[0], "AssociatePublicIpAddress": False}
+    instance_id = lab.run(NetworkInterfaces=[interface])["InstanceId"]
+    assert "PublicIpAddress" not in lab.instance(instance_id)
+    assert lab.view(instance_id).public_ip is None
+    private = lab.ec2.create_subnet(VpcId=lab.subnets[lab.three[0]]["VpcId"], CidrBlock="172.31.200.0/24")["Subnet"]
+    assert "PublicIpAddress" not in lab.instance(lab.run(SubnetId=private["SubnetId"])["InstanceId"])
+
+
+def test_a_chosen_private_address(lab: Lab) -> None:
+    subnet = lab.three[0]
+    address = str(ipaddress.IPv4Network(lab.subnets[subnet]["CidrBlock"])[77])
+    assert lab.run(SubnetId=subnet, PrivateIpAddress=address)["PrivateIpAddress"] == address
+    refused("InvalidIPAddress.InUse", lambda: lab.run(SubnetId=subnet, PrivateIpAddress=address))
+    refused("InvalidParameterValue", lambda: lab.run(SubnetId=subnet, PrivateIpAddress="10.0.0.9"))
+
+
+def test_a_full_subnet_is_refused(lab: Lab) -> None:
+    vpc = lab.subnets[lab.three[0]]["VpcId"]
+    subnet = lab.ec2.create_subnet(VpcId=vpc, CidrBlock="172.31.250.0/28")["Subnet"]["SubnetId"]
+    lab.run(SubnetId=subnet, MinCount=11, MaxCount=11)
+    refused("InsufficientFreeAddressesInSubnet", lambda: lab.run(SubnetId=subnet))
+
+
+def test_bad_launches_are_refused_as_aws_words_it(lab: Lab) -> None:
+    message = refused("InvalidAMIID.NotFound", lambda: lab.run(ImageId="ami-00000000000000000"))
+    assert message == "The image id '[ami-00000000000000000]' does not exist"
+    refused("InvalidAMIID.Malformed", lambda: lab.run(ImageId="debian"))
+    message = refused("InvalidKeyPair.NotFound", lambda: lab.run(KeyName="nobody's"))
+    assert message == "The key pair 'nobody's' does not exist"
+    refused("InvalidParameterValue", lambda: lab.run(InstanceType="t9.colossal"))
+    refused("InvalidParameterValue", lambda: lab.run(IamInstanceProfile={"Name": "missing"}))
+    message = refused("InvalidParameterValue", lambda: lab.run(UserData="x" * 16385))
+    assert message == "User data is limited to 16384 bytes"
+    refused("InvalidParameterValue", lambda: lab.template(UserData=base64.b64encode(b"x" * 16385).decode()))
+    lab.run(UserData="x" * 16384)
+    lab.machines.images.clear()
+    refused("InvalidAMIID.Unavailable", lab.run)
+
+
+def test_only_the_clouds_own_images_exist(lab: Lab) -> None:
+    (image,) = lab.ec2.describe_images()["Images"]
+    assert image["ImageId"] == AMI
+    assert (image["RootDeviceType"], image["RootDeviceName"]) == ("ebs", "/dev/xvda")
+    (device,) = image["BlockDeviceMappings"]
+    assert device["DeviceName"] == "/dev/xvda"
+    assert device["Ebs"]["SnapshotId"].startswith("snap-")
+    assert [found["ImageId"] for found in lab.ec2.describe_images(Owners=["self"])["Images"]] == [AMI]
+
+
+def test_root_volume_size(lab: Lab) -> None:
+    first, second = lab.run(), lab.run(BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 50}}])
+    sizes = [lab.machines.specs[instance["InstanceId"]].root_volume_gib for instance in (first, second)]
+    assert sizes == [8, 50]
+    volumes = [each["DeviceName"] for each in lab.instance(second["InstanceId"])["BlockDeviceMappings"]]
+    assert volumes == ["/dev/xvda"]
+    small = [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 1}}]
+    refused("InvalidBlockDeviceMapping", lambda: lab.run(BlockDeviceMappings=small))
+
+
+def test_an_image_of_a_running_instance_stops_and_starts_its_machine(lab: Lab) -> None:
+    instance_id = lab.running()
+    tags = [{"ResourceType": kind, "Tags": [{"Key": "a", "Value": kind}]} for kind in ("image", "snapshot")]
+    image_id = lab.ec2.create_image(InstanceId=instance_id, Name="mine", TagSpecifications=tags)["ImageId"]
+    assert lab.machines.asked[-1] == ("stop", instance_id, False)
+    assert lab.ec2.describe_images(ImageIds=[image_id])["Images"][0]["State"] == "pending"
+    refused("InvalidAMIName.Duplicate", lambda: lab.ec2.create_image(InstanceId=instance_id, Name="mine"))
+    refused("InvalidAMIID.Unavailable", lambda: lab.run(ImageId=image_id))
+    lab.api.stopped(instance_id, None)
+    image = become(lab, image_id, "available")
+    assert image["RootDeviceType"] == "ebs"
+    assert image["Tags"] == [{"Key": "a", "Value": "image"}]
+    snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    assert lab.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["Tags"] == [
+        {"Key": "a", "Value": "snapshot"}
+    ]
+
+    def restarted() -> Ok[None] | Pending:
+        return Ok(None) if lab.machines.asked[-1] == ("start", instance_id) else Pending(str(lab.machines.asked[-1]))
+
+    wait_until("the machine to be started again", restarted, deadline=Deadline.after(10), interval=0.02)
+    assert lab.state(instance_id) == "running"
+    assert lab.instance(lab.run(ImageId=image_id)["InstanceId"])["ImageId"] == image_id
+    lab.ec2.deregister_image(ImageId=image_id)
+    assert not lab.machines.has_image(image_id)
+    refused("InvalidAMIID.NotFound", lambda: lab.run(ImageId=image_id))
+
+
+def test_an_image_without_a_reboot_and_of_a_stopped_instance(lab: Lab) -> None:
+    instance_id = lab.running()
+    image_id = lab.ec2.create_image(InstanceId=instance_id, Name="live", NoReboot=True)["ImageId"]
+    become(lab, image_id, "available")
+    lab.ec2.stop_instances(InstanceIds=[instance_id])
+    lab.api.stopped(instance_id, None)
+    become(lab, lab.ec2.create_image(InstanceId=instance_id, Name="cold")["ImageId"], "available")
+    assert [entry[0] for entry in lab.machines.asked] == ["launch", "snapshot", "stop", "snapshot"]
+    assert lab.state(instance_id) == "stopped"
+
+
+def test_an_image_that_fails_says_why(lab: Lab) -> None:
+    instance_id = lab.running()
+    lab.machines.failing_snapshot = "no space left"
+    image_id = lab.ec2.create_image(InstanceId=instance_id, Name="x", NoReboot=True)["ImageId"]
+    assert "no space left" in become(lab, image_id, "failed")["StateReason"]["Message"]
+    waiting = lab.ec2.create_image(InstanceId=instance_id, Name="y")["ImageId"]
+    lab.api.terminated(instance_id, "it crashed")
+    assert "terminated" in become(lab, waiting, "failed")["StateReason"]["Message"]
+
+
+def test_an_instance_as_its_metadata_service_sees_it(lab: Lab) -> None:
+    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=ECDSA_KEY.encode())
+    lab.profile()
+    instance_id = lab.running(
+        KeyName="key",
+        UserData="#!/bin/sh\n",
+        IamInstanceProfile={"Name": "profile"},
+        MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2, "InstanceMetadataTags": "enabled"},
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "one"}]}],
+    )
+    view = lab.view(instance_id)
+    assert view.instance_id == instance_id
+    assert view.public_key == " ".join(ECDSA_KEY.split()[:2]) + " key"
+    assert view.user_data == b"#!/bin/sh\n"
+    assert (view.token_required, view.hop_limit, view.tags_in_metadata) == (True, 2, True)
+    assert view.tags == {"Name": "one"}
+    assert list(view.security_groups.values()) == ["default"]
+    assert view.availability_zone == lab.instance(instance_id)["Placement"]["AvailabilityZone"]
+    assert (view.vpc_cidr, view.hostname) == ("172.31.0.0/16", lab.instance(instance_id)["PrivateDnsName"])
+    assert view.profile is not None
+    assert view.profile.role_name == "role"
+    assert view.profile.profile_id == lab.instance(instance_id)["IamInstanceProfile"]["Id"]
+    credentials = view.profile.credentials
+    assert lab.view(instance_id).profile == view.profile  # the same until they end
+    assert credentials.secret_access_key not in repr(view)
+    sts = lab.client(
+        "sts",
+        aws_access_key_id=credentials.access_key_id,
+        aws_secret_access_key=credentials.secret_access_key,
+        aws_session_token=credentials.session_token,
+    )
+    assert sts.get_caller_identity()["Arn"].endswith(f":assumed-role/role/{instance_id}")
+
+
+def test_a_created_key_pair_is_real(lab: Lab, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    made = lab.ec2.create_key_pair(KeyName="made")
+    private = load_pem_private_key(made["KeyMaterial"].encode(), None)
+    public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    assert lab.view(lab.running(KeyName="made")).public_key == f"{public} made"
+
+
+def test_a_group_spreads_what_its_template_says(lab: Lab) -> None:
+    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=ECDSA_KEY.encode())
+    arn = lab.profile()
+    vpc = lab.subnets[lab.three[0]]["VpcId"]
+    security_group = lab.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)["GroupId"]
+    template = lab.template(
+        KeyName="key",
+        UserData=base64.b64encode(b"#!/bin/sh\nexit 0\n").decode(),
+        IamInstanceProfile={"Name": "profile"},
+        MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2, "InstanceMetadataTags": "enabled"},
+        BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 50, "DeleteOnTermination": True}}],
+        NetworkInterfaces=[{"DeviceIndex": 0, "Groups": [security_group], "AssociatePublicIpAddress": True}],
+        TagSpecifications=[
+            {"ResourceType": "instance", "Tags": [{"Key": "from", "Value": "template"}, {"Key": "b", "Value": "1"}]}
+        ],
+    )
+    tags = [
+        {"Key": "Name", "Value": "server", "PropagateAtLaunch": True},
+        {"Key": "b", "Value": "2", "PropagateAtLaunch": True},
+        {"Key": "hidden", "Value": "x", "PropagateAtLaunch": False},
+    ]
+    group = lab.group(template, 9, Tags=tags)
+    assert group["DesiredCapacity"] == 9
+    assert Counter(each["AvailabilityZone"] for each in group["Instances"]).values() == Counter("aaabbbccc").values()
+    assert {each["LifecycleState"] for each in group["Instances"]} == {"Pending"}
+    for member in group["Instances"]:
+        instance_id = member["InstanceId"]
+        lab.api.running(instance_id)
+        view, shown = lab.view(instance_id), lab.instance(instance_id)
+        assert view.subnet_id in lab.three
+        assert view.tags["Name"] == "server"
+        assert view.tags["aws:autoscaling:groupName"] == "group"
+        assert (view.tags["from"], view.tags["b"]) == ("template", "2")
+        assert "hidden" not in view.tags
+        assert view.user_data == b"#!/bin/sh\nexit 0\n"
+        assert (view.token_required, view.hop_limit, view.tags_in_metadata) == (True, 2, True)
+        assert view.profile is not None
+        assert view.profile.arn == arn
+        assert shown["MetadataOptions"]["HttpTokens"] == "required"
+        assert [each["GroupId"] for each in shown["SecurityGroups"]] == [security_group]
+        assert shown["KeyName"] == "key"
+        assert shown["PublicIpAddress"].startswith("127.31.")
+        assert lab.machines.specs[instance_id].root_volume_gib == 50
+    assert {each["LifecycleState"] for each in lab.described_group()["Instances"]} == {"InService"}
+
+
+def test_a_template_without_a_public_address_and_with_two_versions(lab: Lab) -> None:
+    template = lab.template(NetworkInterfaces=[{"DeviceIndex": 0, "AssociatePublicIpAddress": False}])
+    data = {"ImageId": AMI, "InstanceType": "t3.small", "UserData": base64.b64encode(b"second").decode()}
+    lab.ec2.create_launch_template_version(LaunchTemplateId=template, LaunchTemplateData=data)
+    specification = {"LaunchTemplateId": template, "Version": "$Latest"}
+    (latest,) = lab.group(template, 1, LaunchTemplate=specification)["Instances"]
+    assert lab.view(latest["InstanceId"]).user_data == b"second"
+    assert lab.instance(latest["InstanceId"])["InstanceType"] == "t3.small"
+    first = lab.ec2.run_instances(LaunchTemplate={"LaunchTemplateId": template}, MinCount=1, MaxCount=1)
+    assert "PublicIpAddress" not in first["Instances"][0]
+    assert lab.view(first["Instances"][0]["InstanceId"]).user_data is None
+
+
+def test_a_terminated_member_is_replaced_where_it_was(lab: Lab) -> None:
+    group = lab.group(lab.template(), 6)
+    victim = group["Instances"][0]
+    lab.ec2.terminate_instances(InstanceIds=[victim["InstanceId"]])
+    after = lab.described_group()["Instances"]
+    assert len(after) == 6
+    assert victim["InstanceId"] not in {each["InstanceId"] for each in after}
+    assert set(Counter(each["AvailabilityZone"] for each in after).values()) == {2}
+
+
+def test_suspended_processes_are_honoured(lab: Lab) -> None:
+    group = lab.group(lab.template(), 3)
+    lab.autoscaling.suspend_processes(AutoScalingGroupName="group", ScalingProcesses=["Launch", "Terminate"])
+    lab.ec2.terminate_instances(InstanceIds=[group["Instances"][0]["InstanceId"]])
+    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=1)
+    shown = lab.described_group()
+    assert (shown["DesiredCapacity"], len(shown["Instances"])) == (1, 2)
+    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=3)
+    lab.autoscaling.resume_processes(AutoScalingGroupName="group")
+    assert len(lab.described_group()["Instances"]) == 3
+
+
+def test_scaling_in_keeps_the_zones_even(lab: Lab) -> None:
+    lab.group(lab.template(), 9)
+    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=3)
+    left = lab.described_group()["Instances"]
+    assert set(Counter(each["AvailabilityZone"] for each in left).values()) == {1}
+    assert len([entry for entry in lab.machines.asked if entry[0] == "terminate"]) == 6
+
+
+def test_deleting_a_group(lab: Lab) -> None:
+    group = lab.group(lab.template(), 3)
+    refused("ResourceInUse", lambda: lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group"))
+    lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group", ForceDelete=True)
+    ended = {entry[1:] for entry in lab.machines.asked if entry[0] == "terminate"}
+    assert ended == {(each["InstanceId"], True) for each in group["Instances"]}
+    assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
+    refused("ValidationError", lambda: lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group"))
+
+
+def test_a_group_whose_template_cannot_be_launched_is_refused(lab: Lab) -> None:
+    message = refused("ValidationError", lambda: lab.group(lab.template(ImageId="ami-00000000000000000"), 1))
+    assert "does not exist" in message
+    assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
+
+
+def test_a_member_that_ends_by_itself_is_unhealthy_and_not_replaced(lab: Lab) -> None:
+    (member,) = lab.group(lab.template(), 1)["Instances"]
+    lab.api.terminated(member["InstanceId"], "no init")
+    (shown,) = lab.described_group()["Instances"]
+    assert (shown["InstanceId"], shown["HealthStatus"]) == (member["InstanceId"], "Unhealthy")
+
+
+def test_a_security_group_in_use_cannot_be_deleted(lab: Lab) -> None:
+    vpc = lab.subnets[lab.three[0]]["VpcId"]
+    one, two = (
+        lab.ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc)["GroupId"] for name in ("one", "two")
+    )
+    permission = {
+        "IpProtocol": "tcp", "FromPort": 1, "ToPort": 1, "UserIdGroupPairs": [{"GroupId": one}, {"GroupId": two}]
+    }  # fmt: skip
+    lab.ec2.authorize_security_group_ingress(GroupId=two, IpPermissions=[permission])
+    refused("DependencyViolation", lambda: lab.ec2.delete_security_group(GroupId=one))
+    instance_id = lab.running(SecurityGroupIds=[two])
+    refused("DependencyViolation", lambda: lab.ec2.delete_security_group(GroupId=two))
+    lab.ec2.terminate_instances(InstanceIds=[instance_id])
+    refused("DependencyViolation", lambda: lab.ec2.delete_security_group(GroupId=two))
+    lab.api.terminated(instance_id, None)
+    lab.ec2.delete_security_group(GroupId=two)
+    lab.ec2.delete_security_group(GroupId=one)
+
+
+def test_filters_see_states_and_tags(lab: Lab) -> None:
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "join", "Value": "me"}]}]
+    first, second = lab.running(TagSpecifications=tags), lab.run(TagSpecifications=tags)["InstanceId"]
+    gone = lab.running()
+    lab.ec2.terminate_instances(InstanceIds=[gone])
+    lab.api.terminated(gone, None)
+
+    def found(*filters: tuple[str, str]) -> set[str]:
+        answer = lab.ec2.describe_instances(Filters=[{"Name": name, "Values": [value]} for name, value in filters])
+        return {each["InstanceId"] for reservation in answer["Reservations"] for each in reservation["Instances"]}
+
+    assert found(("tag:join", "me")) == {first, second}
+    assert found(("tag:join", "me"), ("instance-state-name", "running")) == {first}
+    assert found(("private-ip-address", lab.view(first).private_ip)) == {first}
+    assert found(("vpc-id", lab.subnets[lab.three[0]]["VpcId"])) == {first, second}
+
+
+def test_other_services_regions_and_callers_are_refused(lab: Lab) -> None:
+    message = refused("NotImplemented", lambda: lab.client("sqs").list_queues())
+    assert "sqs" in message
+    message = refused("SignatureDoesNotMatch", lambda: lab.client("ec2", "eu-west-1").describe_instances())
+    assert "'eu-west-1'" in message
+    assert lab.client("s3").list_buckets()["Buckets"] == []
+    status, body = plain(lab, "POST", "/", b"Action=DescribeInstances", {"Host": "ec2.us-east-1.amazonaws.com"})
+    assert (status, b"MissingAuthenticationToken" in body) == (403, True)
+    status, _ = plain(lab, "POST", "/moto-api/reset", b"", {})
+    assert status == 403
+    assert lab.ec2.describe_images()["Images"]
+
+
+def plain(lab: Lab, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", lab.api.ports[0], timeout=10)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("service", ["ec2", "autoscaling", "iam", "sts"])
+def test_a_fault_inside_is_an_error_that_boto3_can_read(
+    lab: Lab, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault <inside>")
+
+    monkeypatch.setitem(lab.api._application._applications, service, fail)
+    calls: dict[str, tuple[str, dict[str, Any]]] = {
+        "ec2": ("describe_instances", {}),
+        "autoscaling": ("describe_auto_scaling_groups", {}),
+        "iam": ("list_roles", {}),
+        "sts": ("get_caller_identity", {}),
+    }
+    name, arguments = calls[service]
+    message = refused("InternalError", lambda: getattr(lab.client(service), name)(**arguments))
+    assert message.startswith("RuntimeError: a fault <inside>")
+
+
+def test_what_moto_lacks_is_said_and_not_repeated(lab: Lab) -> None:
+    refused("NotImplemented", lambda: lab.ec2.describe_instances(Filters=[{"Name": "hypervisor", "Values": ["xen"]}]))
+
+
+def test_https_serves_the_amazonaws_names(lab: Lab) -> None:
+    context = ssl.create_default_context(cadata=lab.ca.cert_pem)
+    import socket
+
+    for name in ("ec2.us-east-1.amazonaws.com", "iam.amazonaws.com", "bucket.s3.us-east-1.amazonaws.com"):
+        with (
+            socket.create_connection(("127.0.0.1", lab.api.ports[1]), timeout=10) as connection,
+            context.wrap_socket(connection, server_hostname=name) as secure,
+        ):
+            secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            assert secure.recv(12).startswith(b"HTTP/1.1 ")
+
+
+def test_a_silent_tls_client_delays_nobody(lab: Lab) -> None:
+    import socket
+
+    with socket.create_connection(("127.0.0.1", lab.api.ports[1]), timeout=10):
+        test_https_serves_the_amazonaws_names(lab)
+
+
+def test_requests_and_events_at_once(lab: Lab) -> None:
+    faults: list[Exception] = []
+
+    def work() -> None:
+        try:
+            client = lab.client("ec2")
+            for _ in range(3):
+                instance_id = client.run_instances(ImageId=AMI, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+                lab.api.running(instance_id)
+                client.terminate_instances(InstanceIds=[instance_id])
+                lab.api.terminated(instance_id, None)
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert len(lab.machines.specs) == 12
+
+
+def test_one_cloud_a_process(lab: Lab) -> None:
+    with pytest.raises(Ec2Error, match="close it"):
+        CloudApi(region=REGION, public_block=ipaddress.IPv4Network("127.31.0.0/16"), machines=FakeMachines(), images=[])
+
+
+def test_a_taken_port_is_named(lab: Lab) -> None:
+    with pytest.raises(Ec2Error, match=f"127.0.0.1 port {lab.api.ports[0]}"):
+        lab.api.serve("127.0.0.1", lab.api.ports[0])
+
+
+def test_the_users_aws_settings_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[profile broken\n")
+    monkeypatch.setenv("AWS_PROFILE", "another")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    api = CloudApi(
+        region="eu-west-1", public_block=ipaddress.IPv4Network("127.31.0.0/16"), machines=FakeMachines(), images=[]
+    )
+    api.close()
