@@ -24,7 +24,7 @@ from typing import NoReturn
 
 OLDEST_PYTHON = (3, 11)
 # tox-uv: with pip, each of tox's environments takes most of a minute to make, with uv a few seconds.
-TOX = ("tox>=4.23,<5", "tox-uv>=1.25,<2")
+TOX = ("tox>=4.23,<5", "tox-uv>=1.25")
 USAGE = """usage: python3 -m nomad_testkit.setup COMMAND [ARGUMENT…]
 
 Install what this Debian or Ubuntu machine lacks, then run COMMAND with tox in PATH, for example:
