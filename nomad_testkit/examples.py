@@ -22,11 +22,12 @@ from nomad_testkit.example_variables import (
     near_miss,
     refusal,
 )
-from nomad_testkit.modules.cluster_variables import RUN_ID_LENGTH, ClusterModule
+from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.iam_policies import POLICIES
 from nomad_testkit.modules.nomad_cluster import NomadCluster
 from nomad_testkit.modules.security_group_rules import RULE_SETS, Port
+from nomad_testkit.modules.steps import RUN_ID_LENGTH
 
 FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}

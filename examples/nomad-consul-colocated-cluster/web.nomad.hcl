@@ -1,5 +1,5 @@
-# A web page from every client: submit it with `nomad job run -var zones='["us-east-1a"]' web.nomad.hcl`,
-# or in a test with nomad_cluster.submitted("web.nomad.hcl", count=6).
+# A web page from every client. By hand: nomad job run web.nomad.hcl
+# In a test: nomad_cluster.submitted("web.nomad.hcl", count=6). Without datacenters it runs in those of all clients.
 
 variable "count" {
   type        = number
@@ -38,7 +38,7 @@ job "web" {
 
       config {
         command = "/usr/bin/python3"
-        args    = ["-m", "http.server", "--directory", "local", "--bind", "${NOMAD_IP_http}", "${NOMAD_PORT_http}"]
+        args    = ["-m", "http.server", "--directory", "${NOMAD_TASK_DIR}", "--bind", "${NOMAD_IP_http}", "${NOMAD_PORT_http}"]
       }
 
       template {

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.deploy.refusals import REFUSALS, code_of, told
+from nomad_testkit.errors import DeployError, WaitTimeout
+from nomad_testkit.modules.steps import Ref, Step, resolve
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
 if TYPE_CHECKING:
     from nomad_testkit.deploy.plan import Plan
     from nomad_testkit.journal import Journal
     from nomad_testkit.model import Progress
-    from nomad_testkit.wait import Deadline
 
 Outputs = Mapping[str, Any]
 """What a deployment tells, under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
+
+INTERVAL = 1.0
+"""Seconds between two tries of such a call."""
+
+CONSISTENCY_SECONDS = 60.0
+"""How long AWS may take to know a new role or group everywhere; IAM's documentation promises no time."""
 
 
 def apply(
@@ -23,5 +33,61 @@ def apply(
     deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Outputs:
-    """Carry out a plan's steps. Raises DeployError."""
-    raise NotImplementedError
+    """Carry out a plan's steps in their order, with the boto3 clients that `client` makes by service.
+
+    Raises DeployError, which names the step, the API's call, the resource, and AWS's code and message. What was made
+    until then stays, and is in the journal: `sweep` destroys it.
+    """
+    deadline = deadline or Deadline.after(10 * CONSISTENCY_SECONDS)
+    clients: dict[str, Any] = {}
+    known: dict[Ref, Any] = {}
+    for step in plan.steps:
+        if deadline.passed:
+            raise DeployError(f"there was no time left for the step {step.name!r} of run {plan.run_id}")
+        if progress is not None:
+            progress(f"creating {step.name}")
+        if step.service not in clients:
+            clients[step.service] = client(step.service)
+        _apply(step, clients[step.service], journal, known, deadline.child(CONSISTENCY_SECONDS))
+    return {name: resolve(value, known.__getitem__) for name, value in plan.outputs.items()}
+
+
+def _apply(step: Step, client: Any, journal: Journal, known: dict[Ref, Any], deadline: Deadline) -> None:
+    arguments = resolve(step.arguments, known.__getitem__)
+    if step.creates is not None:
+        journal.record(step.creates.kind, step.creates.name, step=step.name)
+    answer = _call(step, client, arguments, deadline)
+    known.update({Ref(step.name, name): _at(answer, path) for name, path in step.values.items()})
+    if step.creates is not None:
+        created = str(_at(answer, step.creates.id)) if step.creates.id else step.creates.name
+        known[Ref(step.name)] = created
+        journal.created(step.creates.kind, step.creates.name, created)
+
+
+def _call(step: Step, client: Any, arguments: Mapping[str, Any], deadline: Deadline) -> Mapping[str, Any]:
+    def probe() -> Ok[Mapping[str, Any]] | Pending:
+        try:
+            return Ok(getattr(client, step.action)(**arguments))
+        except REFUSALS as error:
+            said = told(error)
+            if any(code_of(error) == code and part in said for code, part in step.transient):
+                return Pending(said)
+            raise _refused(step, client, said) from error
+
+    try:
+        return wait_until(f"AWS to carry out {step.name!r}", probe, deadline=deadline, interval=INTERVAL)
+    except WaitTimeout as error:
+        raise _refused(step, client, str(error)) from error
+
+
+def _refused(step: Step, client: Any, said: str) -> DeployError:
+    operation = client.meta.method_to_api_mapping.get(step.action, step.action)
+    resource = f" of the {step.creates.kind} {step.creates.name}" if step.creates else ""
+    return DeployError(f"the step {step.name!r} was refused: {step.service} {operation}{resource} answered {said}")
+
+
+def _at(answer: Mapping[str, Any], path: str) -> Any:
+    value: Any = answer
+    for part in path.split("."):
+        value = value[part]
+    return value

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.model import Instance
-from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
+from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -19,7 +19,10 @@ def instances(client: Callable[[str], Any], run_id: str, *, terminated: bool = F
     """
     ec2: EC2Client = client("ec2")
     states = ["pending", "running", "shutting-down", "stopping", "stopped"] + ["terminated"] * terminated
-    filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run_id]}, {"Name": "instance-state-name", "Values": states}]
+    filters = [
+        {"Name": f"tag:{RUN_TAG}", "Values": [checked_run_id(run_id)]},
+        {"Name": "instance-state-name", "Values": states},
+    ]
     found = []
     for page in ec2.get_paginator("describe_instances").paginate(Filters=filters):  # type: ignore[arg-type]
         for reservation in page["Reservations"]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.errors import ExampleError, UsageError
+from nomad_testkit.errors import ExampleError
 from nomad_testkit.modules.auto_scaling_group import Placement, cluster_outputs, cluster_steps
-from nomad_testkit.modules.cluster_variables import RUN_ID_LENGTH
-from nomad_testkit.modules.steps import KEY_PAIR, RUN_TAG, Creates, Ref, Step, tag_list
+from nomad_testkit.modules.steps import KEY_PAIR, RUN_TAG, Creates, Ref, Step, checked_run_id, tag_list
 
 if TYPE_CHECKING:
     from nomad_testkit.examples import Example, Group
@@ -47,9 +45,7 @@ def plan(
 
     Raises UsageError for a run id that names cannot be made of, and ExampleError for a VPC that is not the network's.
     """
-    if not re.fullmatch(rf"[a-z0-9-]{{1,{RUN_ID_LENGTH}}}", run_id):
-        right = f"1 to {RUN_ID_LENGTH} small letters, digits and -"
-        raise UsageError(f"the run id is {run_id!r}; right is {right}, since every name and tag of a run is made of it")
+    checked_run_id(run_id)
     inbound = (*_blocks(network), *inbound_cidrs)
     groups = example.render(run_id=run_id, inbound_cidr_blocks=inbound)
     steps: list[Step] = []

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.deploy.inventory import Inventory, Resource
+from nomad_testkit.deploy.refusals import REFUSALS, code_of, is_not_found, told
+from nomad_testkit.errors import TeardownError, TestkitError, WaitTimeout
+from nomad_testkit.modules.steps import (
+    AUTO_SCALING_GROUP,
+    INSTANCE,
+    INSTANCE_PROFILE,
+    KEY_PAIR,
+    LAUNCH_TEMPLATE,
+    ROLE,
+    SECURITY_GROUP,
+    VOLUME,
+)
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
 if TYPE_CHECKING:
+    from mypy_boto3_autoscaling import AutoScalingClient
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_iam import IAMClient
+
     from nomad_testkit.journal import Journal
     from nomad_testkit.model import Progress
-    from nomad_testkit.wait import Deadline
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 0.15
+"""Seconds between two looks at what is going away."""
 
 
 def sweep(
@@ -19,5 +44,226 @@ def sweep(
     deadline: Deadline,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Destroy everything that bears the run's tag. Raises TeardownError."""
-    raise NotImplementedError
+    """Destroy everything that bears the run's tag, and tell what it was.
+
+    The journal helps to find what the tag's index does not tell yet; what lacks the tag is never destroyed. Every
+    step runs even when one fails. Raises TeardownError that lists what is left and what was refused.
+    """
+    return _Sweep(client, run_id, journal, deadline, progress or (lambda line: None)).run()
+
+
+class _Sweep:
+    def __init__(
+        self,
+        client: Callable[[str], Any],
+        run_id: str,
+        journal: Journal | None,
+        deadline: Deadline,
+        progress: Progress,
+    ) -> None:
+        self.ec2: EC2Client = client("ec2")
+        self.autoscaling: AutoScalingClient = client("autoscaling")
+        self.iam: IAMClient = client("iam")
+        self.inventory = Inventory(self.ec2, self.autoscaling, self.iam, run_id)
+        self.run_id, self.journal, self.deadline, self.progress = run_id, journal, deadline, progress
+        self.destroyed: list[str] = []
+        self.faults: list[str] = []
+        self.terminating: dict[str, Resource] = {}
+        self.refused: set[str] = set()
+
+    def run(self) -> list[str]:
+        groups = self.found(AUTO_SCALING_GROUP)
+        for group in groups:
+            self.destroy(group, self.delete_group)
+        self.terminate(self.found(INSTANCE))
+        # None of these is needed by an instance that is going down.
+        for kind, delete in (
+            (LAUNCH_TEMPLATE, self.delete_template),
+            (KEY_PAIR, self.delete_key_pair),
+            (INSTANCE_PROFILE, self.delete_profile),
+            (ROLE, self.delete_role),
+        ):
+            for resource in self.found(kind):
+                self.destroy(resource, delete)
+        self.attempt("waiting for the instances' end", self.await_instances)
+        for volume in self.found(VOLUME):
+            self.destroy(volume, self.delete_volume)
+        security_groups = self.found(SECURITY_GROUP)
+        for resource in security_groups:
+            self.attempt(f"the rules of {resource}", partial(self.unlink, resource, security_groups))
+        for resource in security_groups:
+            self.destroy(resource, self.delete_security_group)
+        self.prove()
+        return self.destroyed
+
+    def found(self, kind: str) -> list[Resource]:
+        """Find what is left of one kind, by its tag and by the journal."""
+        resources = self.look(f"each {kind}", partial(self.inventory.tagged, kind))
+        if self.journal is not None:
+            try:
+                left = [entry for entry in self.journal.left() if entry.kind == kind]
+            except TestkitError as error:
+                self.fault(f"the journal: {error}")
+                left = []
+            known = {resource.id for resource in resources} | {resource.name for resource in resources}
+            for entry in left:
+                if known.isdisjoint({entry.id, entry.name}):
+                    find = partial(self.inventory.named, kind, entry.name)
+                    resources += self.look(f"the {kind} {entry.name}", find)
+        return resources
+
+    def look(self, what: str, find: Callable[[], Iterable[Resource]]) -> list[Resource]:
+        resources: list[Resource] = []
+        self.attempt(f"looking for {what}", lambda: resources.extend(find()))
+        return resources
+
+    def attempt(self, what: str, action: Callable[[], object]) -> bool:
+        """Do one thing; when it is refused, note that and go on."""
+        try:
+            action()
+        except REFUSALS as error:
+            self.fault(f"{what}: {told(error)}")
+        except WaitTimeout as error:
+            self.fault(f"{what}: {error}")
+        else:
+            return True
+        return False
+
+    def fault(self, line: str) -> None:
+        self.faults.append(line)
+        logger.warning("sweep of %s: %s", self.run_id, line)
+
+    def destroy(self, resource: Resource, delete: Callable[[Resource], object]) -> None:
+        """Delete one resource, and note that it is gone; one that is gone already is no fault."""
+
+        def action() -> None:
+            try:
+                delete(resource)
+            except REFUSALS as error:
+                if not is_not_found(error):
+                    raise
+
+        self.progress(f"destroying {resource}")
+        if self.attempt(f"destroying {resource}", action):
+            self.gone(resource)
+
+    def gone(self, resource: Resource) -> None:
+        self.destroyed.append(str(resource))
+        if self.journal is not None:
+            try:
+                self.journal.destroyed(resource.kind, resource.id)
+            except TestkitError as error:  # a full disk must not keep the rest alive
+                self.fault(str(error))
+
+    def delete_group(self, group: Resource) -> None:
+        # Otherwise the group would put a new instance in the place of each that ends.
+        self.attempt(f"suspending {group}", lambda: self.autoscaling.suspend_processes(AutoScalingGroupName=group.id))
+        self.autoscaling.delete_auto_scaling_group(AutoScalingGroupName=group.id, ForceDelete=True)
+
+    def terminate(self, instances: Sequence[Resource]) -> None:
+        """Ask AWS to end instances without their own shutdown; one that is refused must not keep the others alive."""
+        if not instances:
+            return
+        self.progress(f"terminating {len(instances)} instance(s)")
+        try:
+            self.ec2.terminate_instances(InstanceIds=[one.id for one in instances], SkipOsShutdown=True)
+        except REFUSALS as error:
+            if len(instances) > 1:  # one that is refused makes AWS refuse the whole call
+                for one in instances:
+                    self.terminate([one])
+                return
+            if not is_not_found(error):
+                self.fault(f"terminating {instances[0]}: {told(error)}")
+                self.refused.add(instances[0].id)
+                return
+        self.terminating.update({one.id: one for one in instances})
+
+    def await_instances(self) -> None:
+        """Wait until no instance is left; one that appears late, from a group that was just growing, ends too."""
+        left: dict[str, Resource] = {}
+
+        def probe() -> Ok[None] | Pending:
+            seen = {one.id: one for one in self.inventory.tagged(INSTANCE) if one.id not in self.refused}
+            left.clear()
+            left.update(seen)
+            self.terminate([one for one in seen.values() if one.id not in self.terminating])
+            if not seen:
+                return Ok(None)
+            return Pending(", ".join(f"{one} {one.state}" for one in seen.values()))
+
+        try:
+            wait_until("the instances' end", probe, deadline=self.deadline, interval=INTERVAL)
+        finally:
+            self.destroyed += [str(one) for one in self.terminating.values() if one.id not in left]
+
+    def delete_template(self, template: Resource) -> None:
+        self.ec2.delete_launch_template(LaunchTemplateId=template.id)
+
+    def delete_key_pair(self, key_pair: Resource) -> None:
+        self.ec2.delete_key_pair(KeyName=key_pair.name)
+
+    def delete_profile(self, profile: Resource) -> None:
+        answer = self.iam.get_instance_profile(InstanceProfileName=profile.name)
+        for role in answer["InstanceProfile"]["Roles"]:
+            self.iam.remove_role_from_instance_profile(InstanceProfileName=profile.name, RoleName=role["RoleName"])
+        self.iam.delete_instance_profile(InstanceProfileName=profile.name)
+
+    def delete_role(self, role: Resource) -> None:
+        for names in self.iam.get_paginator("list_role_policies").paginate(RoleName=role.name):
+            for name in names["PolicyNames"]:
+                self.iam.delete_role_policy(RoleName=role.name, PolicyName=name)
+        for policies in self.iam.get_paginator("list_attached_role_policies").paginate(RoleName=role.name):
+            for policy in policies["AttachedPolicies"]:
+                self.iam.detach_role_policy(RoleName=role.name, PolicyArn=policy["PolicyArn"])
+        self.iam.delete_role(RoleName=role.name)
+
+    def delete_volume(self, volume: Resource) -> None:
+        self.ec2.delete_volume(VolumeId=volume.id)
+
+    def unlink(self, group: Resource, groups: Sequence[Resource]) -> None:
+        """Revoke the rules that let in another group of the run: AWS keeps a group that a rule names."""
+        others = {one.id for one in groups} - {group.id}
+        if not others:
+            return
+        facts = self.ec2.describe_security_groups(GroupIds=[group.id])["SecurityGroups"][0]
+        for permission in facts["IpPermissions"]:
+            pairs = [pair for pair in permission.get("UserIdGroupPairs", ()) if pair.get("GroupId") in others]
+            if pairs:
+                rule: Any = {key: permission[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in permission}
+                rule["UserIdGroupPairs"] = [{"GroupId": pair["GroupId"]} for pair in pairs]
+                self.ec2.revoke_security_group_ingress(GroupId=group.id, IpPermissions=[rule])
+
+    def delete_security_group(self, group: Resource) -> None:
+        def probe() -> Ok[None] | Pending:
+            try:
+                self.ec2.delete_security_group(GroupId=group.id)
+            except REFUSALS as error:
+                # The network interface of a terminated instance lives a little longer.
+                if code_of(error) == "DependencyViolation":
+                    return Pending(told(error))
+                raise
+            return Ok(None)
+
+        wait_until(f"the end of {group}", probe, deadline=self.deadline, interval=INTERVAL)
+
+    def prove(self) -> None:
+        """Look again for everything that bears the tag. Raises TeardownError where something does."""
+        left: list[str] = []
+
+        def probe() -> Ok[None] | Pending:
+            left[:] = [str(resource) for resource in self.inventory.everything()]
+            return Pending(", ".join(left)) if left else Ok(None)
+
+        # What was refused does not go away by waiting.
+        deadline = self.deadline.child(0) if self.faults else self.deadline
+        proved = self.attempt(
+            "proving that nothing is left",
+            lambda: wait_until("nothing to be left", probe, deadline=deadline, interval=INTERVAL),
+        )
+        if not proved:
+            listed = "\n".join(f"  - {line}" for line in left or ["unknown: it could not be asked for"])
+            refused = "\n".join(f"  - {line}" for line in self.faults)
+            raise TeardownError(
+                f"run {self.run_id} is not destroyed; left:\n{listed}\nrefused:\n{refused}\n"
+                f"Sweep it again, or delete what bears the tag nomad-testkit-run = {self.run_id} by hand."
+            )

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from nomad_testkit.modules.security_group_rules import Port
+from nomad_testkit.modules.steps import RUN_ID_LENGTH
 
 ANYWHERE = ("0.0.0.0/0",)
-RUN_ID_LENGTH = 20
 NAME_LENGTH = 64 - 1 - RUN_ID_LENGTH
 """How long a cluster's name may be: every name ends in the run's id, and the shortest limit is that of a role, 64
 (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html); an instance profile and a launch

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nomad_testkit.errors import UsageError
+
 RUN_TAG = "nomad-testkit-run"
+RUN_ID_LENGTH = 20
 GROUP_TAG = "nomad-testkit-group"
 
 KEY_PAIR = "key pair"
@@ -15,6 +19,22 @@ INSTANCE_PROFILE = "instance profile"
 SECURITY_GROUP = "security group"
 LAUNCH_TEMPLATE = "launch template"
 AUTO_SCALING_GROUP = "auto scaling group"
+INSTANCE = "instance"
+VOLUME = "volume"
+
+
+def checked_run_id(run_id: str) -> str:
+    """Give a run's id if names and tags can be made of it; a ``*`` in one would match every run (EC2's Filters).
+
+    Raises UsageError.
+
+    >>> checked_run_id("nt-20260314-ab12cd")
+    'nt-20260314-ab12cd'
+    """
+    if not re.fullmatch(rf"[a-z0-9][a-z0-9-]{{0,{RUN_ID_LENGTH - 1}}}", run_id):
+        right = f"1 to {RUN_ID_LENGTH} small letters, digits and -, beginning with a letter or digit"
+        raise UsageError(f"the run id is {run_id!r}; right is {right}")
+    return run_id
 
 
 @dataclass(frozen=True, slots=True)
