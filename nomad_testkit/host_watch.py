@@ -105,10 +105,8 @@ def explain(host: Host) -> str:
     """Tell what has failed on a host, in the words of the unit, the agent or the user data. Never raises."""
     parts: list[str] = []
     try:
-        failed = [unit for unit in UNITS if host.unit_state(unit).failed]
-        parts += [
-            f"{host.unit_state(unit)}; its journal ends:\n{_indented(host.journal(unit, LINES))}" for unit in failed
-        ]
+        failed = [state for state in map(host.unit_state, UNITS) if state.failed]
+        parts += [f"{state}; its journal ends:\n{_indented(host.journal(state.unit, LINES))}" for state in failed]
         if host.unit_state(USER_DATA_UNIT).failed:
             log, text = user_data_log(host)
             parts.append(f"the user data failed; {log} ends:\n{_indented(text)}")

@@ -1,0 +1,208 @@
+"""The pytest plugin: settings, markers, fixtures and the evidence of failures.
+
+Everything heavy is imported when a fixture is used: an installed plugin is loaded by every pytest run on the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nomad_testkit.errors import SettingsError
+from nomad_testkit.settings import Settings, table
+
+if TYPE_CHECKING:
+    from nomad_testkit.clients import ConsulClient, NomadClient
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.examples import Example
+    from nomad_testkit.model import Progress
+    from nomad_testkit.sharing import Sharing
+    from nomad_testkit.targets import Target
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EXAMPLE = "nomad-consul-colocated-cluster"
+_MARKERS = {
+    "colocated": "the main job: a cluster with Nomad and Consul servers on the same hosts",
+    "separate": "a cluster with Nomad and Consul servers on hosts of their own",
+}
+_SHARED = ("nomad_target", "nomad_cluster")
+_settings = pytest.StashKey[Settings | SettingsError]()
+_sharing = pytest.StashKey["Sharing"]()
+
+
+@pytest.fixture(scope="session")
+def nomad_settings(pytestconfig: pytest.Config) -> Settings:
+    """The plugin's settings: option > environment > ini > default."""
+    return _usable_settings(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def nomad_example() -> Example:
+    """The example to deploy; override it in conftest.py to deploy another, or with other values."""
+    from nomad_testkit.examples import Example
+
+    return Example.load(DEFAULT_EXAMPLE)
+
+
+@pytest.fixture(scope="session")
+def nomad_target(nomad_settings: Settings, pytestconfig: pytest.Config) -> Iterator[Target]:
+    """Where clusters are deployed to: a session's own EC2, opened when it is first used."""
+    from nomad_testkit import sharing
+
+    with sharing.target(_join(pytestconfig), nomad_settings, _progress(pytestconfig)) as target:
+        yield target
+
+
+@pytest.fixture(scope="session")
+def nomad_cluster(
+    nomad_settings: Settings, nomad_example: Example, nomad_target: Target, pytestconfig: pytest.Config
+) -> Iterator[Cluster]:
+    """The cluster that nomad_example makes, ready; destroyed when the session ends."""
+    from nomad_testkit import sharing
+
+    join, progress = _join(pytestconfig), _progress(pytestconfig)
+    with sharing.cluster(join, nomad_settings, nomad_example, nomad_target, progress) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def nomad_api(nomad_cluster: Cluster) -> NomadClient:
+    """The API of the cluster's Nomad leader."""
+    return nomad_cluster.nomad
+
+
+@pytest.fixture
+def consul_api(nomad_cluster: Cluster) -> ConsulClient:
+    """The API of the cluster's Consul leader."""
+    return nomad_cluster.consul
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option and an ini key for every setting."""
+    group = parser.getgroup("nomad_testkit", "nomad_testkit: clusters of Nomad and Consul")
+    for setting in table():
+        how: dict[str, Any] = {"metavar": setting.metavar}
+        if setting.metavar is None:
+            how = {"action": "store_const", "const": "true"}
+        group.addoption(setting.option, dest=setting.key, default=None, help=setting.description, **how)
+        parser.addini(setting.key, setting.description, default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and refuse settings that cannot be used."""
+    for name, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    given: dict[str, Any] = {
+        "options": {setting.key: config.getoption(setting.key) for setting in table()},
+        "ini": {setting.key: config.getini(setting.key) for setting in table()},
+        "ini_file": config.inipath.name if config.inipath else "the ini file",
+    }
+    try:
+        config.stash[_settings] = Settings.load(**given, environ=os.environ)
+    except SettingsError as error:
+        config.stash[_settings] = error
+        # A variable of the environment alone must not end a run that has nothing to do with clusters.
+        try:
+            Settings.load(**given)
+        except SettingsError:
+            raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Show the settings that are no defaults, and where each came from."""
+    settings = config.stash[_settings]
+    chosen = list(settings.chosen()) if isinstance(settings, Settings) else []
+    return [f"nomad_testkit: {', '.join(chosen)}"] if chosen else []
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Where clusters are going to be used, refuse settings that cannot be, and join the other workers."""
+    used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
+    if used and not session.config.option.collectonly:
+        _usable_settings(session.config)
+        _join(session.config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Leave the other workers when every fixture has been torn down."""
+    try:
+        return (yield)
+    finally:
+        if (sharing := session.config.stash.get(_sharing, None)) is not None:
+            sharing.leave()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Collect evidence of a failing test that used a cluster, and name its folder in the report."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("nomad_cluster")
+    if report.failed and report.when == "call" and cluster is not None:
+        report.sections.append(("nomad_testkit", _evidence(item, cluster)))
+    return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Show what a worker of pytest-xdist had to say of its clusters; it has no terminal of its own."""
+    lines = getattr(node, "workeroutput", {}).get("nomad_testkit", ())
+    show = _progress(node.config)
+    for line in lines:
+        show(f"[{node.gateway.id}] {line}")
+
+
+def _usable_settings(config: pytest.Config) -> Settings:
+    settings = config.stash[_settings]
+    if isinstance(settings, SettingsError):
+        raise pytest.UsageError(str(settings))
+    return settings
+
+
+def _join(config: pytest.Config) -> Sharing:
+    from nomad_testkit.runs import state_path
+    from nomad_testkit.sharing import Sharing
+
+    if _sharing not in config.stash:
+        config.stash[_sharing] = Sharing.of(os.environ, state_path())
+    config.stash[_sharing].join()
+    return config.stash[_sharing]
+
+
+def _progress(config: pytest.Config) -> Progress:
+    if (output := getattr(config, "workeroutput", None)) is not None:
+        lines: list[str] = output.setdefault("nomad_testkit", [])
+        return lines.append
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if reporter is None or capture is None:
+        return logger.info
+
+    def show(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(f"nomad_testkit: {line}" if "\n" not in line else line)
+
+    return show
+
+
+def _evidence(item: pytest.Item, cluster: Any) -> str:
+    from nomad_testkit import diagnostics
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.runs import Run
+
+    if not isinstance(cluster, Cluster):
+        return "no evidence: nomad_cluster is overridden by something that is no Cluster"
+    settings = _usable_settings(item.config)
+    folder = settings.artifacts / cluster.run_id / re.sub(r"[^\w.-]+", "-", item.nodeid)[-120:].strip("-.")
+    journal = next((run.journal for run in Run.every() if run.run_id == cluster.run_id), None)
+    diagnostics.collect(cluster.hosts, folder, target=cluster.target, journal=journal)
+    return f"evidence: {folder.absolute()}"

@@ -1,0 +1,313 @@
+"""One target and one cluster for all pytest-xdist workers of a run: the first makes it, the last out destroys it.
+
+Who lives and who uses what is told by locks of files (flock), which the kernel gives back when a worker dies. In a
+folder of the run's own, which only its owner can read:
+
+- ``run.lock``, shared by every worker that may still come to use something;
+- for each thing ``owner.lock``, held by the worker that made it, ``users.lock``, shared by all that use it, and
+  ``result.json``, which says how to use it or why it could not be made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nomad_testkit.errors import DeployError, Ec2Error, TestkitError
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+if TYPE_CHECKING:
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.examples import Example
+    from nomad_testkit.model import Progress
+    from nomad_testkit.settings import Settings
+    from nomad_testkit.targets import Target
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RUN_VARIABLE = "PYTEST_XDIST_TESTRUNUID"
+WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
+_PATIENCE = 24 * 3600.0
+"""Seconds; in truth a wait for another worker lasts as long as that one lives, which its locks tell."""
+
+
+@dataclass
+class FileLock:
+    """A lock of a file, shared or exclusive, that the kernel gives back when the process ends."""
+
+    path: Path
+    _descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._descriptor is not None
+
+    def try_acquire(self, *, shared: bool = False) -> bool:
+        """Take the lock if nobody else's is in the way."""
+        if self.held:
+            return True
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def acquire(self, what: str, *, shared: bool = False) -> None:
+        """Take the lock, waiting for as long as others live that are in the way."""
+
+        def probe() -> Ok[None] | Pending:
+            return Ok(None) if self.try_acquire(shared=shared) else Pending("others hold it")
+
+        wait_until(what, probe, deadline=Deadline.after(_PATIENCE), interval=0.05)
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+@dataclass
+class _Place:
+    """What workers tell each other of one thing."""
+
+    folder: Path
+    owner: FileLock = field(init=False)
+    users: FileLock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.owner, self.users = FileLock(self.folder / "owner.lock"), FileLock(self.folder / "users.lock")
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "result.json"
+
+    def tell(self, result: Mapping[str, Any]) -> None:
+        part = self.folder / "result.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(dict(result), file)
+        part.replace(self._file)
+
+    def result(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._file.read_text()))
+        except FileNotFoundError:
+            return None
+
+    def unused(self) -> bool:
+        probe = FileLock(self.users.path)
+        free = probe.try_acquire()
+        probe.release()
+        return free
+
+    def forget(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+
+@dataclass
+class Sharing:
+    """A worker's part in what the workers of one run share; `folder` is None where there is but one process."""
+
+    folder: Path | None = None
+    worker: str = "this process"
+    _run: FileLock | None = None
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], state: Path) -> Sharing:
+        """Tell from the environment whether this process is a worker of pytest-xdist."""
+        if WORKER_VARIABLE not in environ or RUN_VARIABLE not in environ:
+            return cls()
+        run = hashlib.sha256(environ[RUN_VARIABLE].encode()).hexdigest()[:16]
+        return cls(state / "shared" / run, environ[WORKER_VARIABLE])
+
+    def join(self) -> None:
+        """Say that this worker may come to use something: nothing is destroyed before it says otherwise."""
+        if self.folder is None or self._run is not None:
+            return
+        try:
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise TestkitError(f"the folder that the workers share cannot be made: {error}") from error
+        self._run = FileLock(self.folder / "run.lock")
+        self._run.acquire("the other workers", shared=True)
+
+    def leave(self) -> None:
+        """Say that this worker will not use anything any more; the last one removes the folder."""
+        if self.folder is None or self._run is None:
+            return
+        self._run.release()
+        if self._run.try_acquire():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._run.release()
+        self._run = None
+
+    @contextmanager
+    def shared(
+        self,
+        name: str,
+        make: Callable[[], AbstractContextManager[T]],
+        *,
+        describe: Callable[[T], Mapping[str, Any]],
+        attach: Callable[[Mapping[str, Any]], AbstractContextManager[T]],
+        inherit: Callable[[Mapping[str, Any]], None],
+    ) -> Iterator[T]:
+        """Use the thing `name`, which one worker makes for all.
+
+        That worker leaves its context, which destroys the thing, when no other uses it any more or can come to. Where
+        it has died, one of the others calls `inherit` instead. Where it could not make the thing, the others raise
+        DeployError with its words, and do not try again.
+        """
+        if self.folder is None:
+            with make() as value:
+                yield value
+            return
+        self.join()
+        place = _Place(self.folder / name)
+
+        def probe() -> Ok[dict[str, Any] | None] | Pending:
+            return self._find(place, inherit)
+
+        description = wait_until(f"another worker to make {name}", probe, deadline=Deadline.after(_PATIENCE))
+        users = self._own(place, make, describe) if description is None else self._use(place, attach, description)
+        with users as value:
+            try:
+                yield value
+            finally:
+                place.users.release()
+                if not place.owner.held and place.owner.try_acquire():
+                    logger.warning("the worker that made %s has died; %s destroys it", name, self.worker)
+                if place.owner.held:
+                    self._await_the_last(place)
+        if place.owner.held:
+            if description is not None:
+                inherit(description)
+            place.forget()
+            place.owner.release()
+
+    def _find(self, place: _Place, inherit: Callable[[Mapping[str, Any]], None]) -> Ok[dict[str, Any] | None] | Pending:
+        """Find the thing's description, or None where this worker, now its owner, is to make it."""
+        result = place.result()
+        if result is not None and "error" in result:
+            raise DeployError(f"worker {result['worker']} could not make it: {result['error']}")
+        if place.owner.try_acquire():
+            result = place.result()
+            if result is None:
+                return Ok(None)
+            if "description" in result and place.unused():
+                logger.warning("the worker that made %s has died; %s makes another", place.folder.name, self.worker)
+                inherit(result["description"])
+                place.forget()
+                return Ok(None)
+            place.owner.release()
+        if result is None or "description" not in result:
+            return Pending("it is being made")
+        place.users.acquire(f"the users of {place.folder.name}", shared=True)
+        if place.result() != result:  # its last user was just leaving
+            place.users.release()
+            return Pending("it is being destroyed")
+        return Ok(result["description"])
+
+    @contextmanager
+    def _own(
+        self,
+        place: _Place,
+        make: Callable[[], AbstractContextManager[T]],
+        describe: Callable[[T], Mapping[str, Any]],
+    ) -> Iterator[T]:
+        told = False
+        try:
+            with make() as value:
+                place.users.acquire("nobody", shared=True)
+                place.tell({"description": dict(describe(value))})
+                told = True
+                yield value
+        except BaseException as error:
+            if not told:
+                place.tell({"worker": self.worker, "error": "\n".join([str(error), *getattr(error, "__notes__", ())])})
+                place.owner.release()
+            raise
+
+    @contextmanager
+    def _use(
+        self,
+        place: _Place,
+        attach: Callable[[Mapping[str, Any]], AbstractContextManager[T]],
+        description: Mapping[str, Any],
+    ) -> Iterator[T]:
+        with attach(description) as value:
+            yield value
+
+    def _await_the_last(self, place: _Place) -> None:
+        assert self._run is not None
+        self._run.release()
+        last = FileLock(self._run.path)
+        last.acquire("the other workers to end")
+        last.release()
+        place.users.acquire(f"the last user of {place.folder.name}")
+        place.users.release()
+
+
+def target(sharing: Sharing, settings: Settings, progress: Progress) -> AbstractContextManager[Target]:
+    """Open the run's target, or use the one that another worker has opened."""
+    from nomad_testkit.targets import attach_target, open_target
+
+    return sharing.shared(
+        "target",
+        lambda: open_target(settings, progress=progress),
+        describe=lambda opened: opened.describe(),
+        attach=attach_target,
+        inherit=lambda _: None,  # each worker's own hold keeps it up, and the last one to go ends it
+    )
+
+
+def cluster(
+    sharing: Sharing, settings: Settings, example: Example, opened: Target, progress: Progress
+) -> AbstractContextManager[Cluster]:
+    """Deploy an example, or use the cluster that another worker has deployed from just this one."""
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.lifecycle import deployed, destroy
+    from nomad_testkit.runs import Run
+
+    def attach(description: Mapping[str, Any]) -> AbstractContextManager[Cluster]:
+        return nullcontext(Cluster.from_description(description, target=opened, example=example))
+
+    def inherit(description: Mapping[str, Any]) -> None:
+        run = next((run for run in Run.every() if run.run_id == description["run_id"]), None)
+        if run is None or settings.keep:
+            return
+        try:
+            destroy(run, target=opened, progress=progress)
+        except Ec2Error:
+            run.forget()  # the target itself has gone, and all that was in it
+
+    return sharing.shared(
+        f"cluster-{identity(example)}",
+        lambda: deployed(settings, example, target=opened, progress=progress),
+        describe=lambda made: made.describe(),
+        attach=attach,
+        inherit=inherit,
+    )
+
+
+def identity(example: Example) -> str:
+    """Give a name that two examples share only if they deploy the same."""
+    facts = [str(example.folder), json.dumps(dict(example.variables), sort_keys=True, default=str)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
