@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nomad_testkit.errors import HostError
 from nomad_testkit.model import Instance
 from nomad_testkit.ssh import COMMAND_TIMEOUT, CommandResult, SshConnection
 from nomad_testkit.wait import Deadline
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CONSUL_HTTP_PORT = 8500
 CONSUL_DNS_PORT = 8600
 NOMAD_HTTP_PORT = 4646
+_UNIT_PROPERTIES = "ActiveState,SubState,Result,ExecMainStatus,NRestarts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,17 @@ class Host:
 
     def unit_state(self, unit: str) -> UnitState:
         """Ask systemd for a unit's state; one that does not exist is ``inactive``. Raises HostError."""
-        wanted = "ActiveState,SubState,Result,ExecMainStatus,NRestarts"
-        shown = self.run(f"systemctl show -p {wanted} {shlex.quote(unit)}").stdout
-        return _unit_state(unit, shown)
+        return self.unit_states(unit)[0]
+
+    def unit_states(self, *units: str) -> tuple[UnitState, ...]:
+        """Ask systemd for several units' states, with one command. Raises HostError, as `unit_state`."""
+        named = " ".join(shlex.quote(unit) for unit in units)
+        shown = self.run(f"systemctl show -p {_UNIT_PROPERTIES} {named}").stdout
+        # One paragraph a unit, in the order asked.
+        paragraphs = shown.strip().split("\n\n")
+        if len(paragraphs) != len(units):
+            raise HostError(f"{self}: systemctl told {len(paragraphs)} states for units {named}: {shown[:500]!r}")
+        return tuple(map(_unit_state, units, paragraphs))
 
     def close(self) -> None:
         """Close every connection that was opened."""

@@ -21,7 +21,7 @@ class UnitsView:
 
 
 def _observe(host: Host, units: tuple[str, ...]) -> UnitsView:
-    states = tuple(host.unit_state(unit) for unit in units)
+    states = host.unit_states(*units)
     failed = [state.unit for state in states if state.failed]
     return UnitsView(states, tuple((unit, host.journal(unit, JOURNAL_LINES)) for unit in failed))
 

@@ -144,6 +144,10 @@ class ConsulClient:
             raise AgentApiError("consul", self.address, None, describe(error)) from error
         except ValueError as error:
             raise AgentApiError("consul", self.address, None, f"expected JSON: {error}") from error
+        except KeyError as error:
+            # The library takes the index of every catalog answer, and its keys, for granted.
+            message = f"the answer lacks {error}; is this a Consul agent?"
+            raise AgentApiError("consul", self.address, None, message) from error
 
 
 def _consistency(stale: bool) -> str:

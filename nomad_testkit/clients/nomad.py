@@ -49,15 +49,17 @@ class NomadClient:
 
     # -- servers
 
-    def leader(self) -> str:
-        """Tell the Raft leader's address and port (GET /v1/status/leader); an error while there is none."""
-        with self._errors():
-            return str(self._raw.status.leader.get_leader())
+    def leader(self, *, stale: bool = False) -> str:
+        """Tell the Raft leader's address and port (GET /v1/status/leader).
 
-    def peers(self) -> list[str]:
-        """List the Raft peers as this server knows them (GET /v1/status/peers)."""
-        with self._errors():
-            return [str(peer) for peer in self._raw.status.peers.get_peers()]
+        Without a leader that is an error, since a server passes the question on to the leader. `stale` asks
+        this very server for what it knows; then the answer is empty.
+        """
+        return str(self._session.get_json("/v1/status/leader", _stale(stale)) or "")
+
+    def peers(self, *, stale: bool = False) -> list[str]:
+        """List the Raft peers as the leader knows them, or, with `stale`, this server (GET /v1/status/peers)."""
+        return [str(peer) for peer in self._session.get_json("/v1/status/peers", _stale(stale)) or []]
 
     def members(self) -> list[Json]:
         """List the servers in this agent's gossip pool (GET /v1/agent/members)."""

@@ -23,6 +23,11 @@ from nomad_testkit.model import Instance
 from nomad_testkit.ssh import CommandResult
 
 
+def answer_of(instance_id: str, by_host: dict[str, Any]) -> Any:
+    """Pick a host's answer to one question; `*` is what all that were asked answered."""
+    return by_host.get(instance_id, by_host.get("*"))
+
+
 class Replay(requests.adapters.HTTPAdapter):
     """Answers a host's requests from the recording; what was not recorded is refused, as by a stopped agent."""
 
@@ -31,14 +36,14 @@ class Replay(requests.adapters.HTTPAdapter):
         self.answers, self.instance_id = answers, instance_id
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
-        by_host = self.answers.get(str(request.path_url), {})
-        answer = by_host.get(self.instance_id, by_host.get("*"))
+        answer = answer_of(self.instance_id, self.answers.get(str(request.path_url), {}))
         if answer is None:
             raise requests.exceptions.ConnectionError(ConnectionRefusedError(111, "Connection refused"))
         response = requests.Response()
         response.status_code, response.url, response.request = answer["status"], str(request.url), request
-        body = answer["body"]
-        response._content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        response.headers["X-Consul-Index"] = "1"
+        plain = answer["status"] >= 400 and isinstance(answer["body"], str) or "/fs/logs/" in str(request.path_url)
+        response._content = (answer["body"] if plain else json.dumps(answer["body"])).encode()
         response.encoding = "utf-8"
         return response
 
@@ -65,10 +70,8 @@ class RecordedHost(Host):
         client._session.mount("http://", Replay(self.answers.get("consul", {}), self.instance_id))
         return client
 
-    def run(
-        self, command: str, *, timeout: float = 60.0, check: bool = True, sudo: bool = False
-    ) -> CommandResult:
-        return CommandResult(0, self.answers["run"][command][self.instance_id], "")
+    def run(self, command: str, *, timeout: float = 60.0, check: bool = True, sudo: bool = False) -> CommandResult:
+        return CommandResult(0, answer_of(self.instance_id, self.answers["run"][command]), "")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ class RecordedCluster:
         """Forget all servers but the first ones, where the others had been stopped when it was recorded."""
         return RecordedCluster(self.servers[:servers], self.clients, self.answers)
 
+    def with_answer(self, agent: str, path: str, body: Any) -> RecordedCluster:
+        """Add what every host answers to a question that was not recorded."""
+        self.answers.setdefault(agent, {})[path] = {"*": {"status": 200, "body": body}}
+        return self
+
     @property
     def job(self) -> Job:
         """The job that was in Nomad when it was recorded."""
@@ -124,8 +132,7 @@ def recorded(name: str, monkeypatch: pytest.MonkeyPatch | None = None) -> Record
         instances = {host.address: host.instance_id for host in cluster.hosts}
 
         def ask(address: str, port: int, question: str, kind: str = "A", **_: Any) -> DnsAnswer:
-            by_host = answers["dns"][f"{kind} {question}"]
-            answer = by_host.get(instances[address], by_host.get("*"))
+            answer = answer_of(instances[address], answers["dns"][f"{kind} {question}"])
             return DnsAnswer(answer["code"], tuple(answer["values"]))
 
         monkeypatch.setattr(dns, "ask", ask)

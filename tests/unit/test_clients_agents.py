@@ -123,6 +123,28 @@ def test_the_environment_redirects_nothing(agent: Agent, monkeypatch: pytest.Mon
     consul.close()
 
 
+def test_a_nomad_server_tells_for_itself_who_leads_and_who_its_peers_are(agent: Agent) -> None:
+    """Without ?stale it would ask the leader, and a server that sees only itself would not be noticed."""
+    agent.answers |= {
+        "GET /v1/status/leader?stale=true": (200, '""'),
+        "GET /v1/status/peers?stale=true": (200, "null"),
+        "GET /v1/status/peers": (200, ["172.31.16.5:4647"]),
+    }
+    nomad = NomadClient(agent.address)
+    assert nomad.leader(stale=True) == ""
+    assert nomad.peers(stale=True) == []
+    assert nomad.peers() == ["172.31.16.5:4647"]
+    nomad.close()
+
+
+def test_an_answer_that_lacks_what_consuls_have_is_an_api_error(agent: Agent) -> None:
+    agent.answers["GET /v1/kv/key"] = (200, [{}])
+    consul = ConsulClient(agent.address)
+    with pytest.raises(AgentApiError, match="the answer lacks 'Value'; is this a Consul agent"):
+        consul.get_key("key")
+    consul.close()
+
+
 def test_a_token_goes_out_with_every_request(agent: Agent) -> None:
     agent.answers |= {"GET /v1/status/leader": (200, '"x"'), "GET /v1/nodes": (200, [])}
     agent.answers["GET /v1/health/service/web?passing=true"] = (200, [])

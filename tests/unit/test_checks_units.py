@@ -1,0 +1,43 @@
+"""The check of systemd units: what it makes of `systemctl show`, and the last words of a unit that failed."""
+
+from __future__ import annotations
+
+from nomad_testkit.checks import UnitsActive
+from nomad_testkit.checks.base import Answer, Place
+from nomad_testkit.checks.units import UnitsView
+from nomad_testkit.host import UnitState
+from nomad_testkit.wait import Broken, Ok, Pending
+
+HERE = Place("i-1", "172.31.16.5", "127.31.16.5")
+THERE = Place("i-2", "172.31.16.6", "127.31.16.6")
+CONSUL = UnitState("consul", "active", "running", "success", 0, 0)
+NOMAD = UnitState("nomad", "active", "running", "success", 0, 0)
+STARTING = UnitState("nomad", "activating", "auto-restart", "exit-code", 1, 2)
+FAILED = UnitState("consul", "failed", "failed", "exit-code", 1, 5)
+
+
+def test_units_that_run_everywhere() -> None:
+    observed = tuple(Answer(place, UnitsView((CONSUL, NOMAD), ())) for place in (HERE, THERE))
+
+    assert UnitsActive().judge(observed) == Ok("units consul, nomad are active on 2 hosts")
+
+
+def test_a_unit_that_starts_again_is_pending() -> None:
+    observed = (Answer(HERE, UnitsView((CONSUL, STARTING), ())),)
+
+    assert UnitsActive().judge(observed) == Pending(
+        "i-1 (127.31.16.5): nomad is activating (auto-restart), result exit-code, exit status 1, restarted 2 times"
+    )
+
+
+def test_a_unit_that_systemd_gave_up_on_is_broken_with_the_end_of_its_journal() -> None:
+    refused = "==> Config validation failed: invalid config key telemetry.disable_compat_1.9"
+    observed = (
+        Answer(HERE, UnitsView((FAILED, NOMAD), (("consul", refused),))),
+        Answer(THERE, UnitsView((CONSUL, STARTING), ())),
+    )
+
+    assert UnitsActive().judge(observed) == Broken(
+        "i-1 (127.31.16.5): consul is failed (failed), result exit-code, exit status 1, restarted 5 times; "
+        f"its journal ends:\n{refused}"
+    )

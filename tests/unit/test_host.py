@@ -1,0 +1,117 @@
+"""A host: lazy clients, what systemd says of units, and the journal, without a connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nomad_testkit.errors import HostError
+from nomad_testkit.host import Host, UnitState
+from nomad_testkit.model import Instance
+from nomad_testkit.ssh import CommandResult
+
+INSTANCE = Instance("i-1", "servers", "running", "172.31.16.5", "127.31.16.5", "us-east-1a", "ami-1")
+
+SHOWN = """\
+ActiveState=active
+SubState=running
+Result=success
+ExecMainStatus=0
+NRestarts=0
+
+Result=exit-code
+ExecMainStatus=203
+NRestarts=5
+ActiveState=failed
+SubState=failed
+"""
+
+
+class Scripted:
+    """Stands in for a host's SSH connection: one output for every command."""
+
+    def __init__(self, stdout: str) -> None:
+        self.stdout = stdout
+        self.commands: list[tuple[str, bool]] = []
+
+    def run(self, command: str, *, timeout: float, check: bool, sudo: bool) -> CommandResult:
+        self.commands.append((command, sudo))
+        return CommandResult(0, self.stdout, "")
+
+    def close(self) -> None:
+        self.commands.append(("close", False))
+
+
+def host(stdout: str = "") -> tuple[Host, Scripted]:
+    made = Host(INSTANCE, address="127.31.16.5", ssh_user="admin", key_path=Path("no-such-key"))
+    script: Any = Scripted(stdout)
+    made.ssh = script
+    return made, script
+
+
+def test_names_and_addresses() -> None:
+    made, _ = host()
+
+    assert str(made) == "i-1 (127.31.16.5)"
+    assert repr(made) == "<Host i-1 (127.31.16.5) in servers>"
+    assert (made.instance_id, made.private_ip) == ("i-1", "172.31.16.5")
+
+
+def test_clients_go_to_the_address_and_not_to_another_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOMAD_ADDR", "http://203.0.113.1:1")
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "http://203.0.113.1:1")
+    made, _ = host()
+
+    assert made.nomad.address == "http://127.31.16.5:4646"
+    assert made.consul.address == "http://127.31.16.5:8500"
+    assert made.nomad is made.nomad
+
+
+def test_closing_closes_only_what_was_opened_and_clients_come_back() -> None:
+    made, script = host()
+    first = made.nomad
+
+    made.close()
+
+    assert script.commands == [("close", False)]
+    assert "consul" not in vars(made)
+    assert made.nomad is not first
+
+
+def test_unit_states_come_from_one_command_in_the_order_asked() -> None:
+    made, script = host(SHOWN)
+
+    assert made.unit_states("consul", "nomad") == (
+        UnitState("consul", "active", "running", "success", 0, 0),
+        UnitState("nomad", "failed", "failed", "exit-code", 203, 5),
+    )
+    assert script.commands == [
+        ("systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts consul nomad", False)
+    ]
+
+
+def test_one_units_state() -> None:
+    made, _ = host(SHOWN.partition("\n\n")[2])
+
+    state = made.unit_state("nomad")
+
+    assert state.failed
+    assert str(state) == "nomad is failed (failed), result exit-code, exit status 203, restarted 5 times"
+
+
+def test_an_answer_of_systemctl_that_lacks_a_unit_is_refused() -> None:
+    made, _ = host("Failed to connect to bus\n")
+
+    with pytest.raises(
+        HostError, match=r"i-1 \(127\.31\.16\.5\): systemctl told 1 states for units consul nomad: 'Failed"
+    ):
+        made.unit_states("consul", "nomad")
+
+
+def test_the_journal_is_read_as_root_and_names_are_quoted() -> None:
+    made, script = host("line\n")
+
+    assert made.journal("consul; reboot", lines=3) == "line\n"
+    assert script.commands == [("journalctl -u 'consul; reboot' --no-pager -o cat -n 3", True)]
