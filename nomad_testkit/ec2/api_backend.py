@@ -541,10 +541,9 @@ class CloudEc2Backend(ec2_models.EC2Backend):
         used = any(group.id == group_id for eni in self.enis.values() for group in eni.group_set)
         others = (group for groups in self.groups.values() for group in groups.values() if group.id != group_id)
         named = any(
-            source.get("GroupId") == group_id
+            rule.source_group.get("GroupId") == group_id
             for other in others
             for rule in (*other.ingress_rules, *other.egress_rules)
-            for source in rule.source_groups
         )
         if used or named:
             raise EC2ClientError("DependencyViolation", f"resource {group_id} has a dependent object")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import socket
 import ssl
@@ -115,7 +116,7 @@ class ApiApplication:
             return label if label in API_SERVICES else "s3"
         if service not in self._applications:
             raise _Refusal(
-                "ec2",
+                "json" if "HTTP_X_AMZ_TARGET" in environ else service,
                 HTTPStatus.NOT_IMPLEMENTED,
                 "NotImplemented",
                 f"The embedded EC2 offers {', '.join(API_SERVICES)}; a request came for {service}.",
@@ -145,8 +146,11 @@ def _error(refusal: _Refusal, start_response: StartResponse) -> list[bytes]:
             f"<ErrorResponse><Error><Type>{side}</Type>{error}</Error><RequestId>{request_id}</RequestId>"
             "</ErrorResponse>"
         )
-    body = ('<?xml version="1.0" encoding="UTF-8"?>\n' + text).encode()
-    headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))]
+    kind, body = "text/xml", ('<?xml version="1.0" encoding="UTF-8"?>\n' + text).encode()
+    if refusal.service == "json":
+        kind = "application/x-amz-json-1.0"
+        body = json.dumps({"__type": refusal.code, "message": refusal.message}).encode()
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
     start_response(f"{refusal.status.value} {refusal.status.phrase}", headers)
     return [body]
 

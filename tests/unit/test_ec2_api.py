@@ -25,7 +25,8 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 REGION = "us-east-1"
 AMI = "ami-0123456789abcdef0"
-ECDSA_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6rM3bq5nT0kJvFQ0l2mIYy6XH1o1ZxRj0mYJ0bqkVb someone@somewhere"
+SESSION = boto3.Session()  # one for all, since it keeps the service models that it has read
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6rM3bq5nT0kJvFQ0l2mIYy6XH1o1ZxRj0mYJ0bqkVb someone@somewhere"
 
 
 class FakeMachines:
@@ -85,7 +86,7 @@ class Lab:
         self.three = sorted(self.subnets, key=lambda name: str(self.subnets[name]["AvailabilityZone"]))[:3]
 
     def client(self, service: str, region: str = REGION, **credentials: str) -> Any:
-        return boto3.client(  # type: ignore[call-overload]
+        return SESSION.client(  # type: ignore[call-overload]
             service,
             region_name=region,
             endpoint_url=f"http://127.0.0.1:{self.api.ports[0]}",
@@ -278,7 +279,7 @@ def test_requests_in_the_wrong_state_are_refused(lab: Lab) -> None:
     instance_id = lab.run()["InstanceId"]
     message = refused("IncorrectInstanceState", lambda: lab.ec2.stop_instances(InstanceIds=[instance_id]))
     assert message == f"The instance '{instance_id}' is not in a state from which it can be stopped."
-    refused("IncorrectInstanceState", lambda: lab.ec2.create_image(InstanceId=instance_id, Name="x"))
+    refused("IncorrectInstanceState", lambda: lab.ec2.create_image(InstanceId=instance_id, Name="early"))
     refused("InvalidInstanceID.NotFound", lambda: lab.ec2.terminate_instances(InstanceIds=["i-0123456789abcdef0"]))
 
 
@@ -429,15 +430,15 @@ def test_an_image_without_a_reboot_and_of_a_stopped_instance(lab: Lab) -> None:
 def test_an_image_that_fails_says_why(lab: Lab) -> None:
     instance_id = lab.running()
     lab.machines.failing_snapshot = "no space left"
-    image_id = lab.ec2.create_image(InstanceId=instance_id, Name="x", NoReboot=True)["ImageId"]
+    image_id = lab.ec2.create_image(InstanceId=instance_id, Name="first", NoReboot=True)["ImageId"]
     assert "no space left" in become(lab, image_id, "failed")["StateReason"]["Message"]
-    waiting = lab.ec2.create_image(InstanceId=instance_id, Name="y")["ImageId"]
+    waiting = lab.ec2.create_image(InstanceId=instance_id, Name="second")["ImageId"]
     lab.api.terminated(instance_id, "it crashed")
     assert "terminated" in become(lab, waiting, "failed")["StateReason"]["Message"]
 
 
 def test_an_instance_as_its_metadata_service_sees_it(lab: Lab) -> None:
-    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=ECDSA_KEY.encode())
+    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=PUBLIC_KEY.encode())
     lab.profile()
     instance_id = lab.running(
         KeyName="key",
@@ -448,7 +449,7 @@ def test_an_instance_as_its_metadata_service_sees_it(lab: Lab) -> None:
     )
     view = lab.view(instance_id)
     assert view.instance_id == instance_id
-    assert view.public_key == " ".join(ECDSA_KEY.split()[:2]) + " key"
+    assert view.public_key == " ".join(PUBLIC_KEY.split()[:2]) + " key"
     assert view.user_data == b"#!/bin/sh\n"
     assert (view.token_required, view.hop_limit, view.tags_in_metadata) == (True, 2, True)
     assert view.tags == {"Name": "one"}
@@ -480,7 +481,7 @@ def test_a_created_key_pair_is_real(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_group_spreads_what_its_template_says(lab: Lab) -> None:
-    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=ECDSA_KEY.encode())
+    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=PUBLIC_KEY.encode())
     arn = lab.profile()
     vpc = lab.subnets[lab.three[0]]["VpcId"]
     security_group = lab.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)["GroupId"]
@@ -502,7 +503,8 @@ def test_a_group_spreads_what_its_template_says(lab: Lab) -> None:
     ]
     group = lab.group(template, 9, Tags=tags)
     assert group["DesiredCapacity"] == 9
-    assert Counter(each["AvailabilityZone"] for each in group["Instances"]).values() == Counter("aaabbbccc").values()
+    zones = Counter(each["AvailabilityZone"] for each in group["Instances"])
+    assert zones == {lab.subnets[subnet]["AvailabilityZone"]: 3 for subnet in lab.three}
     assert {each["LifecycleState"] for each in group["Instances"]} == {"Pending"}
     for member in group["Instances"]:
         instance_id = member["InstanceId"]
@@ -670,6 +672,7 @@ def test_a_fault_inside_is_an_error_that_boto3_can_read(
 
 
 def test_what_moto_lacks_is_said_and_not_repeated(lab: Lab) -> None:
+    lab.run()
     refused("NotImplemented", lambda: lab.ec2.describe_instances(Filters=[{"Name": "hypervisor", "Values": ["xen"]}]))
 
 
