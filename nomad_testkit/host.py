@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,9 @@ class Host:
     def __init__(self, instance: Instance, *, address: str, ssh_user: str, key_path: Path) -> None:
         self.instance, self.address = instance, address
         self.ssh = SshConnection(address, ssh_user, key_path)
+        self._lock = threading.Lock()
+        self._nomad: NomadClient | None = None
+        self._consul: ConsulClient | None = None
 
     @property
     def instance_id(self) -> str:
@@ -78,19 +81,25 @@ class Host:
     def __repr__(self) -> str:
         return f"<Host {self} in {self.instance.group}>"
 
-    @cached_property
+    @property
     def nomad(self) -> NomadClient:
         """The API of this host's Nomad agent."""
         from nomad_testkit.clients.nomad import NomadClient
 
-        return NomadClient(f"http://{self.address}:{NOMAD_HTTP_PORT}")
+        with self._lock:
+            if self._nomad is None:
+                self._nomad = NomadClient(f"http://{self.address}:{NOMAD_HTTP_PORT}")
+            return self._nomad
 
-    @cached_property
+    @property
     def consul(self) -> ConsulClient:
         """The API of this host's Consul agent."""
         from nomad_testkit.clients.consul import ConsulClient
 
-        return ConsulClient(f"http://{self.address}:{CONSUL_HTTP_PORT}")
+        with self._lock:
+            if self._consul is None:
+                self._consul = ConsulClient(f"http://{self.address}:{CONSUL_HTTP_PORT}")
+            return self._consul
 
     def connect(self, deadline: Deadline) -> None:
         """Wait until SSH answers, at most until `deadline`. Raises HostError."""
@@ -132,9 +141,11 @@ class Host:
     def close(self) -> None:
         """Close every connection that was opened."""
         self.ssh.close()
-        for client in ("nomad", "consul"):
-            if client in self.__dict__:
-                self.__dict__.pop(client).close()
+        with self._lock:
+            opened, self._nomad, self._consul = (self._nomad, self._consul), None, None
+        for client in opened:
+            if client is not None:
+                client.close()
 
 
 def _unit_state(unit: str, shown: str) -> UnitState:

@@ -144,15 +144,15 @@ def require(
     failing: dict[Check[Any], Pending | Broken] = {}
     tries = 0
 
-    def look(some: Iterable[Check[Any]]) -> None:
-        for check in some:
-            verdict = check.verdict(cluster)
+    def look(some: Sequence[Check[Any]]) -> None:
+        # All at once: a host that is not up yet costs each check a time-out, and so they pass together.
+        with ThreadPoolExecutor(min(_THREADS, len(some)), thread_name_prefix="nomad-testkit-require") as pool:
+            verdicts = list(pool.map(lambda check: check.verdict(cluster), some))
+        for check, verdict in zip(some, verdicts, strict=True):
             if isinstance(verdict, Ok):
                 failing.pop(check, None)
             else:
                 failing[check] = verdict
-            if isinstance(verdict, Broken):
-                return
 
     def probe() -> Ok[None] | Pending | Broken:
         nonlocal tries

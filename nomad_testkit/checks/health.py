@@ -96,7 +96,13 @@ def _unhealthy(agent: AgentName, count: int, answer: Answer[AutopilotAnswer]) ->
 
 @dataclass(frozen=True)
 class AutopilotHealthy(Check[tuple[AutopilotView, ...]]):
-    """Autopilot holds every server for healthy and for a voter, in Consul and in Nomad."""
+    """Autopilot holds every server for healthy and for a voter, in Consul and in Nomad.
+
+    A server gets its vote only after the `server_stabilization_time` of the agents' autopilot block, 10 s by default.
+
+    >>> AutopilotHealthy().wanted
+    'autopilot healthy, with every server a healthy voter, in Consul and in Nomad'
+    """
 
     @property
     def wanted(self) -> str:
@@ -123,6 +129,8 @@ class HealthyServers(AutopilotHealthy):
 
     Every server is healthy in autopilot, its last index and term are at least the leader's, and one version
     runs everywhere. Under load followers are an entry behind now and then, so it may take a few tries.
+
+    >>> require(cluster, HealthyServers(), within=30)  # doctest: +SKIP
     """
 
     @property
@@ -190,6 +198,9 @@ class NoFailedMembers(Check[tuple[MembersView, ...]]):
     """Gossip has exactly the cluster's hosts (Consul) and servers (Nomad), all alive, on every server.
 
     Members that left on purpose are not counted: both agents list them for days.
+
+    >>> NoFailedMembers().wanted
+    "exactly the cluster's hosts as Consul members and its servers as Nomad members, all alive"
     """
 
     @property

@@ -144,7 +144,11 @@ class RaftPeers(Check[tuple[RaftView, ...]]):
 class NotSplit(Check[tuple[RaftView, ...]]):
     """The servers form one Raft cluster, not several that have nothing in common.
 
-    It is what bootstrap_expect 1 on servers that were to be three leads to.
+    It is what bootstrap_expect 1 on servers that were to be three leads to. Broken at once, since Raft clusters
+    that were bootstrapped apart never merge (Consul's and Nomad's documentation of `bootstrap_expect`).
+
+    >>> NotSplit().wanted
+    'one Raft cluster, in Consul and in Nomad: no server that sees only itself'
     """
 
     @property
@@ -172,7 +176,11 @@ class NotSplit(Check[tuple[RaftView, ...]]):
 
 @dataclass(frozen=True)
 class Leader(Check[tuple[RaftView, ...]]):
-    """Every server names the same leader, in Consul and in Nomad, and that leader is one of the peers."""
+    """Every server names the same leader, in Consul and in Nomad, and that leader is one of the peers.
+
+    >>> Leader().wanted
+    'one leader, the same on every server, in Consul and in Nomad'
+    """
 
     @property
     def wanted(self) -> str:
@@ -232,7 +240,13 @@ def _bootstrap_expect(host: Host, agent: AgentName) -> int:
 
 @dataclass(frozen=True)
 class BootstrapExpectAgrees(Check[tuple[BootstrapView, ...]]):
-    """Every server runs with the same bootstrap_expect, and it is the number of servers."""
+    """Every server runs with the same bootstrap_expect, and it is the number of servers.
+
+    Broken at once where it is not: an agent reads its configuration only when it starts.
+
+    >>> BootstrapExpectAgrees().wanted
+    'bootstrap_expect equal to the number of servers on each of them, in Consul and in Nomad'
+    """
 
     @property
     def wanted(self) -> str:

@@ -175,7 +175,11 @@ class NodesView:
 class NodesReady(Check[NodesView]):
     """Every Nomad server knows exactly the cluster's `count` clients: ready, eligible, of one version.
 
-    Nodes that are down are not counted but told, since servers keep them for a day after they went.
+    Nodes that are down are not counted but told, since servers keep them for a day after they went
+    (`node_gc_threshold` of Nomad's server block).
+
+    >>> NodesReady(3).wanted
+    '3 Nomad clients ready, eligible and of one version, asked on every server'
     """
 
     count: int

@@ -156,7 +156,11 @@ class AllocationsRunning(Check[JobView]):
     """As many allocations run as the job asks for, in every server's answer.
 
     A job that cannot be placed is Broken at once, with Nomad's reasons, so wait for NodesReady before
-    submitting.
+    submitting. Count a system job by its service or with `Job.allocations`: it has one allocation a client,
+    whatever its groups' count says.
+
+    >>> with cluster.submitted("exec.nomad.hcl", count=3) as job:  # doctest: +SKIP
+    ...     require(cluster, AllocationsRunning(job), within=60)
     """
 
     job: Job
@@ -194,7 +198,14 @@ def allocations_on(host: Host) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Spread(Check[SpreadView]):
-    """All allocations run, on at least `clients` different clients, seen from Nomad and on the hosts."""
+    """All allocations run, on at least `clients` different clients, seen from Nomad and on the hosts.
+
+    On the hosts, each allocation has a process whose environment has its id (`NOMAD_ALLOC_ID` of Nomad's runtime
+    environment), whatever the driver. A job that cannot be placed is Broken, as in AllocationsRunning.
+
+    >>> with cluster.submitted("web.nomad.hcl", count=6) as job:  # doctest: +SKIP
+    ...     require(cluster, Spread(job, clients=3), within=60)
+    """
 
     job: Job
     clients: int
@@ -243,7 +254,13 @@ class BatchView:
 
 @dataclass(frozen=True)
 class BatchCompleted(Check[BatchView]):
-    """Every allocation of a batch job is complete, and the standard output of each contains `output`."""
+    """Every allocation of a batch job is complete, and the standard output of each contains `output`.
+
+    A job that cannot be placed, or that is dead with a failed task, is Broken at once.
+
+    >>> with cluster.submitted("batch.nomad.hcl", message="hello") as job:  # doctest: +SKIP
+    ...     require(cluster, BatchCompleted(job, output="hello"), within=30)
+    """
 
     job: Job
     output: str = ""

@@ -73,6 +73,9 @@ class ServiceResolves(Check[tuple[Answer[DnsView], ...]]):
 
     Addresses are asked over UDP, as programs do, and may be some of the instances'; ports (SRV) over TCP, and
     are all of them.
+
+    >>> ServiceResolves("web").wanted
+    'web.service.consul resolves to the passing instances on every Consul server'
     """
 
     service: str
@@ -126,7 +129,11 @@ def _leftovers(host: Host, service: str) -> GoneView:
 
 @dataclass(frozen=True)
 class ServiceGone(Check[tuple[Answer[GoneView], ...]]):
-    """No Consul server knows a service any more: not in the catalog, and NXDOMAIN over DNS."""
+    """No Consul server knows a service any more: not in the catalog, and NXDOMAIN over DNS.
+
+    >>> ServiceGone("web").wanted
+    'service web gone from the catalog and from DNS, on every Consul server'
+    """
 
     service: str
 

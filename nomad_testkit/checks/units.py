@@ -28,7 +28,13 @@ def _observe(host: Host, units: tuple[str, ...]) -> UnitsView:
 
 @dataclass(frozen=True)
 class UnitsActive(Check[tuple[Answer[UnitsView], ...]]):
-    """The units run on every host; one that systemd gave up on is Broken, with the agent's own last words."""
+    """The units run on every host; one that systemd gave up on is Broken, with the agent's own last words.
+
+    Asked with `systemctl show` over SSH, so it also tells of agents that never came to answer their API.
+
+    >>> UnitsActive(("consul",)).wanted
+    'units consul active on every host'
+    """
 
     units: tuple[str, ...] = AGENT_UNITS
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ import requests
 
 from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.clients import dns
-from nomad_testkit.clients.consul import ConsulClient
 from nomad_testkit.clients.dns import DnsAnswer
-from nomad_testkit.clients.nomad import NomadClient
 from nomad_testkit.host import Host
 from nomad_testkit.jobs import Job
 from nomad_testkit.model import Instance
@@ -57,18 +54,8 @@ class RecordedHost(Host):
         instance = Instance(instance_id, group, "running", address, address, zone, "ami-1")
         super().__init__(instance, address=address, ssh_user="admin", key_path=Path("no-key"))
         self.answers = answers
-
-    @cached_property
-    def nomad(self) -> NomadClient:
-        client = NomadClient(f"http://{self.address}:4646")
-        client._session.mount("http://", Replay(self.answers.get("nomad", {}), self.instance_id))
-        return client
-
-    @cached_property
-    def consul(self) -> ConsulClient:
-        client = ConsulClient(f"http://{self.address}:8500")
-        client._session.mount("http://", Replay(self.answers.get("consul", {}), self.instance_id))
-        return client
+        self.nomad._session.mount("http://", Replay(answers.get("nomad", {}), instance_id))
+        self.consul._session.mount("http://", Replay(answers.get("consul", {}), instance_id))
 
     def run(self, command: str, *, timeout: float = 60.0, check: bool = True, sudo: bool = False) -> CommandResult:
         return CommandResult(0, answer_of(self.instance_id, self.answers["run"][command]), "")

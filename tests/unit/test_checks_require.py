@@ -134,7 +134,8 @@ def test_all_hosts_that_do_not_answer_are_named() -> None:
 
 def test_a_check_whose_hosts_do_not_answer_is_pending() -> None:
     cluster = recorded("healthy")
-    cluster.answers.clear()
+    for agent in ("consul", "nomad"):
+        cluster.answers[agent].clear()
 
     verdict = Leader().verdict(cluster)
 

@@ -45,6 +45,8 @@ class Agent:
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     silent: threading.Event = field(default_factory=threading.Event)
+    headers: dict[str, str] = field(default_factory=lambda: {"X-Consul-Index": "1"})
+    connections: int = 0
 
 
 @pytest.fixture
@@ -52,6 +54,12 @@ def agent() -> Iterator[Agent]:
     script = Agent()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections open, as the agents do
+
+        def setup(self) -> None:
+            super().setup()
+            script.connections += 1
+
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             script.asked.append((f"{self.command} {self.path}", dict(self.headers), body))
@@ -61,7 +69,8 @@ def agent() -> Iterator[Agent]:
             data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
-            self.send_header("X-Consul-Index", "1")
+            for name, value in script.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 
@@ -137,12 +146,28 @@ def test_a_nomad_server_tells_for_itself_who_leads_and_who_its_peers_are(agent: 
     nomad.close()
 
 
-def test_an_answer_that_lacks_what_consuls_have_is_an_api_error(agent: Agent) -> None:
-    agent.answers["GET /v1/kv/key"] = (200, [{}])
-    consul = ConsulClient(agent.address)
-    with pytest.raises(AgentApiError, match="the answer lacks 'Value'; is this a Consul agent"):
-        consul.get_key("key")
-    consul.close()
+def test_an_answer_without_consuls_index_is_an_api_error(agent: Agent, consul: ConsulClient) -> None:
+    agent.answers["GET /v1/catalog/services"] = (200, {})
+    agent.headers.clear()
+    with pytest.raises(AgentApiError, match="the answer lacks 'x-consul-index'; is this a Consul agent"):
+        consul.services()
+
+
+def test_each_client_asks_all_over_one_connection(agent: Agent, nomad: NomadClient, consul: ConsulClient) -> None:
+    """Connecting again for each question would double what an observation of all hosts costs."""
+    agent.answers |= {
+        "GET /v1/status/leader": (200, '"x"'),
+        "GET /v1/agent/members": (200, {"Members": []}),
+        "GET /v1/health/service/web": (200, []),
+        "GET /v1/nodes": (200, []),
+    }
+    for _ in range(3):
+        nomad.leader()  # ours
+        nomad.members()  # python-nomad's
+        consul.health("web")
+        consul.leader()
+    assert len(agent.asked) == 12
+    assert agent.connections == 2
 
 
 def test_a_token_goes_out_with_every_request(agent: Agent) -> None:
