@@ -72,27 +72,36 @@ class CloudAddresses:
         return str(self.public_block.network_address + offset)
 
 
-def claim_index() -> tuple[int, socket.socket]:
-    """Take the first free cloud index of this machine; it is free again when the socket closes, however that comes.
+def claim(index: int) -> socket.socket | None:
+    """Take an index of this machine, or None where a cloud has it; it is free again when the socket closes.
 
-    The lock is an abstract Unix socket, since those belong to a network namespace, as the link and the route do.
+    The lock is an abstract Unix socket: the kernel drops it with its process, however that ends, and it belongs to a
+    network namespace, as the link and the route do.
     """
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind(f"\0nomad-testkit/cloud-{index}")
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def claim_first() -> tuple[int, socket.socket]:
+    """Take the first index that no cloud has and whose block nobody else routes. Raises Ec2Error when there is none."""
     for index in range(MOST_CLOUDS):
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            lock.bind(f"\0nomad-testkit/cloud-{index}")
-        except OSError:
-            lock.close()
+        lock = claim(index)
+        if lock is None:
             continue
         addresses = CloudAddresses(index)
-        if Path(f"/sys/class/net/{addresses.link}").exists() or _routed_elsewhere(addresses):
-            # The last cloud of this index is still going away, or somebody else routes that block.
+        leave_machine(addresses)  # where the kernel is still at it, after a cloud that was killed
+        if _routed_elsewhere(addresses):
             lock.close()
             continue
         return index, lock
     raise Ec2Error(
-        f"{MOST_CLOUDS} embedded clouds run on this machine, and it has no addresses for more: "
-        "end some of them (`nomad-testkit sweep` lists them)"
+        f"all {MOST_CLOUDS} blocks for embedded clouds, {CloudAddresses(0).public_block} to "
+        f"{CloudAddresses(MOST_CLOUDS - 1).public_block}, are in use on this machine: end some of the clouds"
     )
 
 
@@ -127,7 +136,8 @@ def join_machine(addresses: CloudAddresses, cloud_pid: int) -> None:
 
 def leave_machine(addresses: CloudAddresses) -> None:
     """From the machine: drop the link now; the kernel takes its time over a dead namespace's."""
-    _run(["ip", "link", "del", addresses.link], check=False)
+    if Path(f"/sys/class/net/{addresses.link}").exists():
+        _run(["ip", "link", "del", addresses.link], check=False)
 
 
 def open_cloud(addresses: CloudAddresses) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nomad_testkit.ec2.cgroups import CgroupTree
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, SOCKET, CloudConfig
-from nomad_testkit.ec2.network import CloudAddresses, claim_index, join_machine, leave_machine
+from nomad_testkit.ec2.network import CloudAddresses, claim, claim_first, join_machine, leave_machine
 from nomad_testkit.errors import Ec2Error, TestkitError
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
@@ -35,9 +35,9 @@ def main() -> None:
     It goes into the background as soon as that folder holds the control socket.
     """
     config = CloudConfig.from_json(sys.stdin.read())
-    index, claim = claim_index()
+    remove_dead()
+    index, lock = claim_first()
     state_dir = STATE / f"cloud-{index}"
-    shutil.rmtree(state_dir, ignore_errors=True)  # of a cloud whose warden was killed
     state_dir.mkdir(mode=0o700, parents=True)
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     control.bind(str(state_dir / SOCKET))
@@ -47,7 +47,25 @@ def main() -> None:
         print(state_dir, flush=True)
         return
     Warden(config, state_dir).run(control)
-    claim.close()
+    lock.close()
+
+
+def remove_dead() -> None:
+    """Remove what clouds left whose wardens were killed: a folder, cgroups, a link."""
+    for folder in STATE.glob("cloud-*"):
+        index = int(folder.name.removeprefix("cloud-"))
+        lock = claim(index)
+        if lock is None:
+            continue  # it lives
+        with lock:
+            leave_machine(CloudAddresses(index))
+            with contextlib.suppress(TestkitError):
+                _cgroups(index).destroy(Deadline.after(5))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cgroups(index: int) -> CgroupTree:
+    return CgroupTree(f"nomad-testkit-{index}")
 
 
 def _fork_into_background(state_dir: Path) -> bool:
@@ -71,13 +89,12 @@ class Warden:
         self._config = config
         self._state_dir = state_dir
         self._addresses = CloudAddresses(config.index)
-        self._cgroups = CgroupTree(f"nomad-testkit-{config.index}")
+        self._cgroups = _cgroups(config.index)
 
     def run(self, control: socket.socket) -> None:
         """Run the cloud to its end, and clean up."""
         cloud: subprocess.Popen[str] | None = None
         try:
-            self._cgroups.destroy(Deadline.after(5))  # of a cloud whose warden was killed
             self._cgroups.create()
             config = replace(self._config, cgroups=self._cgroups.describe())
             cloud = self._start(control)
