@@ -34,6 +34,11 @@ class Job:
         self.nomad, self.spec = nomad, dict(spec)
         self.id = str(spec["ID"])
 
+    @property
+    def name(self) -> str:
+        """Its name, which `submitted` makes the same as its id; the bundled jobs name their service after it."""
+        return str(self.spec["Name"])
+
     def __repr__(self) -> str:
         return f"<Job {self.id}>"
 

@@ -42,11 +42,11 @@ class RaftView:
 
 
 def _peers(host: Host, agent: AgentName) -> tuple[str, ...]:
-    return tuple(sorted(host.nomad.peers(stale=True) if agent == "nomad" else host.consul.peers()))
+    return tuple(sorted(host.nomad.peers() if agent == "nomad" else host.consul.peers()))
 
 
 def _leader(host: Host, agent: AgentName) -> str:
-    return host.nomad.leader(stale=True) if agent == "nomad" else host.consul.leader()
+    return host.nomad.leader() if agent == "nomad" else host.consul.leader()
 
 
 def observe_peers(cluster: ClusterView, agent: AgentName) -> RaftView:
@@ -132,7 +132,7 @@ class RaftPeers(Check[tuple[RaftView, ...]]):
         return f"exactly the {self.count} servers as Raft peers, in Consul and in Nomad, on every server"
 
     def observe(self, cluster: ClusterView) -> tuple[RaftView, ...]:
-        """Ask every server for its peers (GET /v1/status/peers; Nomad's own answer needs ?stale)."""
+        """Ask every server for the peers that it knows itself (GET /v1/status/peers)."""
         return tuple(observe_peers(cluster, agent) for agent in AGENTS)
 
     def judge(self, observed: tuple[RaftView, ...]) -> Verdict:

@@ -49,17 +49,17 @@ class NomadClient:
 
     # -- servers
 
-    def leader(self, *, stale: bool = False) -> str:
-        """Tell the Raft leader's address and port (GET /v1/status/leader).
+    def leader(self) -> str:
+        """Tell the Raft leader's address and port as this server knows it (GET /v1/status/leader?stale).
 
-        Without a leader that is an error, since a server passes the question on to the leader. `stale` asks
-        this very server for what it knows; then the answer is empty.
+        Empty while there is none. Without ?stale a server would pass the question on to the leader, hold it for
+        seconds where there is none, and in the end call that an error.
         """
-        return str(self._session.get_json("/v1/status/leader", _stale(stale)) or "")
+        return str(self._session.get_json("/v1/status/leader", _stale(True)) or "")
 
-    def peers(self, *, stale: bool = False) -> list[str]:
-        """List the Raft peers as the leader knows them, or, with `stale`, this server (GET /v1/status/peers)."""
-        return [str(peer) for peer in self._session.get_json("/v1/status/peers", _stale(stale)) or []]
+    def peers(self) -> list[str]:
+        """List the Raft peers as this server knows them (GET /v1/status/peers?stale)."""
+        return [str(peer) for peer in self._session.get_json("/v1/status/peers", _stale(True)) or []]
 
     def members(self) -> list[Json]:
         """List the servers in this agent's gossip pool (GET /v1/agent/members)."""

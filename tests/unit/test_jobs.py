@@ -162,6 +162,7 @@ def test_groups_services_and_logs_of_a_job() -> None:
 
     assert job.groups == {"front": 2, "back": 1}
     assert job.count == 3
+    assert job.name == "web"
     assert job.services == ("web", "web-front-server-metrics")
     assert job.logs() == {"a1": "a1 server stdout\n"}
     assert job.logs(task="server", stream="stderr") == {"a1": "a1 server stderr\n"}
