@@ -68,6 +68,14 @@ class Resolver:
     def resolve(self, request: DNSRecord, handler: DNSHandler | None = None) -> DNSRecord:
         """Answer one query (the method that dnslib calls)."""
         reply = request.reply()
+        try:
+            self._fill(reply, request)
+        except Exception:
+            log.exception("no answer for %s", request.q.qname)
+            reply.header.rcode = RCODE.SERVFAIL
+        return reply
+
+    def _fill(self, reply: DNSRecord, request: DNSRecord) -> None:
         name = str(request.q.qname).rstrip(".").lower()
         if name.endswith(_REVERSE):
             target = self._name_of(name)
@@ -75,13 +83,12 @@ class Resolver:
                 reply.header.rcode = RCODE.NXDOMAIN
             elif request.q.qtype in (QTYPE.PTR, QTYPE.ANY):
                 reply.add_answer(RR(request.q.qname, QTYPE.PTR, ttl=_TTL, rdata=PTR(DNSLabel(target))))
-            return reply
+            return
         address = self._address_of(name)
         if address is None:
             reply.header.rcode = RCODE.NXDOMAIN
         elif request.q.qtype in (QTYPE.A, QTYPE.ANY):
             reply.add_answer(RR(request.q.qname, QTYPE.A, ttl=_TTL, rdata=A(address)))
-        return reply
 
     def _address_of(self, name: str) -> str | None:
         if fixed := self._fixed.get(name):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import http.client
 import ipaddress
+import socket
 import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +81,17 @@ class Lab:
     def __init__(self, api: CloudApi, machines: FakeMachines, ca: CloudCa) -> None:
         self.api, self.machines, self.ca = api, machines, ca
         self.ec2 = self.client("ec2")
-        self.autoscaling = self.client("autoscaling")
-        self.iam = self.client("iam")
         subnets = self.ec2.describe_subnets()["Subnets"]
         self.subnets = {subnet["SubnetId"]: subnet for subnet in subnets}
         self.three = sorted(self.subnets, key=lambda name: str(self.subnets[name]["AvailabilityZone"]))[:3]
+
+    @cached_property
+    def autoscaling(self) -> Any:
+        return self.client("autoscaling")
+
+    @cached_property
+    def iam(self) -> Any:
+        return self.client("iam")
 
     def client(self, service: str, region: str = REGION, **credentials: str) -> Any:
         return SESSION.client(  # type: ignore[call-overload]
@@ -678,8 +686,6 @@ def test_what_moto_lacks_is_said_and_not_repeated(lab: Lab) -> None:
 
 def test_https_serves_the_amazonaws_names(lab: Lab) -> None:
     context = ssl.create_default_context(cadata=lab.ca.cert_pem)
-    import socket
-
     for name in ("ec2.us-east-1.amazonaws.com", "iam.amazonaws.com", "bucket.s3.us-east-1.amazonaws.com"):
         with (
             socket.create_connection(("127.0.0.1", lab.api.ports[1]), timeout=10) as connection,
@@ -690,8 +696,6 @@ def test_https_serves_the_amazonaws_names(lab: Lab) -> None:
 
 
 def test_a_silent_tls_client_delays_nobody(lab: Lab) -> None:
-    import socket
-
     with socket.create_connection(("127.0.0.1", lab.api.ports[1]), timeout=10):
         test_https_serves_the_amazonaws_names(lab)
 
