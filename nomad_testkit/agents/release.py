@@ -6,15 +6,14 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from nomad_testkit.agents.binary import AgentName, sha256_of
-from nomad_testkit.errors import AgentSourceError, BrokenError, WaitTimeout
+from nomad_testkit.errors import AgentSourceError, WaitTimeout
 from nomad_testkit.model import Progress
-from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
     from requests import Response
@@ -127,38 +126,33 @@ def _fetch(url: str, read: Callable[[Response], T], deadline: Deadline, *, unrea
     # Every pytest run on the machine loads the plugin, and few of them download anything.
     import requests
 
-    def probe() -> Ok[T] | Pending | Broken:
+    def probe() -> Ok[T] | Pending:
         try:
-            with _response(url) as response:
+            with requests.get(url, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
                 if response.status_code in _BUSY:
                     return Pending(f"HTTP {response.status_code} {response.reason}")
                 if response.status_code != 200:
-                    return Broken(f"HTTP {response.status_code} {response.reason}")
+                    raise ReleaseUnavailable(f"{url}: HTTP {response.status_code} {response.reason}")
                 return Ok(read(response))
         except requests.exceptions.ReadTimeout:
             return Pending(f"no answer within {_READ_SECONDS:.0f} s")
         except requests.exceptions.ConnectionError as error:
             seen = f"cannot be reached ({_innermost(error)})"
-            return Broken(seen) if unreachable_is_final else Pending(seen)
+            if unreachable_is_final:
+                raise ReleaseUnavailable(f"{url}: {seen}") from error
+            return Pending(seen)
         except requests.exceptions.ChunkedEncodingError as error:
             return Pending(f"broke off ({_innermost(error)})")
         except requests.exceptions.RequestException as error:
-            return Broken(str(error))
+            raise ReleaseUnavailable(f"{url}: {error}") from error
+
+    def note(seen: str) -> None:
+        logger.info("%s: %s; asking again", url, seen)
 
     try:
-        return wait_until(
-            url, probe, deadline=deadline, interval=_RETRY_SECONDS, on_pending=lambda seen: logger.info("%s", seen)
-        )
-    except (BrokenError, WaitTimeout) as error:
+        return wait_until(url, probe, deadline=deadline, interval=_RETRY_SECONDS, on_pending=note)
+    except WaitTimeout as error:
         raise ReleaseUnavailable(str(error)) from error
-
-
-@contextmanager
-def _response(url: str) -> Iterator[Response]:
-    import requests
-
-    with requests.get(url, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
-        yield response
 
 
 def _innermost(error: BaseException) -> str:

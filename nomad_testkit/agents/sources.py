@@ -45,7 +45,7 @@ def get_agent(
         reason = str(error)
     progress(f"no release of {name} {version}: {reason}")
     if lacking := build.lacking(name, version):
-        raise AgentSourceError(_unavailable(name, version, reason, lacking))
+        raise AgentSourceError(f"{name} {version} cannot be had. {_obstacles(name, reason, lacking)}")
     return _from_build(name, version, architecture, cache, progress)
 
 
@@ -75,16 +75,13 @@ def preflight(
     try:
         release.published_sha256(name, version, architecture, base_url=releases)
     except release.ReleaseUnavailable as error:
-        return [Missing(f"{name} {version}", _unavailable(name, version, str(error), lacking))]
+        return [Missing(f"{name} {version}", _obstacles(name, str(error), lacking))]
     return []
 
 
-def _unavailable(name: AgentName, version: str, reason: str, lacking: list[Missing]) -> str:
+def _obstacles(name: AgentName, reason: str, lacking: list[Missing]) -> str:
     build_reasons = "; ".join(f"lacks {item.what} ({item.remedy})" for item in lacking)
-    return (
-        f"{name} {version} cannot be had. Release: {reason}. Build: {build_reasons}. Remove one of these obstacles, or "
-        f"name a {name} binary of your own"
-    )
+    return f"Release: {reason}. Build: {build_reasons}. Remedy one of these, or name a {name} binary of your own"
 
 
 def _given(binary: Path, name: AgentName, version: str, architecture: str) -> Agent:
