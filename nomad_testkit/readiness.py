@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nomad_testkit.checks import Leader, NodesReady, RaftPeers, Registered
+from nomad_testkit.checks import Leader, NodesReady, RaftPeers
 from nomad_testkit.checks.base import ask_every
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.errors import TestkitError
@@ -82,22 +82,20 @@ class Readiness:
         return self._phase(HOSTS_UP, probe)
 
     def await_agents(self, cluster: ClusterView) -> None:
-        """Wait until Consul and Nomad have leaders, every client is ready and all are registered.
+        """Wait until Consul and Nomad have leaders that all servers agree on, and every client is ready.
 
-        Raises BrokenError, WaitTimeout and CheckFailed.
+        The agents' services in Consul are not waited for: their checks begin as critical, and pass only when each has
+        run for the first time, up to 10 s later.
+
+        Raises BrokenError and WaitTimeout.
         """
-        servers, clients = len(cluster.nomad_servers), len(cluster.nomad_clients)
-        consul, nomad = cluster.consul_servers, cluster.nomad_servers
+        consul, nomad, clients = cluster.consul_servers, cluster.nomad_servers, cluster.nomad_clients
         self._phase(CONSUL_LEADER, lambda: _leader(consul, lambda host: host.consul.leader()))
         self._phase(NOMAD_LEADER, lambda: _leader(nomad, lambda host: host.nomad.leader()))
-        if clients:
-            self._phase(CLIENTS_READY, lambda: NodesReady(clients).verdict(cluster))
-        checks: list[Any] = [Leader(), Registered("consul", len(consul)), Registered("nomad", servers)]
-        if len(consul) == servers:
-            checks.append(RaftPeers(servers))
-        if clients:
-            checks += [NodesReady(clients), Registered("nomad-client", clients)]
-        self._phase("registered", lambda: _all(cluster, checks))
+        checks: list[Check[Any]] = [NodesReady(len(clients)), Leader()]
+        if len(consul) == len(nomad):
+            checks.append(RaftPeers(len(nomad)))
+        self._phase(CLIENTS_READY, lambda: _all(cluster, checks))
 
     def _phase(self, name: str, probe: Callable[[], Ok[T] | Pending | Broken]) -> T:
         def guarded() -> Ok[T] | Pending | Broken:
@@ -155,9 +153,9 @@ def _leader(servers: Sequence[Host], question: Callable[[Host], str]) -> Ok[str]
     return Pending(f"no leader on {', '.join(without)}" if without else f"servers name {sorted(named)}")
 
 
-def _all(cluster: ClusterView, checks: Sequence[Any]) -> Ok[None] | Pending | Broken:
+def _all(cluster: ClusterView, checks: Sequence[Check[Any]]) -> Ok[None] | Pending | Broken:
     for check in checks:
         verdict = check.verdict(cluster)
         if not isinstance(verdict, Ok):
-            return verdict  # type: ignore[no-any-return]
+            return verdict
     return Ok(None)
