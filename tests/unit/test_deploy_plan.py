@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from nomad_testkit.deploy.plan import Plan, plan
+from nomad_testkit.errors import ExampleError, UsageError
+from nomad_testkit.examples import Example
+from nomad_testkit.model import Network, Subnet
+from nomad_testkit.modules.steps import Ref
+
+RUN = "nt-20260314-ab12cd"
+NETWORK = Network(
+    "vpc-0a",
+    tuple(
+        Subnet(f"subnet-{zone}", f"us-east-1{zone}", f"172.31.{16 * number}.0/20") for number, zone in enumerate("abc")
+    ),
+)
+
+
+def make(run_id: str = RUN, network: Network = NETWORK, **variables: Any) -> Plan:
+    return plan(
+        Example.load("nomad-consul-colocated-cluster").replace(**variables),
+        run_id=run_id,
+        region="us-east-1",
+        network=network,
+        image_id="ami-1",
+        public_key="ssh-ed25519 AAAA",
+        inbound_cidrs=["169.254.9.0/30"],
+    )
+
+
+def refs(value: Any) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from refs(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from refs(item)
+
+
+def test_the_servers_boot_first_and_soon() -> None:
+    names = [step.name for step in make().steps]
+    assert names[0] == "key pair"
+    assert names.index("servers: auto scaling group") <= 20
+    assert names.index("servers: auto scaling group") < min(names.index(name) for name in names if "clients" in name)
+    assert names[-1] == "clients: auto scaling group"
+    assert len(set(names)) == len(names)
+
+
+def test_refs_point_to_earlier_steps_only() -> None:
+    made = make()
+    known: set[Ref] = set()
+    for step in made.steps:
+        assert set(refs(step.arguments)) <= known, step.name
+        known |= {Ref(step.name), *(Ref(step.name, value) for value in step.values)}
+    assert set(refs(made.outputs)) <= known
+
+
+def test_nobody_else_is_let_in() -> None:
+    for step in make().steps:
+        if step.action == "authorize_security_group_ingress":
+            for rule in step.arguments["IpPermissions"]:
+                blocks = [one["CidrIp"] for one in rule["IpRanges"]]
+                assert blocks == ["172.31.0.0/19", "172.31.32.0/20", "169.254.9.0/30"]
+
+
+def test_no_security_group_has_more_rules_than_aws_allows() -> None:
+    six = tuple(Subnet(f"subnet-{number}", f"us-east-1{number}", f"172.31.{16 * number}.0/20") for number in range(6))
+    for step in make(network=Network("vpc-0a", six)).steps:
+        if step.action == "authorize_security_group_ingress":
+            sources = ("IpRanges", "Ipv6Ranges", "UserIdGroupPairs")
+            rules = [one for rule in step.arguments["IpPermissions"] for key in sources for one in rule.get(key, ())]
+            assert len(rules) <= 60
+
+
+def test_the_tag_is_unique_to_the_run_and_the_user_data_knows_it() -> None:
+    for run_id in (RUN, "nt-2"):
+        made = make(run_id)
+        assert made.outputs["nomad_servers_cluster_tag_value"] == f"auto-join-{run_id}"
+        scripts = [
+            base64.b64decode(step.arguments["LaunchTemplateData"]["UserData"]).decode()
+            for step in made.steps
+            if step.action == "create_launch_template"
+        ]
+        assert len(scripts) == 2
+        assert all(f'--cluster-tag-value "auto-join-{run_id}"' in script for script in scripts)
+
+
+def test_outputs_have_the_names_of_upstream() -> None:
+    outputs = make(num_clients=4).outputs
+    assert outputs["aws_region"] == "us-east-1"
+    assert (outputs["num_servers"], outputs["num_clients"]) == (3, 4)
+    assert outputs["asg_name_clients"] == f"nomad-example-client-{RUN}"
+    assert outputs["security_group_id_servers"] == Ref("servers: security group")
+    assert outputs["iam_role_id_servers"] == f"nomad-example-server-{RUN}"
+    assert outputs["nomad_servers_cluster_tag_key"] == "nomad-servers"
+
+
+def test_a_key_pair_of_the_users_own_is_not_imported() -> None:
+    made = make(ssh_key_name="mine")
+    assert "import_key_pair" not in [step.action for step in made.steps]
+    keys = {
+        step.arguments["LaunchTemplateData"]["KeyName"] for step in made.steps if "LaunchTemplateData" in step.arguments
+    }
+    assert keys == {"mine"}
+
+
+def test_the_longest_names_fit_everywhere() -> None:
+    for step in make("r" * 20, cluster_name="n" * 36).steps:
+        if step.creates is not None:
+            assert len(step.creates.name) <= 64
+
+
+def test_another_vpc_is_refused() -> None:
+    assert make(vpc_id="vpc-0a").outputs["num_servers"] == 3
+    with pytest.raises(ExampleError, match="found vpc_id 'vpc-0b'; right is 'vpc-0a'"):
+        make(vpc_id="vpc-0b")
+
+
+def test_a_run_id_must_fit() -> None:
+    with pytest.raises(UsageError, match="the run id is 'a b'"):
+        make("a b")
+
+
+def test_a_plan_needs_no_boto3() -> None:
+    code = (
+        "import sys, nomad_testkit.deploy.plan; print([name for name in ('boto3', 'botocore') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout == "[]\n"

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from nomad_testkit.errors import UsageError
+from nomad_testkit.model import Network, Subnet
+from nomad_testkit.modules.auto_scaling_group import Placement, cluster_outputs, cluster_steps
+from nomad_testkit.modules.cluster_variables import ClusterModule
+from nomad_testkit.modules.consul_cluster import ConsulCluster
+from nomad_testkit.modules.iam_policies import CONSUL_AUTO_JOIN, EC2_TRUST
+from nomad_testkit.modules.nomad_cluster import NomadCluster
+from nomad_testkit.modules.security_group_rules import Port, inbound_rules, nomad_ports, outbound_rules
+from nomad_testkit.modules.steps import Ref, Step, checked_run_id, resolve
+
+NETWORK = Network(
+    "vpc-1",
+    (Subnet("subnet-a", "us-east-1a", "10.0.0.0/20"), Subnet("subnet-b", "us-east-1b", "10.0.16.0/20")),
+)
+PLACEMENT = Placement(run_id="nt-1", group="servers", network=NETWORK, image_id="ami-1", key_name="run-key")
+GROUP = Ref("servers: security group")
+
+
+def consul(**variables: Any) -> ConsulCluster:
+    given = {"cluster_name": "web", "instance_type": "t2.micro", "allowed_inbound_cidr_blocks": ("10.0.0.0/16",)}
+    return ConsulCluster(**{**given, **variables})
+
+
+def nomad(**variables: Any) -> NomadCluster:
+    given: dict[str, Any] = {
+        "cluster_name": "web",
+        "instance_type": "t2.micro",
+        "allowed_inbound_cidr_blocks": ("10.0.0.0/16",),
+        "min_size": 1,
+        "max_size": 3,
+        "desired_capacity": 2,
+    }
+    return NomadCluster(**{**given, **variables})
+
+
+def steps(module: ClusterModule, **more: Any) -> dict[str, Step]:
+    return {step.action: step for step in cluster_steps(module, PLACEMENT, **more)}
+
+
+def open_ports(step: Step) -> set[tuple[str, int]]:
+    return {(rule["IpProtocol"], rule["FromPort"]) for rule in step.arguments["IpPermissions"]}
+
+
+def template(module: ClusterModule) -> Mapping[str, Any]:
+    data: Mapping[str, Any] = steps(module)["create_launch_template"].arguments["LaunchTemplateData"]
+    return data
+
+
+CONSUL_SERVER = {
+    *(("tcp", port) for port in (8300, 8301, 8302, 8400, 8500, 8600)),
+    *(("udp", port) for port in (8301, 8302, 8600)),
+}
+NOMAD = {("tcp", 4646), ("tcp", 4647), ("tcp", 4648), ("udp", 4648)}
+
+
+def test_the_defaults_are_those_of_upstream() -> None:
+    module = consul()
+    assert (module.cluster_size, module.cluster_tag_key, module.cluster_tag_value) == (3, "consul-servers", "auto-join")
+    assert (module.root_volume_type, module.root_volume_size, module.health_check_type) == ("standard", 50, "EC2")
+    assert (module.associate_public_ip_address, module.allowed_ssh_cidr_blocks, module.ssh_port) == (False, (), 22)
+    assert nomad().cluster_tag_key == "nomad-servers"
+
+
+def test_consul_servers_open_their_ports_and_no_other() -> None:
+    rules = steps(consul())["authorize_security_group_ingress"]
+    assert open_ports(rules) == CONSUL_SERVER
+    for rule in rules.arguments["IpPermissions"]:
+        assert [one["CidrIp"] for one in rule["IpRanges"]] == ["10.0.0.0/16"]
+        assert [one["GroupId"] for one in rule["UserIdGroupPairs"]] == [GROUP]
+        assert rule["FromPort"] == rule["ToPort"]
+
+
+def test_nomad_hosts_open_the_gossip_of_their_consul_clients_too() -> None:
+    assert open_ports(steps(nomad())["authorize_security_group_ingress"]) == NOMAD | {("tcp", 8301), ("udp", 8301)}
+
+
+def test_an_example_adds_ports_and_ssh_where_it_is_allowed() -> None:
+    module = consul(allowed_ssh_cidr_blocks=("192.0.2.7/32",), allowed_ssh_security_group_ids=("sg-9",))
+    rules = steps(module, ports=nomad_ports())["authorize_security_group_ingress"]
+    assert open_ports(rules) == CONSUL_SERVER | NOMAD | {("tcp", 22)}
+    ssh = rules.arguments["IpPermissions"][-1]
+    assert [one["CidrIp"] for one in ssh["IpRanges"]] == ["192.0.2.7/32"]
+    assert [one["GroupId"] for one in ssh["UserIdGroupPairs"]] == ["sg-9"]
+
+
+def test_ports_are_variables() -> None:
+    module = consul(http_api_port=18500, enable_https_port=True, serf_lan_port=18301)
+    found = open_ports(steps(module)["authorize_security_group_ingress"])
+    assert {("tcp", 18500), ("tcp", 8501), ("tcp", 18301), ("udp", 18301)} <= found
+    assert ("tcp", 8500) not in found
+
+
+def test_a_port_named_twice_is_one_rule() -> None:
+    port = Port("tcp", 22, "SSH")
+    assert len(inbound_rules([port, port], cidr_blocks=["10.0.0.0/8", "10.0.0.0/8"], security_groups=[])) == 1
+
+
+def test_without_a_source_there_is_no_rule() -> None:
+    assert inbound_rules(nomad_ports(), cidr_blocks=[], security_groups=[]) == []
+
+
+def test_blocks_of_both_kinds() -> None:
+    assert outbound_rules(["10.0.0.0/8", "2001:db8::/32"]) == [
+        {
+            "IpProtocol": "-1",
+            "IpRanges": [{"CidrIp": "10.0.0.0/8", "Description": "outbound"}],
+            "Ipv6Ranges": [{"CidrIpv6": "2001:db8::/32", "Description": "outbound"}],
+        }
+    ]
+
+
+def test_outbound_is_open_unless_limited() -> None:
+    assert "revoke_security_group_egress" not in steps(consul())
+    limited = steps(consul(allow_outbound_cidr_blocks=("10.0.0.0/8",)))
+    assert limited["revoke_security_group_egress"].arguments["IpPermissions"][0]["IpRanges"] == [
+        {"CidrIp": "0.0.0.0/0"}
+    ]
+    assert limited["authorize_security_group_egress"].arguments["IpPermissions"] == outbound_rules(["10.0.0.0/8"])
+    assert "authorize_security_group_egress" not in steps(consul(allow_outbound_cidr_blocks=()))
+
+
+def test_consul_servers_may_look_for_each_other() -> None:
+    made = steps(consul())
+    assert made["create_role"].arguments["AssumeRolePolicyDocument"] == EC2_TRUST
+    assert made["put_role_policy"].arguments["PolicyDocument"] == CONSUL_AUTO_JOIN
+    assert json.loads(CONSUL_AUTO_JOIN)["Statement"][0]["Action"] == [
+        "ec2:DescribeInstances",
+        "ec2:DescribeTags",
+        "autoscaling:DescribeAutoScalingGroups",
+    ]
+    assert "put_role_policy" not in steps(nomad())
+    assert "put_role_policy" in steps(nomad(), policies={"consul-iam-policies": CONSUL_AUTO_JOIN})
+
+
+def test_an_instance_profile_of_the_users_own() -> None:
+    made = steps(consul(enable_iam_setup=False, iam_instance_profile_name="mine"))
+    assert "create_role" not in made
+    data = made["create_launch_template"].arguments["LaunchTemplateData"]
+    assert data["IamInstanceProfile"] == {"Name": "mine"}
+    assert "iam_role_arn" not in cluster_outputs(
+        consul(enable_iam_setup=False, iam_instance_profile_name="mine"), PLACEMENT
+    )
+
+
+def test_role_and_profile_take_path_and_boundary() -> None:
+    made = steps(consul(instance_profile_path="/kit/", iam_permissions_boundary="arn:aws:iam::1:policy/edge"))
+    assert made["create_role"].arguments["Path"] == made["create_instance_profile"].arguments["Path"] == "/kit/"
+    assert made["create_role"].arguments["PermissionsBoundary"] == "arn:aws:iam::1:policy/edge"
+
+
+def test_the_launch_template() -> None:
+    data = template(consul(user_data="#!/bin/bash\n", additional_security_group_ids=("sg-9",), tenancy="dedicated"))
+    assert base64.b64decode(data["UserData"]) == b"#!/bin/bash\n"
+    assert data["ImageId"] == "ami-1"
+    assert data["KeyName"] == "run-key"
+    assert data["IamInstanceProfile"] == {"Name": "web-nt-1"}
+    assert data["NetworkInterfaces"] == [
+        {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "DeleteOnTermination": True, "Groups": [GROUP, "sg-9"]}
+    ]
+    assert data["MetadataOptions"] == {
+        "HttpEndpoint": "enabled",
+        "HttpTokens": "optional",
+        "InstanceMetadataTags": "enabled",
+    }
+    assert data["BlockDeviceMappings"] == [
+        {
+            "DeviceName": "/dev/xvda",
+            "Ebs": {"VolumeType": "standard", "VolumeSize": 50, "DeleteOnTermination": True, "Encrypted": False},
+        }
+    ]
+    assert data["Placement"] == {"Tenancy": "dedicated"}
+
+
+def test_what_the_user_names_comes_before_what_the_run_has() -> None:
+    data = template(consul(ami_id="ami-2", ssh_key_name="mine"))
+    assert (data["ImageId"], data["KeyName"]) == ("ami-2", "mine")
+
+
+def test_the_auto_scaling_group() -> None:
+    group = steps(nomad(asg_name="pool", tags={"team": "a", "nomad-testkit-run": "another"}, cluster_tag_value="x"))
+    arguments = group["create_auto_scaling_group"].arguments
+    assert arguments["AutoScalingGroupName"] == "pool-nt-1"
+    assert (arguments["MinSize"], arguments["MaxSize"], arguments["DesiredCapacity"]) == (1, 3, 2)
+    assert arguments["VPCZoneIdentifier"] == "subnet-a,subnet-b"
+    assert arguments["LaunchTemplate"] == {"LaunchTemplateId": Ref("servers: launch template"), "Version": "1"}
+    assert all(tag["PropagateAtLaunch"] for tag in arguments["Tags"])
+    assert {tag["Key"]: tag["Value"] for tag in arguments["Tags"]} == {
+        "team": "a",
+        "Name": "web",
+        "nomad-testkit-run": "nt-1",
+        "nomad-testkit-group": "servers",
+        "nomad-servers": "x",
+    }
+
+
+def test_subnets_by_zone_or_by_id() -> None:
+    def subnets(**variables: Any) -> Any:
+        return steps(consul(**variables))["create_auto_scaling_group"].arguments["VPCZoneIdentifier"]
+
+    assert subnets(availability_zones=("us-east-1b",)) == "subnet-b"
+    assert subnets(subnet_ids=("subnet-x",)) == "subnet-x"
+
+
+def test_everything_that_is_created_bears_the_tag() -> None:
+    for step in cluster_steps(consul(), PLACEMENT):
+        if step.creates is None:
+            continue
+        tags = step.arguments.get("Tags") or step.arguments["TagSpecifications"][0]["Tags"]
+        assert ("nomad-testkit-run", "nt-1") in [(tag["Key"], tag["Value"]) for tag in tags], step.name
+        assert step.creates.name == "web-nt-1"
+
+
+@pytest.mark.parametrize(
+    ("module", "fault"),
+    [
+        (consul(cluster_name="a b"), ("cluster_name", "'a b'")),
+        (consul(cluster_name=""), ("cluster_name", "''")),
+        (consul(user_data="x" * 16_385), ("user_data", "16385 bytes")),
+        (consul(http_api_port=70_000), ("http_api_port", "70000")),
+        (consul(metadata_http_tokens="maybe"), ("metadata_http_tokens", "'maybe'")),
+        (consul(enable_iam_setup=False), ("iam_instance_profile_name", "'' with enable_iam_setup = false")),
+        (consul(iam_instance_profile_name="x"), ("iam_instance_profile_name", "'x' with enable_iam_setup = true")),
+        (nomad(desired_capacity=4), ("min_size", "1, 4 and 3")),
+        (nomad(asg_name="a/b"), ("asg_name", "'a/b'")),
+    ],
+)
+def test_faults(module: ClusterModule, fault: tuple[str, str]) -> None:
+    assert [(key, found) for key, found, _ in module.faults()] == [fault]
+
+
+def test_the_defaults_have_no_fault() -> None:
+    assert list(consul().faults()) == list(nomad().faults()) == []
+
+
+def test_resolve_reaches_every_ref() -> None:
+    known = {Ref("a"): "sg-1", Ref("a", "arn"): "arn:1"}
+    assert resolve({"x": [Ref("a"), {"y": Ref("a", "arn")}], "z": (1, None)}, known.__getitem__) == {
+        "x": ["sg-1", {"y": "arn:1"}],
+        "z": [1, None],
+    }
+
+
+@pytest.mark.parametrize("run_id", ["", "*", "A", "-a", "a" * 21, "a\n"])
+def test_run_ids(run_id: str) -> None:
+    with pytest.raises(UsageError, match="1 to 20 small letters"):
+        checked_run_id(run_id)
