@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.ec2.api_hardware import Hardware
 from nomad_testkit.ec2.machine_spec import (
     ImageRecord,
     InstanceProfileView,
@@ -58,17 +59,17 @@ class CloudApi:
         images: Sequence[ImageRecord],
     ) -> None:
         self._region = region
+        self._hardware = Hardware(machines, public_block, tuple(images))
+        self._lock = self._hardware.lock
         self._undo = contextlib.ExitStack()
         self._servers: list[ApiServer] = []
         with _no_aws_environment():
             from moto.core import DEFAULT_ACCOUNT_ID
 
-            from nomad_testkit.ec2.api_backend import Hardware, install
+            from nomad_testkit.ec2.api_backend import install
             from nomad_testkit.ec2.api_server import ApiApplication
 
             self._account = DEFAULT_ACCOUNT_ID
-            self._hardware = Hardware(machines, public_block, tuple(images))
-            self._lock = self._hardware.lock
             self._undo.enter_context(install(self._hardware))
             self._application = ApiApplication(region, self._lock)
             self._warm_up()

@@ -13,9 +13,8 @@ import contextlib
 import ipaddress
 import logging
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,33 +38,16 @@ from moto.ec2.models.instances import Instance, InstanceState, StateReason
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import filter_iam_instance_profiles, parse_user_data, random_ami_id
 
+from nomad_testkit.ec2.api_balance import Place, spread, surplus
+from nomad_testkit.ec2.api_hardware import Hardware
 from nomad_testkit.ec2.api_request import LaunchRequest, split_reason
-from nomad_testkit.ec2.machine_spec import ImageRecord, Machines, MachineSpec
+from nomad_testkit.ec2.machine_spec import MachineSpec
 from nomad_testkit.ec2.names import private_hostname
 from nomad_testkit.errors import Ec2Error, TestkitError
 
 log = logging.getLogger(__name__)
 
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
-_RESERVED_FIRST = 4  # addresses of each subnet that AWS keeps for itself, besides the last
-
-
-@dataclass
-class Hardware:
-    """What the API works on."""
-
-    machines: Machines
-    public_block: ipaddress.IPv4Network
-    images: Sequence[ImageRecord]
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    """moto is not thread-safe: whoever touches its objects holds this."""
-    reserved: set[str] = field(default_factory=set)
-    """Private addresses that no instance gets."""
-
-    def public_address(self, private_ip: str) -> str:
-        """Map a private address to the public one that belongs to it."""
-        offset = int(ipaddress.IPv4Address(private_ip)) & int(self.public_block.hostmask)
-        return str(self.public_block.network_address + offset)
 
 
 class CloudInterface(NetworkInterface):
@@ -267,7 +249,6 @@ class CloudEc2Backend(ec2_models.EC2Backend):
     def __init__(self, region_name: str, account_id: str) -> None:
         self.cut_power = False
         """Whether the request in progress does without the hosts' own shutdown."""
-        self._next_address: dict[str, int] = {}
         super().__init__(region_name, account_id)
 
     @property
@@ -290,22 +271,17 @@ class CloudEc2Backend(ec2_models.EC2Backend):
             )
 
     def free_address(self, subnet_id: str) -> str:
-        """Take the next free private address of a subnet; one that was used comes again as late as can be."""
+        """Take a free private address of a subnet."""
         subnet = self.get_subnet(subnet_id)
-        network = subnet.cidr
-        first, last = int(network.network_address) + _RESERVED_FIRST, int(network.broadcast_address) - 1
         taken = {eni.private_ip_address for eni in self.enis.values()} | subnet._subnet_ips.keys()
-        start = self._next_address.get(subnet_id, first)
-        for number in (*range(start, last + 1), *range(first, start)):
-            address = str(ipaddress.IPv4Address(number))
-            if address not in taken and address not in self.hardware.reserved:
-                self._next_address[subnet_id] = number + 1
-                return address
-        raise EC2ClientError(
-            "InsufficientFreeAddressesInSubnet",
-            f"There are not enough free addresses in subnet '{subnet_id}' "
-            "to satisfy the requested number of instances.",
-        )
+        address = self.hardware.take_address(subnet.cidr, taken)
+        if address is None:
+            raise EC2ClientError(
+                "InsufficientFreeAddressesInSubnet",
+                f"There are not enough free addresses in subnet '{subnet_id}' "
+                "to satisfy the requested number of instances.",
+            )
+        return address
 
     def profile_of(self, profile: dict[str, str]) -> Any:
         """Give an instance profile by its Name or Arn; None where neither is there."""
@@ -561,22 +537,19 @@ class CloudAutoScalingGroup(FakeAutoScalingGroup):
     def set_desired_capacity(self, new_capacity: int | None) -> None:
         wanted = self.min_size if new_capacity is None else new_capacity
         active = self.active_instances()
-        surplus = len(active) - (wanted or 0)
-        if surplus <= 0:
+        extra = len(active) - (wanted or 0)
+        if extra <= 0:
             super().set_desired_capacity(wanted)
             return
         self.desired_capacity = wanted
         if "Terminate" in self._suspended_processes:
             return
-        candidates = [state for state in active if not state.protected_from_scale_in]
-        zones = Counter(state.availability_zone for state in active)
-        ended = []
-        for _ in range(min(surplus, len(candidates))):
-            # The zone that has most loses its oldest, as the default termination policy does.
-            victim = max(candidates, key=lambda state: zones[state.availability_zone])
-            zones[victim.availability_zone] -= 1
-            candidates.remove(victim)
-            ended.append(victim)
+        chosen = surplus(
+            extra,
+            [state.availability_zone for state in active],
+            [bool(state.protected_from_scale_in) for state in active],
+        )
+        ended = [active[number] for number in chosen]
         if ended:
             self.ec2_backend.terminate_instances([state.instance.id for state in ended])
             self.instance_states = [state for state in self.instance_states if state not in ended]
@@ -622,22 +595,13 @@ class CloudAutoScalingGroup(FakeAutoScalingGroup):
         }
 
     def _spread(self, count: int) -> dict[str, int]:
-        """Choose how many to launch in which subnet, so that zones, then subnets, stay even."""
         if self.vpc_zone_identifier:
             subnets = [self.ec2_backend.get_subnet(name.strip()) for name in self.vpc_zone_identifier.split(",")]
         else:
             defaults = self.ec2_backend.get_default_subnets()
             subnets = [defaults[zone] for zone in self.availability_zones]
-        active = self.active_instances()
-        zones = Counter(state.availability_zone for state in active)
-        members = Counter(state.instance.subnet_id for state in active)
-        chosen: Counter[str] = Counter()
-        for _ in range(count):
-            subnet = min(subnets, key=lambda each: (zones[each.availability_zone], members[each.id]))
-            zones[subnet.availability_zone] += 1
-            members[subnet.id] += 1
-            chosen[subnet.id] += 1
-        return chosen
+        members = [Place(state.instance.subnet_id, state.availability_zone) for state in self.active_instances()]
+        return spread(count, [Place(subnet.id, subnet.availability_zone) for subnet in subnets], members)
 
 
 class _Groups(OrderedDict[str, CloudAutoScalingGroup]):

@@ -20,6 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from nomad_testkit.ec2.api import CloudApi
+from nomad_testkit.ec2.api_balance import Place, spread, surplus
 from nomad_testkit.ec2.machine_spec import ImageRecord, InstanceView, MachineSpec
 from nomad_testkit.ec2.tls import CloudCa
 from nomad_testkit.errors import Ec2Error, ImageError, MachineError
@@ -741,3 +742,14 @@ def test_the_users_aws_settings_change_nothing(monkeypatch: pytest.MonkeyPatch, 
         region="eu-west-1", public_block=ipaddress.IPv4Network("127.31.0.0/16"), machines=FakeMachines(), images=[]
     )
     api.close()
+
+
+def test_groups_are_spread_over_zones_before_subnets() -> None:
+    places = [Place("subnet-a1", "a"), Place("subnet-a2", "a"), Place("subnet-b", "b")]
+    assert spread(4, places, []) == {"subnet-a1": 1, "subnet-b": 2, "subnet-a2": 1}
+    assert spread(2, places, [Place("subnet-a1", "a")] * 3) == {"subnet-b": 2}
+
+
+def test_groups_shrink_evenly_and_spare_the_protected() -> None:
+    assert surplus(2, ["a", "a", "a", "b"], [False] * 4) == [0, 1]
+    assert surplus(3, ["a", "b", "b"], [True, False, True]) == [1]
