@@ -46,6 +46,8 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
     hosts: list[Host] = []
     with termination_raises():
         run = Run.new()
+        lock = run.lock
+        lock.try_acquire()
         try:
             yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
         except BaseException as error:
@@ -60,6 +62,7 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
                 host.close()
             with deferred(progress):
                 _finish(run, first, target=target, keep=settings.keep, progress=progress)
+                lock.release()
 
 
 def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
@@ -116,6 +119,7 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
     try:
         if keep:
             target.keep()
+            run.note({**run.description(), "kept": True})
             progress(how_to_reach(run))
         else:
             started = Deadline.after(TEARDOWN_SECONDS)

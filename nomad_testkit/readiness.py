@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nomad_testkit.checks import Leader, NodesReady, RaftPeers
+from nomad_testkit.checks import Check, Leader, NodesReady, RaftPeers
 from nomad_testkit.checks.base import ask_every
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.errors import TestkitError

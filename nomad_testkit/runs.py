@@ -16,6 +16,7 @@ from typing import Any
 from platformdirs import user_state_path
 
 from nomad_testkit.errors import TestkitError, UsageError
+from nomad_testkit.file_lock import FileLock
 from nomad_testkit.journal import Journal
 
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
@@ -69,6 +70,19 @@ class Run:
     def journal(self) -> Journal:
         """The record of what the run creates."""
         return Journal(self.folder / "journal.jsonl")
+
+    @property
+    def lock(self) -> FileLock:
+        """A lock that whoever uses the run holds: where nobody does, it was left up or left behind."""
+        return FileLock(self.folder / "used.lock")
+
+    @property
+    def used(self) -> bool:
+        """Whether a living process uses it."""
+        lock = self.lock
+        free = lock.try_acquire()
+        lock.release()
+        return not free
 
     @property
     def key_path(self) -> Path:

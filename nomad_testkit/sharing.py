@@ -10,7 +10,6 @@ folder of the run's own, which only its owner can read:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nomad_testkit.errors import DeployError, Ec2Error, TestkitError
+from nomad_testkit.file_lock import PATIENCE, FileLock
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -38,48 +38,6 @@ T = TypeVar("T")
 
 RUN_VARIABLE = "PYTEST_XDIST_TESTRUNUID"
 WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
-_PATIENCE = 24 * 3600.0
-"""Seconds; in truth a wait for another worker lasts as long as that one lives, which its locks tell."""
-
-
-@dataclass
-class FileLock:
-    """A lock of a file, shared or exclusive, that the kernel gives back when the process ends."""
-
-    path: Path
-    _descriptor: int | None = None
-
-    @property
-    def held(self) -> bool:
-        """Whether this object holds it."""
-        return self._descriptor is not None
-
-    def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take the lock if nobody else's is in the way."""
-        if self.held:
-            return True
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
-
-    def acquire(self, what: str, *, shared: bool = False) -> None:
-        """Take the lock, waiting for as long as others live that are in the way."""
-
-        def probe() -> Ok[None] | Pending:
-            return Ok(None) if self.try_acquire(shared=shared) else Pending("others hold it")
-
-        wait_until(what, probe, deadline=Deadline.after(_PATIENCE), interval=0.05)
-
-    def release(self) -> None:
-        """Give the lock back, if it is held."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 @dataclass
@@ -185,7 +143,7 @@ class Sharing:
         def probe() -> Ok[dict[str, Any] | None] | Pending:
             return self._find(place, inherit)
 
-        description = wait_until(f"another worker to make {name}", probe, deadline=Deadline.after(_PATIENCE))
+        description = wait_until(f"another worker to make {name}", probe, deadline=Deadline.after(PATIENCE))
         users = self._own(place, make, describe) if description is None else self._use(place, attach, description)
         with users as value:
             try:

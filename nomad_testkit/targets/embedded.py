@@ -16,6 +16,7 @@ from nomad_testkit.errors import DeployError, Missing, PreflightError, TestkitEr
 from nomad_testkit.targets.base import console_output, default_network
 
 if TYPE_CHECKING:
+    from nomad_testkit.agents import Agent, AgentName
     from nomad_testkit.examples import Example
     from nomad_testkit.model import Instance, Network, Progress
     from nomad_testkit.settings import Settings
@@ -38,21 +39,13 @@ class EmbeddedTarget:
 
         Raises PreflightError with everything that this machine lacks, and what the making of an image raises.
         """
-        from nomad_testkit import agents
         from nomad_testkit.targets import image_builder
 
         cache = Cache()
         if missing := preflight(settings, cache):
             raise PreflightError(missing)
         below = image_builder.base(cache, progress)
-        found = [
-            agents.get_agent(
-                "consul", settings.consul_version, binary=settings.consul_binary, cache=cache, progress=progress
-            ),
-            agents.get_agent(
-                "nomad", settings.nomad_version, binary=settings.nomad_binary, cache=cache, progress=progress
-            ),
-        ]
+        found = agents_of(settings, cache=cache, progress=progress)
         own = image_builder.agents_image(cache, below, found, region=settings.region, progress=progress)
         progress("starting the embedded EC2")
         target = cls(
@@ -133,6 +126,10 @@ class EmbeddedTarget:
         """Read what an instance's console shows."""
         return console_output(self.client("ec2"), instance.instance_id)
 
+    def memory_bytes(self) -> int:
+        """Tell what all hosts use, page cache and disks included."""
+        return self.ec2.stats().memory_bytes
+
     def keep(self) -> None:
         """Let the cloud live on when the last process that uses it has ended."""
         self.ec2.keep()
@@ -153,6 +150,22 @@ class EmbeddedTarget:
         }
 
 
+def agents_of(settings: Settings, *, cache: Cache | None = None, progress: Progress) -> list[Agent]:
+    """Get the Consul and the Nomad that the settings ask for. Raises AgentSourceError and CacheError."""
+    from nomad_testkit.agents import get_agent
+
+    cache = cache or Cache()
+    wanted = _wanted(settings)
+    return [get_agent(name, version, binary=binary, cache=cache, progress=progress) for name, version, binary in wanted]
+
+
+def _wanted(settings: Settings) -> tuple[tuple[AgentName, str, Path | None], ...]:
+    return (
+        ("consul", settings.consul_version, settings.consul_binary),
+        ("nomad", settings.nomad_version, settings.nomad_binary),
+    )
+
+
 def preflight(settings: Settings, cache: Cache) -> list[Missing]:
     """List everything that this machine lacks to run the embedded EC2 with these settings."""
     from nomad_testkit import agents
@@ -160,11 +173,8 @@ def preflight(settings: Settings, cache: Cache) -> list[Missing]:
     missing = [*ec2_handle.preflight(), *_cache_preflight(cache)]
     if cache.find("base-image", base_image.image_key()) is None:
         missing += base_image.preflight()
-    for agent, version, binary in (
-        ("consul", settings.consul_version, settings.consul_binary),
-        ("nomad", settings.nomad_version, settings.nomad_binary),
-    ):
-        missing += agents.preflight(agent, version, binary=binary, cache=cache)  # type: ignore[arg-type]
+    for name, version, binary in _wanted(settings):
+        missing += agents.preflight(name, version, binary=binary, cache=cache)
     return list(dict.fromkeys(missing))
 
 

@@ -1,0 +1,133 @@
+"""The same lifecycle from a shell: destroy what was left up, and measure deployments."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nomad_testkit.errors import Ec2Error, SettingsError, TestkitError
+from nomad_testkit.settings import Settings
+
+if TYPE_CHECKING:
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.runs import Run
+
+DEFAULT_EXAMPLE = "nomad-consul-colocated-cluster"
+
+
+class _Group(click.Group):
+    """Shows the errors that are raised on purpose as one message, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TestkitError as error:
+            text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+            raise click.ClickException(text) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nomad-testkit")
+def main() -> None:
+    """Clusters of Nomad and Consul: destroy them, measure them. pytest deploys them."""
+
+
+@main.command()
+@click.argument("run_id")
+def down(run_id: str) -> None:
+    """Destroy the cluster RUN_ID, which was left up, and all that belongs to it."""
+    from nomad_testkit.runs import Run
+
+    _destroy(Run.find(run_id))
+
+
+@main.command()
+def sweep() -> None:
+    """Destroy every cluster that was left up or left behind, but none that tests are using now."""
+    from nomad_testkit.runs import Run
+
+    runs = [run for run in Run.every() if not run.used]
+    failed = 0
+    for run in runs:
+        try:
+            _destroy(run)
+        except TestkitError as error:
+            failed += 1
+            click.echo(f"{run.run_id}: {error}", err=True)
+    if not runs:
+        click.echo("there is nothing to destroy")
+    if failed:
+        raise click.ClickException(f"{failed} of {len(runs)} clusters could not be destroyed")
+
+
+@main.group()
+def bench() -> None:
+    """Measure how long things take."""
+
+
+@bench.command("deploy")
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="How often to deploy.")
+@click.option("--example", default=DEFAULT_EXAMPLE, show_default=True, help="A bundled example, or a folder.")
+def bench_deploy(runs: int, example: str) -> None:
+    """Deploy and destroy an example, and show how long each phase takes, beside the agents without hosts.
+
+    The settings come from the environment, as NOMAD_TESTKIT_TIMEOUT does.
+    """
+    from nomad_testkit.bench.deploy import TEARDOWN, run_bench
+    from nomad_testkit.examples import Example
+    from nomad_testkit.lifecycle import deployed
+    from nomad_testkit.targets.embedded import EmbeddedTarget, agents_of
+
+    settings, wanted = Settings.load(environ=os.environ), Example.load(example)
+    if settings.keep:
+        raise SettingsError(f"{settings.source('keep')}: a benchmark keeps nothing; unset it")
+    with EmbeddedTarget.open(settings, progress=_say) as target:
+
+        def deploy_once(use: Callable[[Cluster], None]) -> Mapping[str, float]:
+            with deployed(settings, wanted, target=target, progress=_say) as cluster:
+                use(cluster)
+                timings, used = dict(cluster.timings), time.monotonic()
+            return {**timings, TEARDOWN: time.monotonic() - used}
+
+        figures = run_bench(
+            runs,
+            deploy_once=deploy_once,
+            memory_bytes=lambda _: target.memory_bytes(),
+            agents={agent.name: str(agent.path) for agent in agents_of(settings, progress=_say)},
+            progress=_say,
+        )
+    click.echo(figures)
+
+
+def _destroy(run: Run) -> None:
+    from nomad_testkit.lifecycle import destroy
+    from nomad_testkit.runs import Run
+    from nomad_testkit.targets import attach_target
+
+    description = run.description()
+    if "target" not in description:
+        if run.journal.left():
+            raise TestkitError(f"{run.folder} does not say where the cluster is, though its journal lists resources")
+        run.forget()
+        click.echo(f"{run.run_id} had created nothing")
+        return
+    try:
+        with attach_target(description["target"]) as target:
+            gone = destroy(run, target=target, progress=_say)
+            others = [other.description().get("target") for other in Run.every()]
+            if description.get("kept") and description["target"] not in others:
+                target.end()
+    except Ec2Error as error:
+        # What an embedded cloud held has gone with it.
+        run.forget()
+        click.echo(f"{run.run_id} has ended already ({error})")
+        return
+    click.echo(f"{run.run_id} is destroyed: {len(gone)} resources")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

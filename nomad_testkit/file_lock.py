@@ -1,0 +1,53 @@
+"""Locks of files that the kernel gives back when a process ends, however that comes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+PATIENCE = 24 * 3600.0
+"""Seconds; in truth a wait for another process lasts as long as that one lives, which its locks tell."""
+
+
+@dataclass
+class FileLock:
+    """A lock of a file, shared or exclusive, that the kernel gives back when the process ends."""
+
+    path: Path
+    _descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._descriptor is not None
+
+    def try_acquire(self, *, shared: bool = False) -> bool:
+        """Take the lock if nobody else's is in the way."""
+        if self.held:
+            return True
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def acquire(self, what: str, *, shared: bool = False) -> None:
+        """Take the lock, waiting for as long as others live that are in the way."""
+
+        def probe() -> Ok[None] | Pending:
+            return Ok(None) if self.try_acquire(shared=shared) else Pending("others hold it")
+
+        wait_until(what, probe, deadline=Deadline.after(PATIENCE), interval=0.05)
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
