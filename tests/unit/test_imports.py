@@ -16,7 +16,7 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # those may import each other.
 LAYERS = """
     errors model wait
-    settings journal bundle cache interrupts
+    settings journal bundle cache interrupts file_lock
     agents
     modules
     example_variables examples ssh clients
