@@ -22,7 +22,8 @@ job "web" {
     }
 
     service {
-      name = "web"
+      # The name that Consul knows; a test gives every job one of its own.
+      name = "${JOB}"
       port = "http"
 
       check {
