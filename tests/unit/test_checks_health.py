@@ -44,6 +44,16 @@ def test_autopilot_names_the_server_that_was_stopped() -> None:
             assert f"{agent} autopilot, asked on {place}: {C}{region} is unhealthy (serf " in verdict.seen
 
 
+def test_autopilot_without_a_leader_is_told_with_the_servers_words() -> None:
+    verdict = AutopilotHealthy().verdict(recorded("leaderless").only(servers=1))
+
+    assert isinstance(verdict, Pending)
+    assert verdict.seen.startswith(
+        f"{ON_A}: consul at http://172.31.16.11:8500/v1/operator/autopilot/health answered 500"
+    )
+    assert verdict.seen.endswith(": No cluster leader")
+
+
 def test_autopilot_that_knows_too_few_servers() -> None:
     check = AutopilotHealthy()
     consul, nomad = check.observe(recorded("healthy"))
