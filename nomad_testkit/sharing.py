@@ -3,6 +3,7 @@
 Who lives and who uses what is told by locks of files (flock), which the kernel gives back when a worker dies. In a
 folder of the run's own, which only its owner can read:
 
+- ``members.lock``, shared by every worker until it leaves: the last one removes the folder;
 - ``run.lock``, shared by every worker that may still come to use something;
 - for each thing ``owner.lock``, held by the worker that made it, ``users.lock``, shared by all that use it, and
   ``result.json``, which says how to use it or why it could not be made.
@@ -85,6 +86,7 @@ class Sharing:
 
     folder: Path | None = None
     worker: str = "this process"
+    _members: FileLock | None = None
     _run: FileLock | None = None
 
     @classmethod
@@ -97,25 +99,28 @@ class Sharing:
 
     def join(self) -> None:
         """Say that this worker may come to use something: nothing is destroyed before it says otherwise."""
-        if self.folder is None or self._run is not None:
+        if self.folder is None:
             return
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise TestkitError(f"the folder that the workers share cannot be made: {error}") from error
-        self._run = FileLock(self.folder / "run.lock")
-        self._run.acquire("the other workers", shared=True)
+        self._members = self._members or FileLock(self.folder / "members.lock")
+        self._members.acquire("a worker to leave", shared=True)
+        self._run = self._run or FileLock(self.folder / "run.lock")
+        self._run.acquire("a worker to leave", shared=True)
 
     def leave(self) -> None:
         """Say that this worker will not use anything any more; the last one removes the folder."""
-        if self.folder is None or self._run is None:
+        if self.folder is None or self._run is None or self._members is None:
             return
         self._run.release()
-        if self._run.try_acquire():
+        self._members.release()
+        if self._members.try_acquire():
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._run.release()
-        self._run = None
+            self._members.release()
+        self._run = self._members = None
 
     @contextmanager
     def shared(

@@ -1,0 +1,207 @@
+"""One thing for all workers, proven with real processes and a thing that is only a line in a log."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nomad_testkit.sharing import Sharing
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+WORKER = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from nomad_testkit.sharing import Sharing
+
+name, folder = sys.argv[1], Path(sys.argv[2])
+log = folder / "log"
+
+def say(line):
+    with log.open("a") as file:
+        file.write(line + "\\n")
+
+@contextmanager
+def make():
+    say(f"made by {name}")
+    if (folder / "fail").exists():
+        raise RuntimeError("no room left")
+    try:
+        yield "thing"
+    finally:
+        say(f"destroyed by {name}")
+
+@contextmanager
+def attach(description):
+    say(f"used by {name}: {description['thing']}")
+    yield description["thing"]
+
+sharing = Sharing.of({"PYTEST_XDIST_WORKER": name, "PYTEST_XDIST_TESTRUNUID": "run"}, folder / "state")
+sharing.join()
+print("joined", flush=True)
+for line in sys.stdin:
+    command = line.strip()
+    if command == "use":
+        context = sharing.shared(
+            "thing", make,
+            describe=lambda thing: {"thing": thing},
+            attach=attach,
+            inherit=lambda description: say(f"inherited by {name}"),
+        )
+        try:
+            context.__enter__()
+            print("using", flush=True)
+        except Exception as error:
+            print(f"error {error}", flush=True)
+    elif command == "end":
+        context.__exit__(None, None, None)
+        sharing.leave()
+        print("ended", flush=True)
+    elif command == "leave":
+        sharing.leave()
+        print("left", flush=True)
+"""
+
+
+class Worker:
+    """A process that shares a thing, step by step."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, name, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.hear() == "joined"
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def do(self, command: str) -> str:
+        self.tell(command)
+        return self.hear()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
+    started: list[Worker] = []
+
+    def start(name: str) -> Worker:
+        started.append(Worker(name, tmp_path))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def log(folder: Path) -> list[str]:
+    return (folder / "log").read_text().splitlines()
+
+
+def test_the_first_makes_it_and_the_last_out_destroys_it(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    assert gw1.do("use") == "using"
+    gw0.tell("end")  # it made the thing, so it waits
+    assert gw1.do("end") == "ended"
+    assert gw0.hear() == "ended"
+    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "destroyed by gw0"]
+    assert list((tmp_path / "state" / "shared").iterdir()) == []
+
+
+def test_nothing_is_destroyed_while_a_worker_may_still_come(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    gw0.tell("end")
+    assert gw1.do("use") == "using"
+    assert gw1.do("end") == "ended"
+    assert gw0.hear() == "ended"
+    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "destroyed by gw0"]
+
+
+def test_a_worker_that_never_used_it_lets_it_go_by_leaving(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    gw0.tell("end")
+    assert gw1.do("leave") == "left"
+    assert gw0.hear() == "ended"
+    assert log(tmp_path) == ["made by gw0", "destroyed by gw0"]
+
+
+def test_all_fail_when_the_first_could_not_make_it(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "error no room left"
+    assert gw1.do("use") == "error worker gw0 could not make it: no room left"
+    assert log(tmp_path) == ["made by gw0"]
+
+
+def test_another_destroys_it_when_its_maker_has_died(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    assert gw1.do("use") == "using"
+    gw0.kill()
+    assert gw1.do("end") == "ended"
+    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "inherited by gw1"]
+
+
+def test_a_worker_that_replaces_a_dead_one_makes_another(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0 = worker("gw0")
+    assert gw0.do("use") == "using"
+    gw0.kill()
+    gw1 = worker("gw1")
+    assert gw1.do("use") == "using"
+    assert gw1.do("end") == "ended"
+    assert log(tmp_path) == ["made by gw0", "inherited by gw1", "made by gw1", "destroyed by gw1"]
+
+
+def test_others_wait_for_a_maker_that_dies_and_then_make_it(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    (next((tmp_path / "state" / "shared").iterdir()) / "thing" / "result.json").unlink()  # as if still at work
+    gw1.tell("use")
+
+    def alone() -> Ok[None] | Pending:
+        return Ok(None) if log(tmp_path) == ["made by gw0"] else Pending(str(log(tmp_path)))
+
+    wait_until("gw1 to wait", alone, deadline=Deadline.after(5))
+    gw0.kill()
+    assert gw1.hear() == "using"
+    assert log(tmp_path) == ["made by gw0", "made by gw1"]
+
+
+def test_the_folder_is_its_owners_alone(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0 = worker("gw0")
+    assert gw0.do("use") == "using"
+    (folder,) = (tmp_path / "state" / "shared").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "thing" / "result.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_without_xdist_nothing_is_written(tmp_path: Path) -> None:
+    sharing = Sharing.of({}, tmp_path)
+    sharing.join()
+    assert sharing.folder is None
+    sharing.leave()
+    assert list(tmp_path.iterdir()) == []
