@@ -25,18 +25,22 @@ from nomad_testkit.wait import Deadline
 REGION, RUN, OTHER = "us-east-1", "nt-20260314-ab12cd", "nt-20260314-ffffff"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDUFZ2TjiIdWFWfgcg2cl4lyFpJuXzUE8PkcN0CI/+eD"
 
+SESSION = boto3.Session()  # one for all, since it keeps the service models that it has read
+
 Client = Callable[[str], Any]
 
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # hundreds, of which one does
     with mock_aws():
         made: dict[str, Any] = {}
-        yield lambda service: made.setdefault(service, boto3.client(service, region_name=REGION))  # type: ignore[call-overload]
+        yield lambda service: made.setdefault(service, made.get(service) or make_client(service))
+
+
+def make_client(service: str) -> Any:
+    credentials = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    return SESSION.client(service, region_name=REGION, **credentials)  # type: ignore[call-overload]
 
 
 @pytest.fixture
