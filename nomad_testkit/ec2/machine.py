@@ -217,23 +217,24 @@ class Machine:
             )
 
     def _boot(self, reached: threading.Event) -> int:
-        notify_path = self._folder / "notify"
-        notify_path.unlink(missing_ok=True)
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
-            (self._folder / "console.log").open("ab") as console,
-        ):
-            notify.bind(str(notify_path))
-            process = self._spawn(console, notify_path)
-            leader = self._await_init(process, notify)
+        with (self._folder / "console.log").open("ab") as console:
+            process, leader = self._spawn_until_init(console)
             if leader is not None:
                 with self._lock:
                     self._leader = leader
                     self._signal()  # a wish may have come while it booted
                 self._cloud.events.running(self.spec.instance_id)
-                watch = threading.Thread(target=self._watch_ssh, args=(process, reached), daemon=True)
-                watch.start()
+                threading.Thread(target=self._watch_ssh, args=(process, reached), daemon=True).start()
             return process.wait()
+
+    def _spawn_until_init(self, console: IO[bytes]) -> tuple[subprocess.Popen[bytes], int | None]:
+        notify_path = self._folder / "notify"
+        notify_path.unlink(missing_ok=True)
+        # Closed as soon as init has started: systemd-nspawn goes on telling, and would block once nobody reads it.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(str(notify_path))
+            process = self._spawn(console, notify_path)
+            return process, self._await_init(process, notify)
 
     def _spawn(self, console: IO[bytes], notify_path: Path) -> subprocess.Popen[bytes]:
         entries = self._cloud.cgroups.add(self.spec.instance_id)
