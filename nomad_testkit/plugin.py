@@ -34,6 +34,7 @@ _MARKERS = {
 _SHARED = ("nomad_target", "nomad_cluster")
 _settings = pytest.StashKey[Settings | SettingsError]()
 _sharing = pytest.StashKey["Sharing"]()
+_workers_said = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -153,11 +154,17 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Show what a worker of pytest-xdist had to say of its clusters; it has no terminal of its own."""
+    """Keep what a worker of pytest-xdist had to say of its clusters; it has no terminal of its own."""
     lines = getattr(node, "workeroutput", {}).get("nomad_testkit", ())
-    show = _progress(node.config)
-    for line in lines:
-        show(f"[{node.gateway.id}] {line}")
+    said = node.config.stash.setdefault(_workers_said, [])
+    said += [line if "\n" in line else f"[{node.gateway.id}] {line}" for line in lines]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what the workers had to say."""
+    if said := config.stash.get(_workers_said, None):
+        terminalreporter.section("nomad_testkit")
+        terminalreporter.write("\n".join(said) + "\n")
 
 
 def _usable_settings(config: pytest.Config) -> Settings:

@@ -1,0 +1,199 @@
+"""The plugin as pytest runs it: settings, laziness, sharing by workers, evidence, and what its import costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A target and a deployment that are only lines in a file, put in the place of the real ones.
+FAKES = """
+import os
+from contextlib import contextmanager
+from pathlib import Path
+import pytest
+
+LOG = Path(__file__).with_name("log")
+
+def say(line):
+    with LOG.open("a") as file:
+        file.write(line + "\\n")
+
+class FakeTarget:
+    def describe(self):
+        return {"name": "fake"}
+
+class FakeExample:
+    folder, variables, name = Path("example"), {"num_clients": 1}, "example"
+
+@pytest.fixture(scope="session")
+def nomad_example():
+    return FakeExample()
+
+def pytest_configure(config):
+    from nomad_testkit import lifecycle, targets
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.examples import Roles
+
+    @contextmanager
+    def open_target(settings, *, progress):
+        say("open")
+        yield FakeTarget()
+        say("close")
+
+    @contextmanager
+    def attach_target(description):
+        yield FakeTarget()
+
+    @contextmanager
+    def deployed(settings, example, *, target, progress):
+        say("deploy")
+        progress("ready after 0.0 s")
+        if os.environ.get("FAIL_DEPLOYMENT"):
+            error = RuntimeError("host i-1: unit consul failed")
+            error.add_note("evidence of nt-1 is in /somewhere")
+            raise error
+        roles = Roles(("servers",), ("servers",), ("clients",))
+        yield Cluster("nt-20260101-abcdef", target, [], roles, "admin", Path("key"), example)
+        say("destroy")
+
+    targets.open_target, targets.attach_target, lifecycle.deployed = open_target, attach_target, deployed
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(pytester.path / "state"))
+    pytester.makeconftest(FAKES)
+    pytester.makepyfile(
+        test_some="""
+        import pytest
+
+        def test_uses_it(nomad_cluster):
+            assert nomad_cluster.run_id == "nt-20260101-abcdef"
+
+        def test_uses_it_too(nomad_cluster):
+            pass
+
+        @pytest.mark.colocated
+        def test_fails(nomad_cluster):
+            assert nomad_cluster.hosts == ["one"]
+
+        def test_unrelated():
+            pass
+        """
+    )
+    return pytester
+
+
+def run(project: pytest.Pytester, *args: str) -> pytest.RunResult:
+    # Loaded here too where the package is not installed, as in a checkout that only PYTHONPATH knows.
+    return project.runpytest_subprocess("-p", "nomad_testkit.plugin", "-p", "no:cacheprovider", *args, timeout=60)
+
+
+def log(project: pytest.Pytester) -> list[str]:
+    path = project.path / "log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_one_cluster_a_session(project: pytest.Pytester) -> None:
+    result = run(project)
+    result.assert_outcomes(passed=3, failed=1)
+    assert log(project) == ["open", "deploy", "destroy", "close"]
+    result.stdout.fnmatch_lines(["nomad_testkit: ready after 0.0 s"])
+
+
+@pytest.mark.parametrize("args", [("--collect-only",), ("-m", "separate"), ("test_some.py::test_unrelated", "-n", "1")])
+def test_nothing_is_deployed_that_is_not_used(project: pytest.Pytester, args: tuple[str, ...]) -> None:
+    result = run(project, *args)
+    assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert log(project) == []
+    assert not (project.path / "state").exists()
+
+
+def test_workers_share_one_cluster(project: pytest.Pytester) -> None:
+    result = run(project, "-n", "2")
+    result.assert_outcomes(passed=3, failed=1)
+    assert log(project) == ["open", "deploy", "destroy", "close"]
+    result.stdout.fnmatch_lines(["*= nomad_testkit =*", "[[]gw?] ready after 0.0 s"])
+    assert list((project.path / "state" / "shared").iterdir()) == []
+
+
+def test_workers_share_a_failure(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL_DEPLOYMENT", "1")
+    result = run(project, "-n", "2")
+    result.assert_outcomes(passed=1, errors=3)
+    assert log(project) == ["open", "deploy", "close"]
+    result.stdout.fnmatch_lines(["*host i-1: unit consul failed*", "*evidence of nt-1 is in /somewhere*"])
+
+
+@pytest.mark.parametrize("args", [(), ("-n", "2")])
+def test_a_failing_test_names_its_evidence(project: pytest.Pytester, args: tuple[str, ...]) -> None:
+    result = run(project, *args, "--nomad-artifacts", "evidence", "-k", "fails")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*- nomad_testkit -*", "evidence: */evidence/nt-20260101-abcdef/*test_fails"])
+    (folder,) = (project.path / "evidence" / "nt-20260101-abcdef").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_wrong_option_is_a_usage_error(project: pytest.Pytester) -> None:
+    result = run(project, "--nomad-timeout", "soon")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*option --nomad-timeout: found 'soon', expected a number of seconds*"])
+    assert log(project) == []
+
+
+def test_a_wrong_ini_value_is_a_usage_error(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nnomad_region = mars\n")
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*nomad_region in tox.ini: found 'mars', expected an AWS region*"])
+
+
+def test_a_wrong_variable_ends_only_runs_that_use_clusters(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_TARGET", "gcp")
+    run(project, "-k", "unrelated").assert_outcomes(passed=1, deselected=3)
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*environment variable NOMAD_TESTKIT_TARGET: found 'gcp', expected one of embedded*"])
+
+
+def test_the_header_shows_what_was_chosen_and_where(project: pytest.Pytester) -> None:
+    assert "nomad_testkit" not in run(project, "-k", "unrelated").stdout.str()
+    result = run(project, "-k", "unrelated", "--nomad-timeout", "90")
+    result.stdout.fnmatch_lines(["nomad_testkit: timeout=90.0 (option --nomad-timeout)"])
+
+
+def test_markers_and_options_are_known(project: pytest.Pytester) -> None:
+    run(project, "--strict-markers", "-k", "unrelated").assert_outcomes(passed=1, deselected=3)
+    markers = run(project, "--markers").stdout
+    markers.fnmatch_lines(["@pytest.mark.colocated: *", "@pytest.mark.separate: *"])
+    run(project, "--help").stdout.fnmatch_lines(["nomad_testkit: *", "*--nomad-target=NAME*", "*--nomad-keep*"])
+
+
+def test_loading_the_plugin_imports_nothing_heavy() -> None:
+    code = """
+import sys
+import pytest, _pytest.config, _pytest.pytester
+pytest.console_main
+before = set(sys.modules)
+import nomad_testkit.plugin
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - set(sys.stdlib_module_names) - {"nomad_testkit"}))
+print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    third_party, own = done.stdout.splitlines()
+    assert third_party == ""
+    assert own.split() == ["nomad_testkit", "nomad_testkit.errors", "nomad_testkit.plugin", "nomad_testkit.settings"]
+
+
+def test_the_entry_point_has_the_modules_name() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    # Else `pytest_plugins` in a conftest.py would register it a second time.
+    assert "[project.entry-points.pytest11]" in project
+    assert '"nomad_testkit.plugin" = "nomad_testkit.plugin"' in project
