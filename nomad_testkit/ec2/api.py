@@ -35,7 +35,9 @@ _CREDENTIALS_RENEWED = timedelta(hours=1)
 @contextlib.contextmanager
 def _no_aws_environment() -> Iterator[None]:
     """Hide the user's AWS settings from moto, which asks botocore for the list of regions."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("AWS_", "MOTO_"))}
+    for name in [name for name in os.environ if name.startswith("MOTO_")]:
+        del os.environ[name]  # for good: moto reads some of them at each request
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
     os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)
     try:
         yield

@@ -449,6 +449,19 @@ class CloudEc2Backend(ec2_models.EC2Backend):
             self.hardware.machines.reboot(instance.id)
         return instances
 
+    def modify_instance_metadata_options(self, instance_id: str, **changes: Any) -> Any:
+        # What a request does not name stays as it is; moto sets it back to its default.
+        options = self.get_instance(instance_id).metadata_options
+        kept = {
+            "http_tokens": options.http_tokens,
+            "hop_limit": options.http_put_response_hop_limit,
+            "http_endpoint": options.http_endpoint,
+            "http_protocol": options.http_protocol_ipv6,
+            "metadata_tags": options.instance_metadata_tags,
+        }
+        changed = {name: value for name, value in changes.items() if value is not None}
+        return super().modify_instance_metadata_options(instance_id, **{**kept, **changed})
+
     def create_image(
         self,
         instance_id: str,

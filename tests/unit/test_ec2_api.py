@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -738,10 +739,41 @@ def test_the_users_aws_settings_change_nothing(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "config").write_text("[profile broken\n")
     monkeypatch.setenv("AWS_PROFILE", "another")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    api = CloudApi(
-        region="eu-west-1", public_block=ipaddress.IPv4Network("127.31.0.0/16"), machines=FakeMachines(), images=[]
-    )
-    api.close()
+    monkeypatch.setenv("MOTO_ACCOUNT_ID", "999999999999")
+    images = [ImageRecord(AMI, "debian-12", "Debian 12", "x86_64", "/dev/xvda")]
+    block = ipaddress.IPv4Network("127.32.0.0/16")
+    api = CloudApi(region="eu-west-1", public_block=block, machines=FakeMachines(), images=images)
+    try:
+        assert os.environ["AWS_PROFILE"] == "another"
+        for name in ("AWS_PROFILE", "AWS_CONFIG_FILE"):  # this test's own client would take them
+            monkeypatch.delenv(name)
+        api.serve("127.0.0.1", 0)
+        ec2 = SESSION.client(
+            "ec2",
+            region_name="eu-west-1",
+            endpoint_url=f"http://127.0.0.1:{api.ports[0]}",
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+        instance = ec2.run_instances(ImageId=AMI, MinCount=1, MaxCount=1)["Instances"][0]
+        assert instance["PublicIpAddress"] == instance["PrivateIpAddress"].replace("172.31.", "127.32.", 1)
+        assert instance["PrivateDnsName"].endswith(".eu-west-1.compute.internal")
+        api.running(instance["InstanceId"])
+        view = api.instance(instance["PrivateIpAddress"])
+        assert view is not None
+        assert (view.account_id, view.region) == ("123456789012", "eu-west-1")
+        ec2.close()
+    finally:
+        api.close()
+
+
+def test_changed_metadata_options_leave_the_others(lab: Lab) -> None:
+    instance_id = lab.running(MetadataOptions={"HttpTokens": "required", "InstanceMetadataTags": "enabled"})
+    lab.ec2.modify_instance_metadata_options(InstanceId=instance_id, HttpPutResponseHopLimit=3)
+    view = lab.view(instance_id)
+    assert (view.token_required, view.tags_in_metadata, view.hop_limit) == (True, True, 3)
+    lab.ec2.modify_instance_metadata_options(InstanceId=instance_id, HttpEndpoint="disabled")
+    assert not lab.view(instance_id).metadata_enabled
 
 
 def test_groups_are_spread_over_zones_before_subnets() -> None:
