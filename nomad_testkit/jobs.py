@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ Json = dict[str, Any]
 
 STOP_WITHIN = 60.0
 _ENDED = ("complete", "failed", "lost")
+_VARIABLE = re.compile(r'^\s*variable\s+"?([\w-]+)"?', re.MULTILINE)
 
 
 class Job:
@@ -150,8 +152,8 @@ def submitted(
     `datacenters` are, where neither this nor the file names any, all those of the ready clients. Everything
     else are variables of the file. `stop_within` is in seconds.
 
-    Raises UsageError for a job that Nomad cannot parse, AgentApiError when it refuses it, and WaitTimeout
-    when it does not end. An error in the block is never hidden by one of the clean-up.
+    Raises UsageError for a job that Nomad cannot parse and for a variable that it does not declare, AgentApiError when
+    it refuses it, and WaitTimeout when it does not end. An error in the block is never hidden by one of the clean-up.
 
     >>> with submitted(host.nomad, "batch.nomad.hcl", message="hello") as job:  # doctest: +SKIP
     ...     cluster.require(BatchCompleted(job, output="hello"))
@@ -182,6 +184,11 @@ def prepare(
 ) -> Json:
     """Parse a job as `submitted` does, without submitting it. Raises UsageError and AgentApiError."""
     label, hcl = read_source(source)
+    # Nomad's parser passes over a variable that the job does not declare.
+    declared = _VARIABLE.findall(hcl)
+    if unknown := sorted(set(variables) - set(declared)):
+        known = ", ".join(declared) or "no variables"
+        raise UsageError(f"{label}: the job declares {known}, and so cannot take {', '.join(unknown)}")
     try:
         spec = nomad.parse(hcl, variables=variables_text(variables))
     except AgentApiError as error:

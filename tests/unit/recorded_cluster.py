@@ -39,7 +39,7 @@ class Replay(requests.adapters.HTTPAdapter):
         response = requests.Response()
         response.status_code, response.url, response.request = answer["status"], str(request.url), request
         response.headers["X-Consul-Index"] = "1"
-        plain = answer["status"] >= 400 and isinstance(answer["body"], str) or "/fs/logs/" in str(request.path_url)
+        plain = (answer["status"] >= 400 and isinstance(answer["body"], str)) or "/fs/logs/" in str(request.path_url)
         response._content = (answer["body"] if plain else json.dumps(answer["body"])).encode()
         response.encoding = "utf-8"
         return response

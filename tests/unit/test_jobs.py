@@ -139,7 +139,7 @@ def test_a_jobs_own_datacenters_stay() -> None:
 def test_two_submissions_of_one_file_have_different_names() -> None:
     nomad: Any = FakeNomad()
 
-    first, second = (prepare(nomad, "job {}", name="mine", message="x") for _ in range(2))
+    first, second = (prepare(nomad, 'variable "message" {}\njob {}', name="mine", message="x") for _ in range(2))
 
     assert first["ID"] != second["ID"]
     assert first["ID"].startswith("mine-")
@@ -154,6 +154,17 @@ def test_a_job_that_nomad_cannot_parse_is_the_users_error_and_another_status_is_
         prepare(nomad, "job {")
     with pytest.raises(AgentApiError):
         prepare(nomad, "job {")
+
+
+def test_a_variable_that_the_job_does_not_declare_is_refused() -> None:
+    """Nomad itself would pass over it, and a misspelt name would change nothing."""
+    nomad: Any = FakeNomad()
+
+    with pytest.raises(UsageError, match=r"batch\.nomad\.hcl: the job declares message, driver, count, and .* mesage"):
+        prepare(nomad, "batch.nomad.hcl", mesage="x")
+    with pytest.raises(UsageError, match="declares no variables, and so cannot take x"):
+        prepare(nomad, "job {}", x=1)
+    assert nomad.calls == []
 
 
 def test_groups_services_and_logs_of_a_job() -> None:
