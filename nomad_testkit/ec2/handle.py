@@ -74,7 +74,7 @@ class EmbeddedEc2:
             raise Ec2Error(f"no embedded cloud is at {state_dir}: {error}") from error
         self.region: str = facts["region"]
         self.endpoint_url: str = facts["endpoint_url"]
-        self._warden: int = facts["warden_pid"]
+        self.warden_pid: int = facts["warden_pid"]
         self._lease = Connection(state_dir, timeout=START_TIMEOUT)
         self._lease.ask("lease")
 
@@ -158,7 +158,7 @@ class EmbeddedEc2:
         with contextlib.suppress(Ec2Error):  # it may have ended already
             self._lease.ask("shutdown")
         self._lease.close()
-        _await_exit(self._warden, END_TIMEOUT)
+        _await_exit(self.warden_pid, END_TIMEOUT)
         link = Path(f"/sys/class/net/{self._addresses.link}")
         left = [str(path) for path in (self.state_dir, link) if path.exists()]
         if left:

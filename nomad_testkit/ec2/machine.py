@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -69,6 +70,8 @@ class Machine:
         self._forced = False
         self._leader: int | None = None
         self._life: threading.Thread | None = None
+        self._resting = False
+        """Whether it is stopped, its disk kept."""
 
     @property
     def disk(self) -> Path:
@@ -90,25 +93,31 @@ class Machine:
     def start(self) -> None:
         """Begin a life of this machine; returns at once."""
         with self._lock:
-            before, self._wish, self._forced = self._life, Wish.RUN, False
-            self._life = threading.Thread(
-                target=self._live, args=(before,), name=f"machine {self.spec.instance_id}", daemon=True
-            )
-            self._life.start()
+            self._wish, self._forced, self._resting = Wish.RUN, False, False
+            self._begin(self._live)
 
     def end(self, wish: Wish, *, force: bool) -> None:
-        """Ask this machine to stop, terminate or reboot; returns at once.
-
-        A machine that does not run any more, but still has a disk, can be terminated.
-        """
+        """Ask this machine to stop, terminate or reboot; returns at once."""
         with self._lock:
             self._wish = wish
             self._forced = self._forced or force
-            alive = self._life is not None and self._life.is_alive()
-            self._signal()
-            if not alive and wish is Wish.TERMINATE:
-                self._life = threading.Thread(target=self._bury, args=(None,), daemon=True)
-                self._life.start()
+            if not self._resting:
+                self._signal()
+            elif wish is Wish.TERMINATE:
+                self._resting = False
+                self._begin(lambda: self._bury(None))
+
+    def _begin(self, part: Callable[[], None]) -> None:
+        """Run a part of this machine's life in a thread, after the one before."""
+        before = self._life
+
+        def run() -> None:
+            if before is not None:
+                before.join()
+            part()
+
+        self._life = threading.Thread(target=run, name=f"machine {self.spec.instance_id}", daemon=True)
+        self._life.start()
 
     def _signal(self) -> None:
         if self._leader is None or self._wish is Wish.RUN:
@@ -131,9 +140,7 @@ class Machine:
             if not select.select([ended], [], [], SHUTDOWN_GRACE)[0]:
                 signal.pidfd_send_signal(ended, signal.SIGKILL)
 
-    def _live(self, before: threading.Thread | None) -> None:
-        if before is not None:
-            before.join()
+    def _live(self) -> None:
         try:
             self._prepare()
             reason = self._boot_until_end()
@@ -142,11 +149,14 @@ class Machine:
             with self._lock:
                 self._wish = Wish.TERMINATE
             reason = f"{error}"
-        if self._wish is Wish.TERMINATE:
-            self._bury(reason)
-        else:
+        with self._lock:
+            # Decided once: a wish that comes later finds a machine that rests, or one that is being buried.
+            self._resting = self._wish is not Wish.TERMINATE
+        if self._resting:
             self._cloud.cgroups.remove(self.spec.instance_id)
             self._cloud.events.stopped(self.spec.instance_id, reason)
+        else:
+            self._bury(reason)
 
     def _prepare(self) -> None:
         """Make what a host needs, unless an earlier life of this machine did."""

@@ -12,7 +12,7 @@ from nomad_testkit.cache import Cache
 from nomad_testkit.ec2 import base_image
 from nomad_testkit.ec2 import handle as ec2_handle
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.errors import DeployError, Missing, PreflightError, TestkitError
+from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TestkitError
 from nomad_testkit.targets.base import console_output, default_network
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class EmbeddedTarget:
         """Hold a lease on a cloud that another process started, as long as the context lasts. Raises Ec2Error."""
         ec2 = EmbeddedEc2.attach(Path(description["state_dir"]))
         try:
+            if ec2.warden_pid != description["warden_pid"]:
+                raise Ec2Error(f"the embedded cloud of {ec2.state_dir} has ended, and another has taken its place")
             yield cls(ec2, own_image=description["own_image"], ami=description["ami"])
         finally:
             ec2.close()
@@ -145,6 +147,7 @@ class EmbeddedTarget:
             "name": self.name,
             "endpoint_url": self.endpoint_url,
             "state_dir": str(self.ec2.state_dir),
+            "warden_pid": self.ec2.warden_pid,
             "own_image": self.own_image,
             "ami": self._ami,
         }
