@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.errors import WaitTimeout
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -23,7 +25,11 @@ logger = logging.getLogger(__name__)
 BOUND_SECONDS = 20.0
 """For all evidence together; what is not there by then is left out."""
 _JOURNAL_LINES = 2000
-_AT_ONCE = 8
+_THREADS = 4
+"""At once for one host."""
+
+Task = tuple[str, Callable[[], str]]
+"""A file's name, and what gives its text."""
 
 _COMMANDS: Mapping[str, str] = {
     "consul-journal.log": f"journalctl -u consul --no-pager -o short-precise -n {_JOURNAL_LINES}",
@@ -60,6 +66,8 @@ _SECRET = re.compile(
     (?: "(?:[^"\\]|\\.)*" | '[^']*' | (?!true\b|false\b|null\b|[\d{\["']) [^\s,}\]]+ )
     """
 )
+_TOKENS = re.compile(r"""(?i)(\btokens["']?\s*[:=]?\s*)\{[^{}]*\}""")
+"""A block of tokens, whose names in it say nothing of secrets."""
 
 
 def mask(text: str) -> str:
@@ -70,7 +78,7 @@ def mask(text: str) -> str:
     >>> mask('token = "b1gs33cr3t"')
     'token = "(hidden)"'
     """
-    return _SECRET.sub(r'\1"(hidden)"', text)
+    return _SECRET.sub(r'\1"(hidden)"', _TOKENS.sub(r'\1{"(hidden)"}', text))
 
 
 def collect(
@@ -85,27 +93,22 @@ def collect(
 
     A part that cannot be had leaves a line in ``incomplete.txt`` instead.
     """
-    problems: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-    except OSError as error:
+        queues = [_of_host(host, target) for host in hosts]
+        if journal is not None and journal.path.is_file():
+            queues.append([("journal.jsonl", lambda: journal.path.read_text(errors="replace"))])
+        if problems := _run_all(queues, folder, Deadline.after(within)):
+            _write(folder / "incomplete.txt", "\n".join(sorted(problems)) + "\n")
+    except Exception as error:  # it must never hide the failure that it is to explain
         logger.warning("evidence cannot be written to %s: %s", folder, error)
-        return folder
-    tasks: list[tuple[str, Callable[[], str]]] = []
-    if journal is not None and journal.path.is_file():
-        tasks.append(("journal.jsonl", lambda: journal.path.read_text(errors="replace")))
-    for host in hosts:
-        tasks += _of_host(host, target)
-    _run_all(tasks, folder, problems, Deadline.after(within))
-    if problems:
-        _write(folder / "incomplete.txt", "\n".join(sorted(problems)) + "\n")
     return folder
 
 
-def _of_host(host: Host, target: Target | None) -> list[tuple[str, Callable[[], str]]]:
-    place = f"{host.instance.group}-{host.instance_id}"
-    tasks: list[tuple[str, Callable[[], str]]] = []
+def _of_host(host: Host, target: Target | None) -> list[Task]:
+    place = f"{host.instance.group}-{host.instance.instance_id}"
+    tasks: list[Task] = []
     if target is not None:
         tasks.append((f"{place}/console.log", lambda: target.console(host.instance)))
     for name, command in _COMMANDS.items():
@@ -125,22 +128,24 @@ def _dump(get: Callable[[str], Any], paths: Mapping[str, str]) -> str:
     return json.dumps(answers, indent=1)
 
 
-def _run_all(
-    tasks: Sequence[tuple[str, Callable[[], str]]], folder: Path, problems: list[str], deadline: Deadline
-) -> None:
-    """Run the tasks in daemon threads: one that hangs must keep neither this process nor its caller."""
-    waiting, left = list(reversed(tasks)), {name for name, _ in tasks}
+def _run_all(queues: Sequence[Sequence[Task]], folder: Path, deadline: Deadline) -> list[str]:
+    """Run each host's tasks in threads of its own, and tell what is missing.
+
+    One that hangs keeps no other host's waiting. The threads are daemons, so that it does not keep this process either.
+    """
+    left = {name for queue in queues for name, _ in queue}
+    problems: list[str] = []
     lock = threading.Lock()
 
-    def work() -> None:
-        while not deadline.passed:
+    def work(waiting: list[Task]) -> None:
+        while deadline.remaining():
             with lock:
                 if not waiting:
                     return
-                name, task = waiting.pop()
+                name, task = waiting.pop(0)
             try:
                 text = mask(task())
-                if not deadline.passed:
+                if deadline.remaining():
                     _write(folder / name, text)
             except Exception as error:
                 with lock:
@@ -150,15 +155,16 @@ def _run_all(
 
     def probe() -> Ok[None] | Pending:
         with lock:
-            return Pending(f"{len(left)} parts") if left else Ok(None)
+            return Pending(f"{len(left)} parts are missing") if left else Ok(None)
 
-    for _ in range(min(_AT_ONCE, len(tasks))):
-        threading.Thread(target=work, name="nomad-testkit evidence", daemon=True).start()
-    try:
+    for queue in queues:
+        waiting = list(queue)
+        for _ in range(min(_THREADS, len(waiting))):
+            threading.Thread(target=work, args=(waiting,), name="nomad-testkit evidence", daemon=True).start()
+    with contextlib.suppress(WaitTimeout):
         wait_until("the evidence", probe, deadline=deadline, interval=0.05)
-    except Exception:
-        with lock:
-            problems += [f"{name}: it did not come in time" for name in left]
+    with lock:
+        return problems + [f"{name}: it did not come in time" for name in left]
 
 
 def _write(path: Path, text: str) -> None:

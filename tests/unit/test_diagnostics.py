@@ -1,0 +1,124 @@
+"""Evidence: what is collected, that secrets are masked, and that nothing stops it or makes it last."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nomad_testkit.diagnostics import collect, mask
+from nomad_testkit.errors import AgentApiError, HostError
+from nomad_testkit.journal import Journal
+from nomad_testkit.model import Instance
+
+
+class FakeHost:
+    def __init__(self, instance_id: str) -> None:
+        self.instance = Instance(instance_id, "servers", "running", "172.31.0.4", "", "us-east-1a", "ami-1")
+        self.consul = self.nomad = SimpleNamespace(get=self.get)
+
+    def run(self, command: str, **_: object) -> Any:
+        return SimpleNamespace(stdout=f"$ {command}\n")
+
+    def get(self, path: str) -> Any:
+        if path == "/v1/operator/autopilot/health":
+            raise AgentApiError("consul", path, 500, "No cluster leader")
+        return [path]
+
+
+class SilentHost(FakeHost):
+    def run(self, command: str, **_: object) -> Any:
+        raise HostError("127.31.0.4: connection refused")
+
+
+class HangingHost(FakeHost):
+    def __init__(self, instance_id: str, released: threading.Event) -> None:
+        super().__init__(instance_id)
+        self.released = released
+
+    def run(self, command: str, **_: object) -> Any:
+        self.released.wait()
+        return SimpleNamespace(stdout="too late")
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_host_tells_everything(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.record("security group", "web")
+    target: Any = SimpleNamespace(console=lambda instance: f"console of {instance.instance_id}")
+    folder = collect([FakeHost("i-1"), FakeHost("i-2")], tmp_path / "evidence", target=target, journal=journal)  # type: ignore[list-item]
+    one = {name.removeprefix("servers-i-1/") for name in files(folder) if name.startswith("servers-i-1/")}
+    assert one == {
+        "console.log",
+        "consul-api.json",
+        "consul-config.json",
+        "consul-journal.log",
+        "cloud-init-output.log",
+        "nomad-api.json",
+        "nomad-config.txt",
+        "nomad-journal.log",
+        "units.txt",
+        "user-data.log",
+    }
+    assert "journal.jsonl" in files(folder)
+    assert "incomplete.txt" not in files(folder)
+    assert (folder / "servers-i-2" / "console.log").read_text() == "console of i-2"
+    told = json.loads((folder / "servers-i-1" / "nomad-api.json").read_text())
+    assert told["nodes"] == ["/v1/nodes"]
+    assert "No cluster leader" in told["autopilot"]
+
+
+def test_only_their_owner_reads_them(tmp_path: Path) -> None:
+    folder = collect([FakeHost("i-1")], tmp_path / "evidence")  # type: ignore[list-item]
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_cannot_be_had_is_listed_and_stops_nothing(tmp_path: Path) -> None:
+    folder = collect([SilentHost("i-1"), FakeHost("i-2")], tmp_path / "evidence")  # type: ignore[list-item]
+    missing = (folder / "incomplete.txt").read_text()
+    assert "servers-i-1/nomad-journal.log: 127.31.0.4: connection refused" in missing
+    assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
+
+
+def test_a_host_that_hangs_delays_nobody(tmp_path: Path, released: threading.Event) -> None:
+    folder = collect([HangingHost("i-1", released), FakeHost("i-2")], tmp_path / "evidence", within=0.3)  # type: ignore[list-item]
+    assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
+    assert "servers-i-1/nomad-journal.log: it did not come in time" in (folder / "incomplete.txt").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    collect([], tmp_path / "file" / "evidence")
+    assert "evidence cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('{"encrypt": "c2VjcmV0", "server": true}', '{"encrypt": "(hidden)", "server": true}'),
+        ('token = "b1g"\nname = "x"', 'token = "(hidden)"\nname = "x"'),
+        ("  AWS_SECRET_ACCESS_KEY=abc123 PATH=/bin", '  AWS_SECRET_ACCESS_KEY="(hidden)" PATH=/bin'),
+        ('"SecretID": "123-abc"', '"SecretID": "(hidden)"'),
+        ('{"tokens": {"default": "t0p"}}', '{"tokens": {"(hidden)"}}'),
+        ('tokens {\n  agent = "t0p"\n}', 'tokens {"(hidden)"}'),
+        ('"encrypt_verify_incoming": true', '"encrypt_verify_incoming": true'),
+    ],
+)
+def test_secrets_are_masked(text: str, masked: str) -> None:
+    assert mask(text) == masked

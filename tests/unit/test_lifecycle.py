@@ -1,0 +1,240 @@
+"""The order of a deployment's life, whatever fails in it: with a fake target, plan, apply and sweep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nomad_testkit import diagnostics, lifecycle
+from nomad_testkit.errors import DeployError, TeardownError, UsageError
+from nomad_testkit.examples import Roles
+from nomad_testkit.interrupts import Terminated, deferred, termination_raises
+from nomad_testkit.model import Instance, Network
+from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG, Creates, Step, tag_list
+from nomad_testkit.readiness import Readiness, expected_hosts
+from nomad_testkit.runs import Run
+from nomad_testkit.settings import Settings
+
+INSTANCE = Instance("i-1", "servers", "running", "172.31.0.4", "127.31.0.4", "us-east-1a", "ami-1")
+
+
+class FakeTarget:
+    name, region, inbound_cidrs = "fake", "us-east-1", ("169.254.253.1/32",)
+    kept = False
+
+    def client(self, service: str) -> Any:
+        raise AssertionError(f"nobody asks {service} for anything here")
+
+    def network(self) -> Network:
+        return Network("vpc-1", ())
+
+    def image(self, example: object) -> str:
+        return "ami-1"
+
+    def address(self, instance: Instance) -> str:
+        return "127.31.0.4"
+
+    def keep(self) -> None:
+        self.kept = True
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "fake", "endpoint_url": "http://127.31.255.1"}
+
+
+class Stage:
+    """What the fakes did, and what they are told to fail with."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.fail: dict[str, BaseException] = {}
+        self.said: list[str] = []
+        self.target = FakeTarget()
+
+    def act(self, what: str) -> None:
+        self.done.append(what)
+        if what in self.fail:
+            raise self.fail[what]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
+    stage = Stage()
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
+
+    def plan(example: object, **facts: Any) -> Any:
+        assert facts["public_key"].startswith("ssh-ed25519 ")
+        assert facts["inbound_cidrs"] == ("169.254.253.1/32",)
+        stage.act("plan")
+        return SimpleNamespace(steps=())
+
+    def await_hosts(self: Readiness, expected: object, make: Callable[[Instance], Any]) -> list[Any]:
+        host = make(INSTANCE)
+        stage.act("hosts")
+        return [host]
+
+    def sweep(client: object, run_id: str, journal: object, **_: Any) -> list[str]:
+        stage.act("sweep")
+        return ["one"]
+
+    def collect(hosts: list[Any], folder: Path, **_: Any) -> None:
+        stage.act(f"evidence of {len(hosts)} hosts")
+
+    monkeypatch.setattr(lifecycle, "plan", plan)
+    monkeypatch.setattr(lifecycle, "apply", lambda *_, **__: stage.act("apply"))
+    monkeypatch.setattr(lifecycle, "sweep", sweep)
+    monkeypatch.setattr(diagnostics, "collect", collect)
+    monkeypatch.setattr(Readiness, "await_hosts", await_hosts)
+    monkeypatch.setattr(Readiness, "await_agents", lambda self, cluster: stage.act("agents"))
+    return stage
+
+
+@pytest.fixture
+def deploy(stage: Stage, tmp_path: Path) -> Callable[..., Any]:
+    example: Any = SimpleNamespace(name="example", ssh_user="admin", roles=Roles(("servers",), ("servers",), ()))
+
+    def start(**options: str) -> Any:
+        settings = Settings.load(options={"nomad_artifacts": str(tmp_path / "evidence"), **options})
+        return lifecycle.deployed(settings, example, target=stage.target, progress=stage.said.append)  # type: ignore[arg-type]
+
+    return start
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Callable[..., Any]) -> None:
+    with deploy() as cluster:
+        assert stage.done == ["plan", "apply", "hosts", "agents"]
+        (run,) = Run.every()
+        assert (run.run_id, run.used) == (cluster.run_id, True)
+        assert run.folder.stat().st_mode & 0o777 == 0o700
+        assert {path.name: path.stat().st_mode & 0o777 for path in run.folder.iterdir()} == {
+            "id_ed25519": 0o600,
+            "run.json": 0o600,
+            "used.lock": 0o600,
+        }
+        assert run.description()["hosts"][0]["instance_id"] == "i-1"
+    assert stage.done[4:] == ["sweep"]
+    assert Run.every() == []
+
+
+@pytest.mark.parametrize(("step", "seen"), [("plan", 0), ("apply", 0), ("hosts", 1), ("agents", 1)])
+def test_whatever_fails_it_is_destroyed_and_the_evidence_named(
+    stage: Stage, deploy: Callable[..., Any], step: str, seen: int, tmp_path: Path
+) -> None:
+    stage.fail[step] = DeployError("the API said no")
+    with pytest.raises(DeployError, match="the API said no") as caught, deploy():
+        raise AssertionError("nothing is lent")
+    assert stage.done[-2:] == [f"evidence of {seen} hosts", "sweep"]
+    (note,) = caught.value.__notes__
+    assert note.startswith("evidence of nt-")
+    assert str(tmp_path / "evidence") in note
+    assert Run.every() == []
+
+
+def test_an_error_of_the_teardown_hides_no_other(stage: Stage, deploy: Callable[..., Any]) -> None:
+    stage.fail |= {"agents": DeployError("first"), "sweep": TeardownError("left: i-1")}
+    with pytest.raises(DeployError, match="first") as caught, deploy():
+        pass
+    assert "then the teardown failed: left: i-1" in caught.value.__notes__[-1]
+    (run,) = Run.every()  # still there for `down`
+    assert f"python -m nomad_testkit down {run.run_id}" in caught.value.__notes__[-1]
+    assert not run.used
+
+
+def test_an_error_of_the_teardown_alone_is_raised(stage: Stage, deploy: Callable[..., Any]) -> None:
+    stage.fail["sweep"] = TeardownError("left: i-1")
+    with pytest.raises(TeardownError, match="left: i-1"), deploy():
+        pass
+
+
+def test_a_failing_test_is_not_hidden_either(stage: Stage, deploy: Callable[..., Any]) -> None:
+    with pytest.raises(ZeroDivisionError), deploy():
+        _ = 1 / 0
+    assert stage.done[-2:] == ["evidence of 1 hosts", "sweep"]
+
+
+def test_an_interrupt_destroys_at_once(stage: Stage, deploy: Callable[..., Any]) -> None:
+    stage.fail["hosts"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt), deploy():
+        pass
+    assert stage.done[-1] == "sweep"
+    assert not any(what.startswith("evidence") for what in stage.done)
+
+
+def test_sigterm_destroys_too(stage: Stage, deploy: Callable[..., Any]) -> None:
+    with pytest.raises(Terminated), deploy():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stage.done[-1] == "sweep"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_cut_the_teardown_short(
+    stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def sweep(*_: object, **__: object) -> list[str]:
+        os.kill(os.getpid(), number)
+        stage.done.append("swept to the end")
+        return []
+
+    monkeypatch.setattr(lifecycle, "sweep", sweep)
+    with pytest.raises(KeyboardInterrupt), deploy():
+        raise KeyboardInterrupt
+    assert stage.done[-1] == "swept to the end"
+    assert any("the cluster is being destroyed" in line for line in stage.said)
+    assert Run.every() == []
+
+
+def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Callable[..., Any]) -> None:
+    with deploy(nomad_keep="true"):
+        pass
+    assert "sweep" not in stage.done
+    assert stage.target.kept
+    (run,) = Run.every()
+    assert run.description()["kept"] is True
+    told = stage.said[-1].splitlines()
+    assert "export NOMAD_ADDR=http://127.31.0.4:4646" in told
+    assert "export CONSUL_HTTP_ADDR=http://127.31.0.4:8500" in told
+    assert "export AWS_ENDPOINT_URL=http://127.31.255.1" in told
+    assert any(f"-i {run.key_path} admin@127.31.0.4" in line for line in told)
+    assert told[-1] == f"python -m nomad_testkit down {run.run_id}"
+
+
+def test_an_unknown_run_lists_those_that_there_are(stage: Stage) -> None:
+    run = Run.new()
+    with pytest.raises(UsageError, match=f"there is no run 'nt-1' .*; there are: {run.run_id}"):
+        Run.find("nt-1")
+
+
+def test_hosts_are_counted_from_the_plan() -> None:
+    def group(name: str, size: int) -> Step:
+        tags = tag_list({GROUP_TAG: name})
+        arguments = {"DesiredCapacity": size, "Tags": tags}
+        creates = Creates(AUTO_SCALING_GROUP, name)
+        return Step(name, "autoscaling", "create_auto_scaling_group", arguments, creates)
+
+    plan: Any = SimpleNamespace(steps=(group("servers", 3), Step("x", "ec2", "y", {}), group("clients", 6)))
+    assert expected_hosts(plan) == {"servers": 3, "clients": 6}
+
+
+def test_signals_are_left_alone_outside_the_main_thread() -> None:
+    def elsewhere() -> None:
+        with termination_raises(), deferred(said.append):
+            said.append("done")
+
+    said: list[str] = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert said == ["done"]
