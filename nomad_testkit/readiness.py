@@ -110,7 +110,7 @@ class Readiness:
             guarded,
             deadline=self.deadline,
             where=f"run {self.run_id}",
-            on_pending=lambda seen: self.progress(f"{self._clock():5.1f} s  {name}: {seen[:160]}"),
+            on_pending=lambda seen: self.progress(f"{self._clock():5.1f} s  {name}: {seen[:100]}"),
         )
         self.timings[name] = self._clock()
         self.progress(f"{self.timings[name]:5.1f} s  {name}")
