@@ -98,7 +98,9 @@ def wait_until(
             return answer.value
         elapsed = deadline.clock() - started
         if isinstance(answer, Broken):
-            raise BrokenError(f"waited for {what}{place}; it can no longer come: {answer.reason} (after {elapsed:.1f} s)")
+            raise BrokenError(
+                f"waited for {what}{place}; it can no longer come: {answer.reason} (after {elapsed:.1f} s)"
+            )
         if answer.seen != last and on_pending is not None:
             on_pending(answer.seen)
         last = answer.seen

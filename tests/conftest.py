@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # test helpers are modules of this folder
-
 from machine_state import MachineState
 
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until

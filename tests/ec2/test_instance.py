@@ -6,15 +6,13 @@ import json
 import os
 import shlex
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from ec2_box import Box
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.errors import HostError
-
-if TYPE_CHECKING:
-    from conftest import Box
 
 METADATA = "http://169.254.169.254"
 

@@ -7,7 +7,6 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-import fake_host  # noqa: F401  makes the host scripts importable
 import host_options
 import pytest
 

@@ -1,20 +1,16 @@
-"""A host that records what a host script does to it, and time that passes at once.
-
-Importing this also makes the host scripts importable: they stand outside the package, as on a host.
-"""
+"""A host that records what a host script does to it, and time that passes at once."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[2] / "nomad_testkit" / "modules" / "host_scripts"
-sys.path.insert(0, str(SCRIPTS))
+import host_commons
+from host_commons import Clock, HostFault
+from host_systemd import Host
 
-from host_commons import Clock, HostFault  # noqa: E402
-from host_systemd import Host  # noqa: E402
+SCRIPTS = Path(host_commons.__file__).parent
 
 
 class FakeClock(Clock):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from ec2_box import Launch
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
-
-if TYPE_CHECKING:
-    from conftest import Launch
 
 METADATA = "http://169.254.169.254"
 
