@@ -29,7 +29,7 @@ def test_option_beats_environment_beats_ini() -> None:
         "environ": {"NOMAD_TESTKIT_REGION": "eu-west-2", "NOMAD_TESTKIT_TIMEOUT": "90"},
         "ini": {"nomad_region": "eu-west-3", "nomad_timeout": "60", "nomad_keep": "yes"},
     }
-    settings = Settings.load(**everywhere, ini_file="tox.ini")  # type: ignore[arg-type]
+    settings = Settings.load(**everywhere, ini_file="tox.ini")
     assert (settings.region, settings.source("region")) == ("eu-west-1", "option --nomad-region")
     assert (settings.timeout, settings.source("timeout")) == (90.0, "environment variable NOMAD_TESTKIT_TIMEOUT")
     assert (settings.keep, settings.source("keep")) == (True, "nomad_keep in tox.ini")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_time_out_tells_everything(time: FakeTime) -> None:
 
 
 def test_a_slow_probe_gets_a_last_try_after_the_deadline(time: FakeTime) -> None:
-    answers = iter([Pending("no"), Ok("yes")])
+    answers: Iterator[Ok[str] | Pending] = iter([Pending("no"), Ok("yes")])
 
     def probe() -> Ok[str] | Pending:
         time.now += 10
@@ -76,7 +77,7 @@ def test_a_slow_probe_gets_a_last_try_after_the_deadline(time: FakeTime) -> None
 
 def test_progress_is_told_once_for_each_new_thing(time: FakeTime) -> None:
     seen: list[str] = []
-    answers = iter([Pending("a"), Pending("a"), Pending("b"), Ok(None)])
+    answers: Iterator[Ok[None] | Pending] = iter([Pending("a"), Pending("a"), Pending("b"), Ok(None)])
     wait_until(
         "x",
         lambda: next(answers),
