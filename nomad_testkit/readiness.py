@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nomad_testkit.checks import Check, Leader, NodesReady, RaftPeers
-from nomad_testkit.checks.base import ask_every
+from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
+from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
 from nomad_testkit.deploy.discover import instances
-from nomad_testkit.errors import TestkitError
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import HostWatch
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
@@ -89,13 +88,16 @@ class Readiness:
 
         Raises BrokenError and WaitTimeout.
         """
-        consul, nomad, clients = cluster.consul_servers, cluster.nomad_servers, cluster.nomad_clients
-        self._phase(CONSUL_LEADER, lambda: _leader(consul, lambda host: host.consul.leader()))
-        self._phase(NOMAD_LEADER, lambda: _leader(nomad, lambda host: host.nomad.leader()))
-        checks: list[Check[Any]] = [NodesReady(len(clients)), Leader()]
-        if len(consul) == len(nomad):
-            checks.append(RaftPeers(len(nomad)))
-        self._phase(CLIENTS_READY, lambda: _all(cluster, checks))
+        for phase, agent in zip((CONSUL_LEADER, NOMAD_LEADER), AGENTS, strict=True):
+            self._await(phase, cluster, *_one_leader(agent))
+        peers = (
+            RaftPeers(len(cluster.consul_servers), ("consul",)),
+            RaftPeers(len(cluster.nomad_servers), ("nomad",)),
+        )
+        self._await(CLIENTS_READY, cluster, NodesReady(len(cluster.nomad_clients)), Leader(), *peers)
+
+    def _await(self, phase: str, cluster: ClusterView, *checks: Check[Any]) -> None:
+        self._phase(phase, lambda: all_of([check.verdict(cluster) for check in checks]))
 
     def _phase(self, name: str, probe: Callable[[], Ok[T] | Pending | Broken]) -> T:
         def guarded() -> Ok[T] | Pending | Broken:
@@ -141,21 +143,6 @@ def _obituary(target: Target, instance: Instance) -> str:
     return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"
 
 
-def _leader(servers: Sequence[Host], question: Callable[[Host], str]) -> Ok[str] | Pending:
-    try:
-        answers = ask_every(servers, question)
-    except TestkitError as error:
-        return Pending(str(error))
-    named = {answer.value for answer in answers}
-    if len(named) == 1 and (leader := named.pop()):
-        return Ok(leader)
-    without = [str(answer.place) for answer in answers if not answer.value]
-    return Pending(f"no leader on {', '.join(without)}" if without else f"servers name {sorted(named)}")
-
-
-def _all(cluster: ClusterView, checks: Sequence[Check[Any]]) -> Ok[None] | Pending | Broken:
-    for check in checks:
-        verdict = check.verdict(cluster)
-        if not isinstance(verdict, Ok):
-            return verdict
-    return Ok(None)
+def _one_leader(agent: AgentName) -> tuple[Check[Any], ...]:
+    """Choose what tells that servers have a leader, and at once that they never will have one together."""
+    return Leader((agent,)), NotSplit((agent,)), BootstrapExpectAgrees((agent,))

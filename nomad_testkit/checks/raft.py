@@ -101,6 +101,10 @@ def _judge_peers(view: RaftView, count: int) -> Verdict:
     return Pending("; ".join(parts))
 
 
+def _in(agents: Sequence[AgentName]) -> str:
+    return " and ".join(f"in {agent.capitalize()}" for agent in agents)
+
+
 def _list(some: Sequence[Place]) -> str:
     return ", ".join(str(place) for place in some) or "none"
 
@@ -125,15 +129,16 @@ class RaftPeers(Check[tuple[RaftView, ...]]):
     """
 
     count: int
+    agents: tuple[AgentName, ...] = AGENTS
 
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return f"exactly the {self.count} servers as Raft peers, in Consul and in Nomad, on every server"
+        return f"exactly the {self.count} servers as Raft peers, {_in(self.agents)}, on every server"
 
     def observe(self, cluster: ClusterView) -> tuple[RaftView, ...]:
         """Ask every server for the peers that it knows itself (GET /v1/status/peers)."""
-        return tuple(observe_peers(cluster, agent) for agent in AGENTS)
+        return tuple(observe_peers(cluster, agent) for agent in self.agents)
 
     def judge(self, observed: tuple[RaftView, ...]) -> Verdict:
         """Compare each server's peers with the cluster's servers; a split is Broken."""
@@ -151,14 +156,16 @@ class NotSplit(Check[tuple[RaftView, ...]]):
     'one Raft cluster, in Consul and in Nomad: no server that sees only itself'
     """
 
+    agents: tuple[AgentName, ...] = AGENTS
+
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return "one Raft cluster, in Consul and in Nomad: no server that sees only itself"
+        return f"one Raft cluster, {_in(self.agents)}: no server that sees only itself"
 
     def observe(self, cluster: ClusterView) -> tuple[RaftView, ...]:
         """Ask every server for its peers (GET /v1/status/peers)."""
-        return tuple(observe_peers(cluster, agent) for agent in AGENTS)
+        return tuple(observe_peers(cluster, agent) for agent in self.agents)
 
     def judge(self, observed: tuple[RaftView, ...]) -> Verdict:
         """Look for peer sets without a common member, and for servers that have no peers yet."""
@@ -182,15 +189,17 @@ class Leader(Check[tuple[RaftView, ...]]):
     'one leader, the same on every server, in Consul and in Nomad'
     """
 
+    agents: tuple[AgentName, ...] = AGENTS
+
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return "one leader, the same on every server, in Consul and in Nomad"
+        return f"one leader, the same on every server, {_in(self.agents)}"
 
     def observe(self, cluster: ClusterView) -> tuple[RaftView, ...]:
         """Ask every server for its leader (GET /v1/status/leader) and its peers."""
         views = []
-        for agent in AGENTS:
+        for agent in self.agents:
             leaders = ask_every(servers_of(cluster, agent), _asker(agent))
             peers = observe_peers(cluster, agent)
             views.append(RaftView(agent, peers.servers, peers.peers, leaders))
@@ -248,14 +257,16 @@ class BootstrapExpectAgrees(Check[tuple[BootstrapView, ...]]):
     'bootstrap_expect equal to the number of servers on each of them, in Consul and in Nomad'
     """
 
+    agents: tuple[AgentName, ...] = AGENTS
+
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return "bootstrap_expect equal to the number of servers on each of them, in Consul and in Nomad"
+        return f"bootstrap_expect equal to the number of servers on each of them, {_in(self.agents)}"
 
     def observe(self, cluster: ClusterView) -> tuple[BootstrapView, ...]:
         """Ask every server for the configuration it runs with (GET /v1/agent/self)."""
-        return tuple(self._observe_one(cluster, agent) for agent in AGENTS)
+        return tuple(self._observe_one(cluster, agent) for agent in self.agents)
 
     @staticmethod
     def _observe_one(cluster: ClusterView, agent: AgentName) -> BootstrapView:

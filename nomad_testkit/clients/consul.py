@@ -148,6 +148,10 @@ class ConsulClient:
             # The library takes the index of every catalog answer, and its keys, for granted.
             message = f"the answer lacks {error}; is this a Consul agent?"
             raise AgentApiError("consul", self.address, None, message) from error
+        except (TypeError, IndexError, AttributeError) as error:
+            # For a 404 it gives nothing in particular, and a port can be another program's.
+            message = f"the answer is not of the form that it should be ({error}); is this a Consul agent?"
+            raise AgentApiError("consul", self.address, None, message) from error
 
 
 def _consistency(stale: bool) -> str:

@@ -188,6 +188,9 @@ class NomadClient:
             raise AgentApiError("nomad", self.address, None, describe(cause)) from error
         except ValueError as error:  # requests' JSONDecodeError is both this and a RequestException
             raise AgentApiError("nomad", self.address, None, f"expected JSON: {error}") from error
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            message = f"the answer is not of the form that it should be ({error}); is this a Nomad agent?"
+            raise AgentApiError("nomad", self.address, None, message) from error
         except requests.RequestException as error:
             raise AgentApiError("nomad", self.address, None, describe(error)) from error
 
