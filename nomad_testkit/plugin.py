@@ -122,8 +122,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"nomad_testkit: {', '.join(chosen)}"] if chosen else []
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Where clusters are going to be used, refuse settings that cannot be, and join the other workers."""
+    """Where clusters are going to be used, refuse settings that cannot be, and join the other workers.
+
+    First, because pytest-xdist tells from here that this worker has collected: no test of any worker runs before all
+    have, and so none can be done with a cluster before all have joined.
+    """
     used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
     if used and not session.config.option.collectonly:
         _usable_settings(session.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,8 @@ def pytest_configure(config):
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    for name in [name for name in os.environ if name.startswith(("NOMAD_TESTKIT_", "PYTEST_XDIST_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(pytester.path / "state"))
     pytester.makeconftest(FAKES)
     pytester.makepyfile(
