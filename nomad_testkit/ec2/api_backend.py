@@ -26,6 +26,7 @@ import moto.ec2.models.instances as instance_models
 from moto.autoscaling.exceptions import AutoscalingClientError, ValidationError
 from moto.autoscaling.models import ASG_NAME_TAG, AutoScalingBackend, FakeAutoScalingGroup
 from moto.autoscaling.responses import AutoScalingResponse
+from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.types import Base64EncodedString
@@ -42,7 +43,7 @@ from nomad_testkit.ec2.api_balance import Place, spread, surplus
 from nomad_testkit.ec2.api_hardware import Hardware
 from nomad_testkit.ec2.api_request import LaunchRequest, split_reason
 from nomad_testkit.ec2.machine_spec import MachineSpec
-from nomad_testkit.ec2.names import private_hostname
+from nomad_testkit.ec2.names import API_SERVICES, private_hostname
 from nomad_testkit.errors import Ec2Error, TestkitError
 
 log = logging.getLogger(__name__)
@@ -690,8 +691,9 @@ _installed = threading.Lock()
 
 
 def _forget_backends() -> None:
-    # moto's own reset makes each backend anew before it drops it, and so one backend brings another back.
-    for backends in list(BackendDict._instances):
+    # moto's own reset makes each backend anew before it drops it, and so one backend brings another back: that one
+    # then lives on without being listed.
+    for backends in [*BackendDict._instances, *(get_backend(service) for service in API_SERVICES)]:
         backends.clear()
     BackendDict._instances.clear()
 

@@ -730,6 +730,21 @@ def test_one_cloud_a_process(lab: Lab) -> None:
         CloudApi(region=REGION, public_block=ipaddress.IPv4Network("127.31.0.0/16"), machines=FakeMachines(), images=[])
 
 
+@pytest.fixture
+def unlisted_backend() -> None:
+    """A backend of moto's own as its reset leaves one behind: alive, and not listed."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.base_backend import BackendDict
+    from moto.ec2.models import ec2_backends
+
+    assert type(ec2_backends[DEFAULT_ACCOUNT_ID][REGION]).__name__ == "EC2Backend"
+    BackendDict._instances.clear()
+
+
+def test_what_moto_did_before_is_forgotten(unlisted_backend: None, lab: Lab) -> None:
+    assert lab.state(lab.running()) == "running"
+
+
 def test_a_taken_port_is_named(lab: Lab) -> None:
     with pytest.raises(Ec2Error, match=f"127.0.0.1 port {lab.api.ports[0]}"):
         lab.api.serve("127.0.0.1", lab.api.ports[0])
