@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,6 @@ from nomad_testkit.wait import Deadline
 REGION, RUN, OTHER = "us-east-1", "nt-20260314-ab12cd", "nt-20260314-ffffff"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDUFZ2TjiIdWFWfgcg2cl4lyFpJuXzUE8PkcN0CI/+eD"
 
-SESSION = boto3.Session()  # one for all, since it keeps the service models that it has read
-
 Client = Callable[[str], Any]
 
 
@@ -34,13 +33,13 @@ Client = Callable[[str], Any]
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # hundreds, of which one does
     with mock_aws():
-        made: dict[str, Any] = {}
-        yield lambda service: made.setdefault(service, made.get(service) or make_client(service))
+        yield make_client
 
 
+@cache  # making one takes longer than most of what is asked of it, and moto answers those made before, too
 def make_client(service: str) -> Any:
     credentials = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    return SESSION.client(service, region_name=REGION, **credentials)  # type: ignore[call-overload]
+    return boto3.client(service, region_name=REGION, **credentials)  # type: ignore[call-overload]
 
 
 @pytest.fixture
