@@ -154,9 +154,22 @@ def stages(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package.parents[1] / "yaml.py").write_text("class SafeLoader: pass\n")
+    (package.parent / "sources").mkdir()
+    (package.parent / "sources/__init__.py").touch()
+    (package.parent / "sources/DataSourceEc2.py").write_text(
+        "class CloudNames: AWS = 'aws'\n"
+        "class DataSourceEc2Local: pass\n"
+        "class DataSourceEc2: pass\n"
+        "datasources = [(DataSourceEc2Local, ('FILESYSTEM',)), (DataSourceEc2, ('FILESYSTEM', 'NETWORK'))]\n"
+        "def identify_aws(data): return 'unknown'\n"
+    )
     (package / "main.py").write_text(
         "import os, sys\n"
+        "from cloudinit.sources import DataSourceEc2\n"
         "def main(arguments):\n"
+        "    with open('source', 'w') as file:\n"
+        "        names = [source.__name__ for source, _ in DataSourceEc2.datasources]\n"
+        "        print(DataSourceEc2.identify_aws({}), *names, file=file)\n"
         "    print(*arguments, flush=True)\n"
         "    log = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
         "    os.dup2(log, 1)\n"
@@ -207,6 +220,7 @@ def test_stages_run_in_order_and_their_units_get_their_status(started: subproces
     ]
     assert (tmp_path / "log").read_text() == "to the log\n" * 4
     assert (tmp_path / "run/enabled").exists()
+    assert (tmp_path / "source").read_text() == "aws DataSourceEc2\n"
 
 
 def test_stage_fails_when_the_process_of_the_stages_has_died(started: subprocess.Popen[str], tmp_path: Path) -> None:
