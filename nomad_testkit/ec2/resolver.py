@@ -50,9 +50,10 @@ class Resolver:
         """Answer on these addresses, in threads; with port 0, on a free port for each. Raises Ec2Error."""
         for address in addresses:
             try:
-                udp = self._start(address, port, tcp=False)
-                self.ports.append(udp)
-                self._start(address, udp, tcp=True)
+                # TCP first: connections take its free ports all the time, while few programs take any of UDP.
+                free = self._start(address, port, tcp=True)
+                self._start(address, free, tcp=False)
+                self.ports.append(free)
             except OSError as error:
                 self.close()
                 raise Ec2Error(f"the resolver cannot listen on {address} port {port}: {error}") from error

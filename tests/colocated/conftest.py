@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deploying import Deploy, Variant
 
 from nomad_testkit import Cluster, Example
 from nomad_testkit.lifecycle import deployed
@@ -21,9 +22,6 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "nomad-consul-colocated-cluster"
 AGENTS_BEGIN = "/opt/consul/bin/run-consul"
-
-Deploy = Callable[..., AbstractContextManager[Cluster]]
-Variant = Callable[..., Example]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Deploy, Variant
+    from deploying import Deploy, Variant
 
 # A server's own configuration, as a user may bring it: `run-consul --skip-consul-config` leaves it alone.
 OWN_CONFIGURATION = """
