@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nomad_testkit import diagnostics
+from nomad_testkit import diagnostics, targets
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.plan import plan
 from nomad_testkit.deploy.sweep import sweep
+from nomad_testkit.errors import Ec2Error, TestkitError
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import deferred, termination_raises
 from nomad_testkit.readiness import Readiness, expected_hosts
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from nomad_testkit.model import Instance, Progress
     from nomad_testkit.settings import Settings
     from nomad_testkit.targets.base import Target
+
+logger = logging.getLogger(__name__)
 
 TEARDOWN_SECONDS = 120.0
 """Until everything of a run has to be gone."""
@@ -45,9 +49,10 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
     first: BaseException | None = None
     hosts: list[Host] = []
     with termination_raises():
+        forget_dead(progress)
         run = Run.new()
         lock = run.lock
-        lock.try_acquire()
+        lock.acquire("a moment's look of another process at the run's lock")
         try:
             yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
         except BaseException as error:
@@ -68,12 +73,33 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
 def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
     """Destroy everything that a run has created, prove it, and forget the run; lists what it destroyed.
 
-    Raises TeardownError that lists what is left, and keeps the run's folder then.
+    Raises TeardownError that lists what is left, and keeps the run's folder then. Raises Ec2Error, and forgets the run,
+    when the target itself has ended, and with it all that the run had created.
     """
     deadline = Deadline.after(TEARDOWN_SECONDS)
+    if reason := target.lost():
+        run.forget()
+        raise Ec2Error(f"all of {run.run_id} is gone, but nobody destroyed it: {reason}")
     gone = sweep(target.client, run.run_id, run.journal, deadline=deadline, progress=progress)
     run.forget()
     return gone
+
+
+def forget_dead(progress: Progress) -> None:
+    """Forget the runs whose processes were killed, and whose embedded clouds have gone with them."""
+    for run in Run.every():
+        try:
+            told = run.description()
+            # One that says no target may be so new that its process has not taken the lock yet.
+            if "target" not in told or told.get("kept") or run.used:
+                continue
+            with targets.attach_target(told["target"]):
+                continue  # it lives, so there may be something to destroy
+        except Ec2Error:
+            run.forget()
+            progress(f"forgot {run.run_id}, whose process was killed and whose embedded EC2 is gone")
+        except TestkitError as error:
+            logger.warning("%s is left as it is: %s", run.run_id, error)
 
 
 def _deploy(
@@ -128,7 +154,8 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
     except Exception as error:
         if first is None:
             raise
-        first.add_note(f"then the teardown failed: {error}\nwhat is left: `python -m nomad_testkit down {run.run_id}`")
+        remedy = f"\nwhat is left: `python -m nomad_testkit down {run.run_id}`" if run.folder.exists() else ""
+        first.add_note(f"then the teardown failed: {error}{remedy}")
 
 
 def how_to_reach(run: Run) -> str:

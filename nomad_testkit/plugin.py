@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,7 @@ _MARKERS = {
 _SHARED = ("nomad_target", "nomad_cluster")
 _settings = pytest.StashKey[Settings | SettingsError]()
 _sharing = pytest.StashKey["Sharing"]()
+_finishing = pytest.StashKey[pytest.Session]()
 _workers_said = pytest.StashKey[list[str]]()
 
 
@@ -68,7 +70,10 @@ def nomad_cluster(
     from nomad_testkit import sharing
 
     join, progress = _join(pytestconfig), _progress(pytestconfig)
-    with sharing.cluster(join, nomad_settings, nomad_example, nomad_target, progress) as cluster:
+    with (
+        _interrupted(pytestconfig),
+        sharing.cluster(join, nomad_settings, nomad_example, nomad_target, progress) as cluster,
+    ):
         yield cluster
 
 
@@ -138,6 +143,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Leave the other workers when every fixture has been torn down."""
+    session.config.stash[_finishing] = session
     try:
         return (yield)
     finally:
@@ -177,6 +183,17 @@ def _usable_settings(config: pytest.Config) -> Settings:
     if isinstance(settings, SettingsError):
         raise pytest.UsageError(str(settings))
     return settings
+
+
+@contextmanager
+def _interrupted(config: pytest.Config) -> Iterator[None]:
+    """End the session with the status of an interrupt, where pytest takes none any more: it would show a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (session := config.stash.get(_finishing, None)) is None:
+            raise
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
 
 
 def _join(config: pytest.Config) -> Sharing:

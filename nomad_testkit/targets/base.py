@@ -64,6 +64,10 @@ class Target(Protocol):
         """End a target that was kept, where it exists for one cluster only."""
         ...
 
+    def lost(self) -> str | None:
+        """Tell how it has ended by itself, and all that was in it; None as long as it is there, as an account is."""
+        ...
+
     def describe(self) -> Mapping[str, Any]:
         """Tell, in JSON's types, what another process needs to attach."""
         ...

@@ -141,6 +141,14 @@ class EmbeddedTarget:
         """End the cloud, whoever uses it. Raises Ec2Error when something of it is left."""
         self.ec2.shutdown()
 
+    def lost(self) -> str | None:
+        """Tell how the cloud has ended, where its process has died."""
+        try:
+            self.ec2.stats()
+        except Ec2Error as error:
+            return str(error)
+        return None
+
     def describe(self) -> Mapping[str, Any]:
         """Tell what `attach` needs."""
         return {

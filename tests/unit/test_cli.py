@@ -37,6 +37,9 @@ class FakeTargets:
     def client(self, service: str) -> Any:
         raise AssertionError("sweep is a fake here")
 
+    def lost(self) -> None:
+        return None
+
     def end(self) -> None:
         self.ended += 1
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nomad_testkit import diagnostics, lifecycle
-from nomad_testkit.errors import DeployError, TeardownError, UsageError
+from nomad_testkit import diagnostics, lifecycle, targets
+from nomad_testkit.errors import DeployError, Ec2Error, TeardownError, UsageError
 from nomad_testkit.examples import Roles
 from nomad_testkit.interrupts import Terminated, deferred, termination_raises
 from nomad_testkit.model import Instance, Network
@@ -28,6 +29,7 @@ INSTANCE = Instance("i-1", "servers", "running", "172.31.0.4", "127.31.0.4", "us
 class FakeTarget:
     name, region, inbound_cidrs = "fake", "us-east-1", ("169.254.253.1/32",)
     kept = False
+    lost_by: str | None = None
 
     def client(self, service: str) -> Any:
         raise AssertionError(f"nobody asks {service} for anything here")
@@ -43,6 +45,9 @@ class FakeTarget:
 
     def keep(self) -> None:
         self.kept = True
+
+    def lost(self) -> str | None:
+        return self.lost_by
 
     def describe(self) -> dict[str, str]:
         return {"name": "fake", "endpoint_url": "http://127.31.255.1"}
@@ -238,3 +243,46 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert said == ["done"]
+
+
+@pytest.fixture
+def clouds(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Whether each cloud lives, by its name."""
+    alive: dict[str, bool] = {}
+
+    @contextmanager
+    def attach(description: Mapping[str, Any]) -> Iterator[None]:
+        if not alive[description["name"]]:
+            raise Ec2Error("no embedded cloud is there")
+        yield
+
+    monkeypatch.setattr(targets, "attach_target", attach)
+    return alive
+
+
+def test_the_runs_of_killed_processes_are_forgotten(
+    stage: Stage, deploy: Callable[..., Any], clouds: dict[str, bool]
+) -> None:
+    clouds |= {"dead": False, "alive": True}
+    dead, lives, used, kept, new, damaged = (Run.new() for _ in range(6))
+    dead.note({"target": {"name": "dead"}})
+    lives.note({"target": {"name": "alive"}})
+    used.note({"target": {"name": "dead"}})
+    kept.note({"target": {"name": "dead"}, "kept": True})
+    (damaged.folder / "run.json").write_text("{")
+    lock = used.lock
+    assert lock.try_acquire()
+    with deploy():
+        left = {run.run_id for run in Run.every()}
+        assert dead.run_id not in left
+        assert left > {run.run_id for run in (lives, used, kept, new, damaged)}
+    assert f"forgot {dead.run_id}, whose process was killed and whose embedded EC2 is gone" in stage.said
+    lock.release()
+
+
+def test_a_lost_target_ends_the_teardown_at_once(stage: Stage, deploy: Callable[..., Any]) -> None:
+    stage.target.lost_by = "it answers nothing"
+    with pytest.raises(Ec2Error, match=r"all of nt-\S+ is gone, but nobody destroyed it: it answers nothing"), deploy():
+        pass
+    assert "sweep" not in stage.done
+    assert Run.every() == []
