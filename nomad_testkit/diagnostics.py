@@ -96,10 +96,12 @@ def collect(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        queues = [_of_host(host, target) for host in hosts]
+        lost = target.lost() if target is not None else None
+        queues = [_of_host(host, target) for host in hosts] if lost is None else []
         if journal is not None and journal.path.is_file():
             queues.append([("journal.jsonl", lambda: journal.path.read_text(errors="replace"))])
-        if problems := _run_all(queues, folder, Deadline.after(within)):
+        problems = [f"every host: {lost}"] if lost is not None else []
+        if problems := problems + _run_all(queues, folder, Deadline.after(within)):
             _write(folder / "incomplete.txt", "\n".join(sorted(problems)) + "\n")
     except Exception as error:  # it must never hide the failure that it is to explain
         logger.warning("evidence cannot be written to %s: %s", folder, error)

@@ -51,6 +51,7 @@ class SshConnection:
     def __init__(self, address: str, user: str, key_path: Path, *, port: int = 22) -> None:
         self.address, self.user, self.key_path, self.port = address, user, key_path, port
         self._lock = threading.Lock()
+        self._closes = 0
         self._channels = threading.BoundedSemaphore(MAX_CHANNELS)
         self._client: paramiko.SSHClient | None = None
         self._host_key: paramiko.PKey | None = None
@@ -70,6 +71,13 @@ class SshConnection:
 
         `interval` is in seconds. An attempt costs both sides processor time, which a booting host has better use for.
         """
+        closes = self._closes
+
+        def attempt() -> Ok[paramiko.SSHClient] | Pending | Broken:
+            if self._closes != closes:
+                return Broken("the connection was closed meanwhile")
+            return self._attempt(key, deadline)
+
         with self._lock:
             if self._alive():
                 return
@@ -77,9 +85,7 @@ class SshConnection:
             key = self._load_key()
             what, where = f"SSH as {self.user}", f"{self.address}:{self.port}"
             try:
-                self._client = wait_until(
-                    what, lambda: self._attempt(key, deadline), deadline=deadline, where=where, interval=interval
-                )
+                self._client = wait_until(what, attempt, deadline=deadline, where=where, interval=interval)
             except (WaitTimeout, BrokenError) as error:
                 raise HostError(str(error)) from error
 
@@ -142,7 +148,8 @@ class SshConnection:
         return self.run(f"cat -- {shlex.quote(remote)}", sudo=sudo).stdout
 
     def close(self) -> None:
-        """Close the connection; the next command would open it again."""
+        """Close the connection, and give up opening it; the next command would open it again."""
+        self._closes += 1  # whoever tries to connect holds the lock
         with self._lock:
             self._drop()
 

@@ -60,7 +60,7 @@ def files(folder: Path) -> set[str]:
 def test_every_host_tells_everything(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.record("security group", "web")
-    target: Any = SimpleNamespace(console=lambda instance: f"console of {instance.instance_id}")
+    target: Any = SimpleNamespace(console=lambda instance: f"console of {instance.instance_id}", lost=lambda: None)
     folder = collect([FakeHost("i-1"), FakeHost("i-2")], tmp_path / "evidence", target=target, journal=journal)  # type: ignore[list-item]
     one = {name.removeprefix("servers-i-1/") for name in files(folder) if name.startswith("servers-i-1/")}
     assert one == {
@@ -94,6 +94,12 @@ def test_what_cannot_be_had_is_listed_and_stops_nothing(tmp_path: Path) -> None:
     missing = (folder / "incomplete.txt").read_text()
     assert "servers-i-1/nomad-journal.log: 127.31.0.4: connection refused" in missing
     assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
+
+
+def test_hosts_that_are_lost_are_not_asked(tmp_path: Path) -> None:
+    target: Any = SimpleNamespace(lost=lambda: "the cloud does not answer")
+    folder = collect([SilentHost("i-1")], tmp_path / "evidence", target=target)  # type: ignore[list-item]
+    assert (folder / "incomplete.txt").read_text() == "every host: the cloud does not answer\n"
 
 
 def test_a_host_that_hangs_delays_nobody(tmp_path: Path, released: threading.Event) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nomad_testkit.errors import CommandFailed, HostError
 from nomad_testkit.ssh import SshConnection
-from nomad_testkit.wait import Deadline
+from nomad_testkit.wait import Deadline, Pending
 
 
 def make_key(path: Path) -> paramiko.PKey:
@@ -237,3 +237,23 @@ def test_a_file_that_is_no_key_fails_at_once(server: Server, tmp_path: Path) -> 
             "127.0.0.1", "admin", tmp_path / "nonsense", port=server.port, deadline=Deadline.after(60)
         )
     assert not server.tried.is_set()
+
+
+def test_closing_gives_up_a_wait_for_a_host_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_key(tmp_path / "id")
+    tried = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    connection = SshConnection("127.0.0.1", "admin", tmp_path / "id", port=port)
+
+    def attempt(*_: object) -> Pending:
+        tried.set()
+        return Pending("refused")
+
+    monkeypatch.setattr(connection, "_attempt", attempt)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(connection.ensure, Deadline.after(3600))
+        assert tried.wait(20)
+        connection.close()
+        with pytest.raises(HostError, match="the connection was closed meanwhile"):
+            waiting.result(20)
