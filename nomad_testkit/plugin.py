@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nomad_testkit.clients import ConsulClient, NomadClient
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.examples import Example
+    from nomad_testkit.file_lock import FileLock
     from nomad_testkit.model import Progress
     from nomad_testkit.sharing import Sharing
     from nomad_testkit.targets import Target
@@ -37,6 +38,7 @@ _settings = pytest.StashKey[Settings | SettingsError]()
 _sharing = pytest.StashKey["Sharing"]()
 _finishing = pytest.StashKey[pytest.Session]()
 _workers_said = pytest.StashKey[list[str]]()
+_starting = pytest.StashKey[dict[str, "FileLock | None"]]()
 
 
 @pytest.fixture(scope="session")
@@ -164,8 +166,25 @@ def pytest_runtest_makereport(
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the workers of pytest-xdist keep their cluster for one that is about to start, in place of a dead one."""
+    from nomad_testkit.runs import state_path
+    from nomad_testkit.sharing import expect_worker
+
+    starting = node.config.stash.setdefault(_starting, {})
+    starting[node.gateway.id] = expect_worker(state_path(), node.workerinput["testrunuid"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any) -> None:
+    """The worker has joined the others by now."""
+    _has_started(node)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Keep what a worker of pytest-xdist had to say of its clusters; it has no terminal of its own."""
+    _has_started(node)
     lines = getattr(node, "workeroutput", {}).get("nomad_testkit", ())
     said = node.config.stash.setdefault(_workers_said, [])
     said += [line if "\n" in line else f"[{node.gateway.id}] {line}" for line in lines]
@@ -176,6 +195,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if said := config.stash.get(_workers_said, None):
         terminalreporter.section("nomad_testkit")
         terminalreporter.write("\n".join(said) + "\n")
+
+
+def _has_started(node: Any) -> None:
+    if (lock := node.config.stash.get(_starting, {}).pop(node.gateway.id, None)) is not None:
+        lock.release()
 
 
 def _usable_settings(config: pytest.Config) -> Settings:

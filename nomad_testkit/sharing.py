@@ -94,8 +94,7 @@ class Sharing:
         """Tell from the environment whether this process is a worker of pytest-xdist."""
         if WORKER_VARIABLE not in environ or RUN_VARIABLE not in environ:
             return cls()
-        run = hashlib.sha256(environ[RUN_VARIABLE].encode()).hexdigest()[:16]
-        return cls(state / "shared" / run, environ[WORKER_VARIABLE])
+        return cls(_folder(state, environ[RUN_VARIABLE]), environ[WORKER_VARIABLE])
 
     def join(self) -> None:
         """Say that this worker may come to use something: nothing is destroyed before it says otherwise."""
@@ -174,14 +173,15 @@ class Sharing:
             result = place.result()
             if result is None:
                 return Ok(None)
-            if "description" in result and place.unused():
+            left = result.get("leaving") or (result.get("description") if place.unused() else None)
+            if left is not None:
                 logger.warning("the worker that made %s has died; %s makes another", place.folder.name, self.worker)
-                inherit(result["description"])
+                inherit(left)
                 place.forget()
                 return Ok(None)
             place.owner.release()
         if result is None or "description" not in result:
-            return Pending("it is being made")
+            return Pending("it is being made" if result is None else "it is being destroyed")
         place.users.acquire(f"the users of {place.folder.name}", shared=True)
         if place.result() != result:  # its last user was just leaving
             place.users.release()
@@ -225,7 +225,25 @@ class Sharing:
         last.acquire("the other workers to end")
         last.release()
         place.users.acquire(f"the last user of {place.folder.name}")
+        # Under the lock: a worker that starts late must not come to use what is about to go.
+        place.tell({"leaving": (place.result() or {}).get("description", {})})
         place.users.release()
+
+
+def expect_worker(state: Path, run: str) -> FileLock | None:
+    """Let the workers of a run, if they share anything yet, wait for one that is being started; until it is released.
+
+    For the controller: a worker that replaces a dead one joins only when it has collected its tests.
+    """
+    lock = FileLock(_folder(state, run) / "run.lock")
+    try:
+        return lock if lock.try_acquire(shared=True) else None
+    except FileNotFoundError:
+        return None
+
+
+def _folder(state: Path, run: str) -> Path:
+    return state / "shared" / hashlib.sha256(run.encode()).hexdigest()[:16]
 
 
 def target(sharing: Sharing, settings: Settings, progress: Progress) -> AbstractContextManager[Target]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.sharing import Sharing
+from nomad_testkit.sharing import Sharing, expect_worker
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 WORKER = """
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from nomad_testkit.sharing import Sharing
@@ -34,6 +35,10 @@ def make():
     try:
         yield "thing"
     finally:
+        if (folder / "slow").exists():
+            print("destroying", flush=True)
+        while (folder / "slow").exists():
+            time.sleep(0.01)
         say(f"destroyed by {name}")
 
 @contextmanager
@@ -189,6 +194,52 @@ def test_others_wait_for_a_maker_that_dies_and_then_make_it(worker: Callable[[st
     gw0.kill()
     assert gw1.hear() == "using"
     assert log(tmp_path) == ["made by gw0", "made by gw1"]
+
+
+def test_a_worker_that_comes_while_it_is_destroyed_makes_another(
+    worker: Callable[[str], Worker], tmp_path: Path
+) -> None:
+    (tmp_path / "slow").touch()
+    gw0 = worker("gw0")
+    assert gw0.do("use") == "using"
+    assert gw0.do("end") == "destroying"
+    gw1 = worker("gw1")
+    gw1.tell("use")
+    (tmp_path / "slow").unlink()
+    assert (gw0.hear(), gw1.hear()) == ("ended", "using")
+    assert log(tmp_path) == ["made by gw0", "destroyed by gw0", "made by gw1"]
+
+
+def test_what_a_worker_was_destroying_when_it_died_is_destroyed_by_the_next(
+    worker: Callable[[str], Worker], tmp_path: Path
+) -> None:
+    (tmp_path / "slow").touch()
+    gw0 = worker("gw0")
+    assert gw0.do("use") == "using"
+    assert gw0.do("end") == "destroying"
+    gw0.kill()
+    gw1 = worker("gw1")
+    assert gw1.do("use") == "using"
+    assert log(tmp_path) == ["made by gw0", "inherited by gw1", "made by gw1"]
+
+
+def test_it_is_kept_for_a_worker_that_the_controller_is_starting(
+    worker: Callable[[str], Worker], tmp_path: Path
+) -> None:
+    assert expect_worker(tmp_path / "state", "run") is None  # nothing is shared yet
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    assert gw1.do("use") == "using"
+    gw1.kill()
+    expected = expect_worker(tmp_path / "state", "run")
+    assert expected is not None
+    gw0.tell("end")
+    gw2 = worker("gw2")
+    expected.release()
+    assert gw2.do("use") == "using"
+    assert gw2.do("end") == "ended"
+    assert gw0.hear() == "ended"
+    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "used by gw2: thing", "destroyed by gw0"]
 
 
 def test_the_folder_is_its_owners_alone(worker: Callable[[str], Worker], tmp_path: Path) -> None:
