@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +45,8 @@ def measure(hosts: Sequence[FloorHost], *, consul: Path, nomad: Path) -> dict[st
     request = {"hosts": [asdict(host) for host in hosts], "consul": str(consul), "nomad": str(nomad)}
     done = subprocess.run(
         [
+            # An interrupted measurement takes the agents with it.
+            *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--pid", "--net", "--mount", "--fork", "--kill-child", "--mount-proc"),
             *(sys.executable, "-m", "nomad_testkit.bench.floor"),
         ],
@@ -64,11 +65,13 @@ def main() -> None:
     """Measure what standard input describes; runs inside the namespaces."""
     request = json.load(sys.stdin)
     hosts = [FloorHost(**host) for host in request["hosts"]]
-    folder = Path(tempfile.gettempdir())
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-    Path("/run/netns").mkdir()
+    folder = Path("/run/floor")
+    for path in (Path("/run/netns"), folder):
+        path.mkdir()
     route_hosts()
+    # Where nothing refuses, Nomad asks the metadata services of several clouds in vain for six seconds.
+    subprocess.run(["ip", "address", "add", "169.254.169.254/32", "dev", "lo"], check=True)
     print(json.dumps(_run(hosts, Path(request["consul"]), Path(request["nomad"]), folder)))
     sys.stdout.flush()
     os._exit(0)  # pid 1: the kernel ends the agents
