@@ -235,14 +235,14 @@ class FakeCatalog(Consul):
 
 def test_a_server_is_ready_when_it_knows_its_leader() -> None:
     nomad = FakeNomad(leader=(200, '"172.31.32.5:4647"'))
-    Agent(FakeCatalog(), server=True, address="172.31.16.5", service=nomad).ready()
+    Agent(FakeCatalog(), server=True, address="172.31.16.5", data_dir=Path("/opt"), service=nomad).ready()
     assert nomad.asked == ["GET /v1/status/leader"]
 
 
 def test_a_server_without_a_leader_joins_each_other_server_once() -> None:
     nomad = FakeNomad(leader=(200, '""'), join=(200, '{"num_joined":1}'))
     catalog = FakeCatalog("172.31.16.5", "172.31.32.5")
-    agent = Agent(catalog, server=True, address="172.31.16.5", service=nomad)
+    agent = Agent(catalog, server=True, address="172.31.16.5", data_dir=Path("/opt"), service=nomad)
     for _ in range(2):
         with pytest.raises(Waiting, match="no leader"):
             agent.ready()
@@ -255,26 +255,57 @@ def test_a_server_without_a_leader_joins_each_other_server_once() -> None:
     ]
 
 
+def test_a_server_joins_before_it_asks_for_a_leader() -> None:
+    """Nomad keeps that question waiting for seconds while there is none."""
+    nomad = FakeNomad(leader=(200, '"172.31.32.5:4647"'), join=(500, "no route to host"))
+    Agent(FakeCatalog("172.31.32.5"), server=True, address="172.31.16.5", data_dir=Path("/opt"), service=nomad).ready()
+    assert nomad.asked == ["PUT /v1/agent/join?address=172.31.32.5:4648", "GET /v1/status/leader"]
+
+
 def test_a_refused_join_is_tried_again() -> None:
     nomad = FakeNomad(leader=(500, "No cluster leader"), join=(500, "no route to host"))
-    agent = Agent(FakeCatalog("172.31.32.5"), server=True, address="172.31.16.5", service=nomad)
+    agent = Agent(FakeCatalog("172.31.32.5"), server=True, address="172.31.16.5", data_dir=Path("/opt"), service=nomad)
     for _ in range(2):
         with pytest.raises(Waiting, match="no route to host"):
             agent.ready()
     assert len([asked for asked in nomad.asked if "join" in asked]) == 2
 
 
-def test_a_client_is_ready_when_it_has_servers() -> None:
+def client(folder: Path, nomad: FakeNomad) -> Agent:
+    (folder / "client").mkdir()
+    (folder / "client" / "client-id").write_text("bebe02b3-56ff\n")
+    return Agent(FakeCatalog(), server=False, address="172.31.16.5", data_dir=folder, service=nomad)
+
+
+def test_a_client_is_ready_when_the_servers_find_it_so(tmp_path: Path) -> None:
     nomad = FakeNomad(health=(500, '{"client":{"ok":false,"message":"no known servers"}}'))
-    agent = Agent(FakeCatalog(), server=False, address="172.31.16.5", service=nomad)
+    agent = client(tmp_path, nomad)
     with pytest.raises(Waiting, match="no known servers"):
         agent.ready()
-    nomad.answers["health"] = (200, '{"client":{"ok":true,"message":"ok"}}')
+    nomad.answers = {"health": (200, '{"client":{"ok":true}}'), "node": (404, "node not found")}
+    with pytest.raises(Waiting, match="node bebe02b3-56ff: 'node not found'"):
+        agent.ready()
+    nomad.answers["node"] = (200, '{"Status":"initializing"}')
+    with pytest.raises(Waiting, match="node bebe02b3-56ff is initializing"):
+        agent.ready()
+    nomad.answers["node"] = (200, '{"Status":"ready"}')
     agent.ready()
+    assert nomad.asked[-1] == "GET /v1/node/bebe02b3-56ff"
 
 
-def test_an_agent_that_does_not_answer_is_waited_for() -> None:
-    agent = Agent(FakeCatalog(), server=False, address="172.31.16.5", service=FakeNomad())
+def test_a_client_that_has_no_id_yet_is_waited_for(tmp_path: Path) -> None:
+    nomad = FakeNomad(health=(200, '{"client":{"ok":true}}'))
+    agent = Agent(FakeCatalog(), server=False, address="172.31.16.5", data_dir=tmp_path, service=nomad)
+    with pytest.raises(Waiting, match=r"the client has no id in \S+/client/client-id yet"):
+        agent.ready()
+
+
+def test_where_acls_hide_the_node_a_healthy_client_is_enough(tmp_path: Path) -> None:
+    client(tmp_path, FakeNomad(health=(200, '{"client":{"ok":true}}'), node=(403, "Permission denied"))).ready()
+
+
+def test_an_agent_that_does_not_answer_is_waited_for(tmp_path: Path) -> None:
+    agent = client(tmp_path, FakeNomad())
     with pytest.raises(Waiting, match=r"Nomad does not answer on \S+:4646 \(Connection refused\)"):
         agent.ready()
 

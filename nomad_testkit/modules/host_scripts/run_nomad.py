@@ -153,28 +153,51 @@ def render_service(place: Place, options: argparse.Namespace, *, user: str, envi
 class Agent:
     """The Nomad agent on this host, until it is part of its cluster."""
 
-    def __init__(self, consul: Consul, *, server: bool, address: str, service: Service | None = None) -> None:
+    def __init__(
+        self, consul: Consul, *, server: bool, address: str, data_dir: Path, service: Service | None = None
+    ) -> None:
         self._consul = consul
         self._server = server
+        self._node_id = data_dir / "client" / "client-id"
         self._address = address
-        self._service = service or Service("127.0.0.1", HTTP_PORT)
+        # A server without a leader keeps a question for its leader waiting for some seconds.
+        self._service = service or Service("127.0.0.1", HTTP_PORT, timeout=1.0)
         self._asked: set[str] = set()
 
     def ready(self) -> None:
-        """Return when a server knows its leader, or a client its servers; raises Waiting before."""
+        """Return when a server knows its leader, or when the servers find a client ready; raises Waiting before."""
         if not self._server:
-            status, text = self._request("GET", "/v1/agent/health?type=client")
-            if status != 200:
-                raise Waiting(f"the client says {text[:200]!r}")
-            return
-        status, text = self._request("GET", "/v1/status/leader")
-        if status == 200 and text not in ('""', ""):
+            self._client_ready()
             return
         joined = self._join_others()
-        raise Waiting("no leader" + (f"; asked to join {', '.join(joined)}" if joined else ""))
+        status, text = self._request("GET", "/v1/status/leader")
+        if status != 200 or text in ('""', ""):
+            raise Waiting(f"no leader{joined}")
 
-    def _join_others(self) -> list[str]:
-        """Join the servers that are in Consul's catalog.
+    def _client_ready(self) -> None:
+        """Ask for this node through the client itself.
+
+        The servers count a node as ready when it has registered and sent one heartbeat. A client sends the first at
+        a random moment of ten seconds, or right after any other question of its to a server: this one.
+        """
+        status, text = self._request("GET", "/v1/agent/health?type=client")
+        if status != 200:
+            raise Waiting(f"the client says {text[:200]!r}")
+        try:
+            node_id = self._node_id.read_text().strip()
+        except FileNotFoundError:
+            raise Waiting(f"the client has no id in {self._node_id} yet") from None
+        status, text = self._request("GET", f"/v1/node/{node_id}")
+        if status == 403:
+            return  # with ACLs, a node is not told to everyone
+        if status != 200:
+            raise Waiting(f"the servers say of node {node_id}: {text[:200]!r}")
+        found = json.loads(text)["Status"]
+        if found != "ready":
+            raise Waiting(f"node {node_id} is {found}")
+
+    def _join_others(self) -> str:
+        """Join the servers that are in Consul's catalog; gives the words for what came of it.
 
         A server looks there once, when it starts, and again only after 45 s. Servers that start at the same
         moment, as they do when Consul gets its leader, look before any of them is registered.
@@ -185,13 +208,14 @@ class Agent:
             if host != self._address
         }
         fresh = sorted(others - self._asked)
-        if fresh:
-            query = "&".join(f"address={other}" for other in fresh)
-            status, text = self._request("PUT", f"/v1/agent/join?{query}")
-            if status != 200:
-                raise Waiting(f"no leader, and joining {', '.join(fresh)} fails: {text[:200]!r}")
-            self._asked.update(fresh)
-        return fresh
+        if not fresh:
+            return ""
+        query = "&".join(f"address={other}" for other in fresh)
+        status, text = self._request("PUT", f"/v1/agent/join?{query}")
+        if status != 200:
+            return f", and joining {', '.join(fresh)} fails: {text[:200]!r}"
+        self._asked.update(fresh)
+        return f"; asked to join {', '.join(fresh)}"
 
     def _request(self, method: str, path: str) -> tuple[int, str]:
         try:
@@ -225,8 +249,8 @@ def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str
     log(f"starting {UNIT}" + (", which first waits for Consul" if options.consul_wait_seconds else ""))
     start_unit(host, UNIT, changed=changed)
     if not options.skip_nomad_config:
-        agent = Agent(Consul(), server=options.server, address=address)
-        what = "Nomad to know its leader" if options.server else "Nomad to know its servers"
+        agent = Agent(Consul(), server=options.server, address=address, data_dir=place.data_dir)
+        what = "Nomad to know its leader" if options.server else "Nomad's servers to find this client ready"
         wait_for_agent(host, UNIT, what, agent.ready, READY_SECONDS)
     log(f"{UNIT} is running")
 
