@@ -12,7 +12,7 @@ import consul.base
 import consul.std
 import requests
 
-from nomad_testkit.clients.session import READ_TIMEOUT, AgentSession, describe
+from nomad_testkit.clients.session import AgentClient, AgentSession, describe
 from nomad_testkit.errors import AgentApiError
 
 Json = dict[str, Any]
@@ -21,34 +21,18 @@ Json = dict[str, Any]
 _STATUS = {consul.base.ACLDisabled: 401, consul.base.ACLPermissionDenied: 403, consul.base.NotFound: 404}
 
 
-class ConsulClient:
-    """One Consul agent, by its address alone: CONSUL_HTTP_ADDR and its like change nothing.
-
-    `token` is an ACL token, `verify` False or the path of a CA bundle, `cert` a (certificate, key) pair of
-    paths, `timeout` in seconds for one answer. Every method raises AgentApiError.
+class ConsulClient(AgentClient):
+    """One Consul agent; see AgentClient for what it is made with.
 
     >>> ConsulClient("http://127.0.0.1:8500").address
     'http://127.0.0.1:8500'
     """
 
-    def __init__(
-        self,
-        address: str,
-        token: str | None = None,
-        *,
-        verify: bool | str = True,
-        cert: tuple[str, str] | None = None,
-        timeout: float = READ_TIMEOUT,
-    ) -> None:
-        self.address = address.rstrip("/")
-        headers = {"X-Consul-Token": token} if token else {}
-        self._session = AgentSession("consul", address, headers=headers, verify=verify, cert=cert, timeout=timeout)
-        self._raw = _Consul(self._session)
+    product = "consul"
+    token_header = "X-Consul-Token"  # noqa: S105
 
-    @property
-    def raw(self) -> Any:
-        """The python-consul2 client underneath, for what has no method here; it raises its own errors."""
-        return self._raw
+    def _library(self, session: AgentSession) -> Any:
+        return _Consul(session)
 
     # -- servers
 
@@ -75,13 +59,6 @@ class ConsulClient:
     def version(self) -> str:
         """Tell the version that this agent runs, such as "1.14.0"."""
         return str(self.agent()["Config"]["Version"])
-
-    def autopilot_health(self) -> Json:
-        """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).
-
-        Status 429 means unhealthy; the facts are in the body all the same, so it is no error.
-        """
-        return dict(self._session.get_json("/v1/operator/autopilot/health", accept=(429,)))
 
     # -- catalog and health
 
@@ -120,14 +97,6 @@ class ConsulClient:
         """Write a key's value (PUT /v1/kv/:key)."""
         with self._errors():
             return bool(self._raw.kv.put(key, value))
-
-    def get(self, path: str, **params: Any) -> Any:
-        """Read any JSON answer that has no method here, such as get("/v1/agent/metrics")."""
-        return self._session.get_json(path, params)
-
-    def close(self) -> None:
-        """Close the connections that are kept open between requests."""
-        self._session.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

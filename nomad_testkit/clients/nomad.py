@@ -11,41 +11,26 @@ import requests
 from nomad.api.base import Requester
 from nomad.api.exceptions import BaseNomadException
 
-from nomad_testkit.clients.session import READ_TIMEOUT, AgentSession, describe
+from nomad_testkit.clients.session import AgentClient, AgentSession, describe
 from nomad_testkit.errors import AgentApiError
 
 Json = dict[str, Any]
 
 
-class NomadClient:
-    """One Nomad agent, by its address alone: NOMAD_ADDR, NOMAD_TOKEN and their like change nothing.
-
-    `token` is an ACL token, `verify` False or the path of a CA bundle, `cert` a (certificate, key) pair of
-    paths, `timeout` in seconds for one answer. Every method raises AgentApiError.
+class NomadClient(AgentClient):
+    """One Nomad agent; see AgentClient for what it is made with.
 
     >>> NomadClient("http://127.0.0.1:4646").address
     'http://127.0.0.1:4646'
     """
 
-    def __init__(
-        self,
-        address: str,
-        token: str | None = None,
-        *,
-        verify: bool | str = True,
-        cert: tuple[str, str] | None = None,
-        timeout: float = READ_TIMEOUT,
-    ) -> None:
-        self.address = address.rstrip("/")
-        headers = {"X-Nomad-Token": token} if token else {}
-        self._session = AgentSession("nomad", address, headers=headers, verify=verify, cert=cert, timeout=timeout)
-        self._raw = nomad.Nomad(address=self.address, timeout=timeout, verify=verify, session=self._session)
-        _forget_environment(self._raw)
+    product = "nomad"
+    token_header = "X-Nomad-Token"  # noqa: S105
 
-    @property
-    def raw(self) -> Any:
-        """The python-nomad client underneath, for what has no method here; it raises its own errors."""
-        return self._raw
+    def _library(self, session: AgentSession) -> Any:
+        made = nomad.Nomad(address=self.address, timeout=session.timeout, verify=session.verify, session=session)
+        _forget_environment(made)
+        return made
 
     # -- servers
 
@@ -84,13 +69,6 @@ class NomadClient:
         """Tell whether this agent can do its work (GET /v1/agent/health, where 500 is an answer)."""
         response = self._session.fetch("GET", "/v1/agent/health", accept=(500,))
         return dict(self._session.decode(response))
-
-    def autopilot_health(self) -> Json:
-        """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).
-
-        Status 429 means unhealthy; the facts are in the body all the same, so it is no error.
-        """
-        return dict(self._session.get_json("/v1/operator/autopilot/health", accept=(429,)))
 
     # -- nodes
 
@@ -165,14 +143,6 @@ class NomadClient:
         """
         params = {"task": task, "type": stream, "plain": "true", "follow": "false"}
         return self._session.fetch("GET", f"/v1/client/fs/logs/{alloc_id}", params=params).text
-
-    def get(self, path: str, **params: Any) -> Any:
-        """Read any JSON answer that has no method here, such as get("/v1/services")."""
-        return self._session.get_json(path, params)
-
-    def close(self) -> None:
-        """Close the connections that are kept open between requests."""
-        self._session.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ where a request goes or what it carries.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 
@@ -88,6 +88,55 @@ class AgentSession(requests.Session):
         except ValueError as error:
             message = f"expected JSON, got {response.text[:200]!r}"
             raise AgentApiError(self.agent, response.url, response.status_code, message) from error
+
+
+class AgentClient:
+    """What the clients of both agents are: one agent, by its address alone; no environment variable changes anything.
+
+    `token` is an ACL token, `verify` False or the path of a CA bundle, `cert` a (certificate, key) pair of paths,
+    `timeout` in seconds for one answer. Every method raises AgentApiError.
+    """
+
+    product: ClassVar[str]
+    token_header: ClassVar[str]
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        verify: bool | str = True,
+        cert: tuple[str, str] | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> None:
+        self.address = address.rstrip("/")
+        headers = {self.token_header: token} if token else {}
+        self._session = AgentSession(self.product, address, headers=headers, verify=verify, cert=cert, timeout=timeout)
+        self._raw = self._library(self._session)
+
+    def _library(self, session: AgentSession) -> Any:
+        """Make the client library's own client, which sends through `session`."""
+        raise NotImplementedError
+
+    @property
+    def raw(self) -> Any:
+        """The library's client underneath, for what has no method here; it raises its own errors."""
+        return self._raw
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Read any JSON answer that has no method here, such as get("/v1/agent/metrics")."""
+        return self._session.get_json(path, params)
+
+    def autopilot_health(self) -> dict[str, Any]:
+        """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).
+
+        Status 429 means unhealthy; the facts are in the body all the same, so it is no error.
+        """
+        return dict(self._session.get_json("/v1/operator/autopilot/health", accept=(429,)))
+
+    def close(self) -> None:
+        """Close the connections that are kept open between requests."""
+        self._session.close()
 
 
 def _seconds(timeout: Any) -> float | None:

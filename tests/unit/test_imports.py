@@ -15,11 +15,11 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # Each name may import only names above it, or to its left. A name stands for a module or for a folder of modules, and
 # those may import each other.
 LAYERS = """
-    errors model wait
+    errors model wait certificates
     settings journal bundle cache interrupts file_lock
     agents
     modules
-    example_variables examples ssh clients
+    example_variables examples example_settings ssh clients
     ec2
     targets
     deploy
