@@ -174,6 +174,12 @@ RESERVED: Mapping[str, str] = {
 """What inputs may refer to besides the example's own variables."""
 
 
+def referred(value: object) -> str | None:
+    """Give the name where an input is ``${name}`` and nothing else."""
+    whole = _REFERENCE.fullmatch(value) if isinstance(value, str) and not value.startswith("$$") else None
+    return whole[1] if whole else None
+
+
 def expand_input(file: Path, key: str, value: Any, values: Mapping[str, Any]) -> Any:
     """Put values in the place of ``${name}`` in an input; a string that is nothing else takes the value's type.
 
@@ -188,9 +194,8 @@ def expand_input(file: Path, key: str, value: Any, values: Mapping[str, Any]) ->
     for match in _REFERENCE.finditer(value):
         if not match[0].startswith("$$") and match[1] not in values:
             raise refusal(file, key, f"${{{match[1]}}}, which is not declared", near_miss(match[1], values))
-    whole = _REFERENCE.fullmatch(value)
-    if whole and not value.startswith("$$"):
-        return values[whole[1]]
+    if name := referred(value):
+        return values[name]
     return _REFERENCE.sub(lambda match: _expanded(match, values), value)
 
 

@@ -20,6 +20,7 @@ from nomad_testkit.example_variables import (
     expand_user_data,
     kind_of,
     near_miss,
+    referred,
     refusal,
 )
 from nomad_testkit.modules.cluster_variables import ClusterModule
@@ -31,6 +32,7 @@ from nomad_testkit.modules.steps import RUN_ID_LENGTH
 
 FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}
+_SIZE_INPUTS: Mapping[str, str] = {"consul-cluster": "cluster_size", "nomad-cluster": "desired_capacity"}
 
 # As long as a run's id may be, so that what fits when an example is loaded fits in every run.
 _ANY_RUN = "x" * RUN_ID_LENGTH
@@ -155,6 +157,16 @@ class Example:
         example = dataclasses.replace(self, variables=MappingProxyType({**self.variables, **given}))
         example.render()
         return example
+
+    def size_variables(self, role: str) -> tuple[str | None, ...]:
+        """Name the variables that are the sizes of the groups with a role; None for a size that is no variable.
+
+        >>> Example.load("nomad-consul-colocated-cluster").size_variables("nomad_clients")
+        ('num_clients',)
+        """
+        tables = (self._groups[group] for group in getattr(self.roles, role))
+        sizes = (table.get("inputs", {}).get(_SIZE_INPUTS[table["module"]]) for table in tables)
+        return tuple(dict.fromkeys(referred(size) for size in sizes))
 
     def values(self, run_id: str) -> dict[str, Any]:
         """Give the variables as one run sees them: the values of cluster tags are unique to it."""

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -48,11 +48,12 @@ def nomad_settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def nomad_example() -> Example:
+def nomad_example(nomad_settings: Settings) -> Example:
     """The example to deploy; override it in conftest.py to deploy another, or with other values."""
-    from nomad_testkit.examples import Example
+    from nomad_testkit.example_settings import chosen_example
 
-    return Example.load(DEFAULT_EXAMPLE)
+    with _refused_without_traceback():
+        return chosen_example(nomad_settings, DEFAULT_EXAMPLE)
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +71,14 @@ def nomad_cluster(
 ) -> Iterator[Cluster]:
     """The cluster that nomad_example makes, ready; destroyed when the session ends."""
     from nomad_testkit import sharing
+    from nomad_testkit.example_settings import changed
 
     join, progress = _join(pytestconfig), _progress(pytestconfig)
+    with _refused_without_traceback():
+        example = changed(nomad_example, nomad_settings)  # an example that conftest.py chose, too
     with (
         _interrupted(pytestconfig),
-        sharing.cluster(join, nomad_settings, nomad_example, nomad_target, progress) as cluster,
+        sharing.cluster(join, nomad_settings, example, nomad_target, progress) as cluster,
     ):
         yield cluster
 
@@ -95,11 +99,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add an option and an ini key for every setting."""
     group = parser.getgroup("nomad_testkit", "nomad_testkit: clusters of Nomad and Consul")
     for setting in table():
-        how: dict[str, Any] = {"metavar": setting.metavar}
+        how: dict[str, Any] = {"metavar": setting.metavar, "action": "append" if setting.repeatable else "store"}
         if setting.metavar is None:
             how = {"action": "store_const", "const": "true"}
         group.addoption(setting.option, dest=setting.key, default=None, help=setting.description, **how)
-        parser.addini(setting.key, setting.description, default="")
+        kind: Literal["linelist", "string"] = "linelist" if setting.repeatable else "string"
+        parser.addini(setting.key, setting.description, type=kind)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -109,7 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
     given: dict[str, Any] = {
         "options": {setting.key: config.getoption(setting.key) for setting in table()},
         "ini": {setting.key: config.getini(setting.key) for setting in table()},
-        "ini_file": config.inipath.name if config.inipath else "the ini file",
+        "ini_file": config.inipath or "the ini file",
     }
     try:
         config.stash[_settings] = Settings.load(**given, environ=os.environ)
@@ -123,10 +128,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Show the settings that are no defaults, and where each came from."""
+    """Show the settings in force, and where each came from."""
     settings = config.stash[_settings]
-    chosen = list(settings.chosen()) if isinstance(settings, Settings) else []
-    return [f"nomad_testkit: {', '.join(chosen)}"] if chosen else []
+    lines = settings.in_force() if isinstance(settings, Settings) else str(settings).splitlines()
+    return [f"nomad_testkit: {line}" for line in lines]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -138,7 +143,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
     if used and not session.config.option.collectonly:
-        _usable_settings(session.config)
+        _refuse_the_example(_usable_settings(session.config))
         _join(session.config)
 
 
@@ -207,6 +212,27 @@ def _usable_settings(config: pytest.Config) -> Settings:
     if isinstance(settings, SettingsError):
         raise pytest.UsageError(str(settings))
     return settings
+
+
+def _refuse_the_example(settings: Settings) -> None:
+    """Refuse an example that the settings name, before the first test."""
+    if settings.example is None:
+        return
+    from nomad_testkit.example_settings import chosen_example
+
+    try:
+        chosen_example(settings, settings.example)
+    except SettingsError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+@contextmanager
+def _refused_without_traceback() -> Iterator[None]:
+    """Show a setting that an example refuses as one message."""
+    try:
+        yield
+    except SettingsError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @contextmanager

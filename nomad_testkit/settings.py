@@ -1,14 +1,16 @@
 """Settings: option > environment > ini > default, and each value knows which of them it came from.
 
 The fields of `Settings` are the only table: options, ini keys, environment variables, help and validation follow it.
+A setting that can be given several times, as ``--nomad-var`` can, has one value a line in ini, and its values are
+separated by ``;`` in the environment.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from nomad_testkit.errors import SettingsError
 
 ENV_PREFIX = "NOMAD_TESTKIT_"
 TARGETS = ("embedded",)
+SEPARATOR = ";"
+"""What stands between the values of one environment variable, where a setting can be given several times."""
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -37,6 +41,8 @@ class Setting:
     metavar: str | None
     """None for a switch, which takes no value."""
     help: str
+    repeatable: bool = False
+    """Whether it can be given several times, each time a KEY=VALUE."""
 
     @property
     def key(self) -> str:
@@ -56,8 +62,17 @@ class Setting:
     @property
     def description(self) -> str:
         """The help text, with the default and the other ways to set it."""
-        default = {None: "none", False: "off"}.get(self.default, self.default)
-        return f"{self.help} (default: {default}; environment {self.variable}, ini {self.key})"
+        default, several = "none" if self.repeatable else _shown(self.default), ("", "")
+        if self.repeatable:
+            several = (f" with {SEPARATOR} between them", " one a line")
+        return f"{self.help} (default: {default}; environment {self.variable}{several[0]}, ini {self.key}{several[1]})"
+
+    def texts(self, given: str | Sequence[str] | None) -> list[str]:
+        """Split what was given into the texts of single values; an empty one counts as none."""
+        parts = [given] if isinstance(given, str) else list(given or ())
+        if self.repeatable and isinstance(given, str):
+            parts = given.split(SEPARATOR)
+        return [part.strip() if self.repeatable else part for part in parts if part.strip()]
 
 
 def _choice(*names: str) -> Parse:
@@ -96,11 +111,31 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _number_from(least: int) -> Parse:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < least:
+            raise _Wrong(f"a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
+        raise _Wrong("KEY=VALUE, such as num_clients=3")
+    return name, value
+
+
 def _folder(text: str) -> Path:
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
         raise _Wrong("a folder, or a path where one can be made")
     return path
+
+
+def _folder_or_name(text: str) -> str:
+    return text
 
 
 def _program(text: str) -> Path:
@@ -110,10 +145,20 @@ def _program(text: str) -> Path:
     return path
 
 
-def _row(parse: Parse, metavar: str | None, help: str) -> dict[str, Any]:
-    return {"parse": parse, "metavar": metavar, "help": help}
+def _row(parse: Parse, metavar: str | None, help: str, *, repeatable: bool = False) -> dict[str, Any]:
+    return {"parse": parse, "metavar": metavar, "help": help, "repeatable": repeatable}
 
 
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
+
+
+_SECRET = re.compile(r"secret|token|password|gossip|encrypt|private")
+"""What the name of a variable says whose value is not to be shown."""
 _REGION = _matching(r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as us-east-1")
 _AMI = _matching(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", "an AMI id such as ami-0123456789abcdef0")
 _VERSION = _matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.6.1")
@@ -132,8 +177,29 @@ class Settings:
         default="embedded", metadata=_row(_choice(*TARGETS), "NAME", "where clusters are deployed to: embedded")
     )
     region: str = field(default="us-east-1", metadata=_row(_REGION, "REGION", "AWS region of the target"))
+    example: str | None = field(
+        default=None,
+        metadata=_row(
+            _folder_or_name, "FOLDER", "example to deploy: a folder with an example.toml, or the name of a bundled one"
+        ),
+    )
     ami: str | None = field(
         default=None, metadata=_row(_AMI, "AMI", "image of every host, instead of the example's or the target's own")
+    )
+    servers: int | None = field(
+        default=None, metadata=_row(_number_from(1), "N", "how many Nomad servers, instead of the example's number")
+    )
+    clients: int | None = field(
+        default=None, metadata=_row(_number_from(0), "N", "how many Nomad clients, instead of the example's number")
+    )
+    var: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata=_row(
+            _assignment,
+            "KEY=VALUE",
+            "another value for a variable of the example; can be given several times",
+            repeatable=True,
+        ),
     )
     timeout: float = field(
         default=300.0, metadata=_row(_seconds, "SECONDS", "from a deployment's start until it has to be ready")
@@ -162,16 +228,18 @@ class Settings:
     def load(
         cls,
         *,
-        options: Mapping[str, str | None] | None = None,
+        options: Mapping[str, str | Sequence[str] | None] | None = None,
         environ: Mapping[str, str] | None = None,
-        ini: Mapping[str, str] | None = None,
-        ini_file: str = "the ini file",
+        ini: Mapping[str, str | Sequence[str] | None] | None = None,
+        ini_file: str | Path = "the ini file",
     ) -> Settings:
         """Combine options, environment and ini, in this order of precedence; an empty value counts as none.
 
-        `options` and `ini` are keyed as the user writes them, by ``nomad_target`` and its like. Raises SettingsError
-        that lists every wrong value, even one that another overrides.
+        `options` and `ini` are keyed as the user writes them, by ``nomad_target`` and its like. A relative path in ini
+        is relative to the folder of `ini_file`. Of a setting that can be given several times each key is a value of
+        its own. Raises SettingsError that lists every wrong value, even one that another overrides.
         """
+        ini_file = Path(ini_file)
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
         wrong: list[str] = []
@@ -179,31 +247,64 @@ class Settings:
             given = (
                 (f"option {setting.option}", (options or {}).get(setting.key)),
                 (f"environment variable {setting.variable}", (environ or {}).get(setting.variable)),
-                (f"{setting.key} in {ini_file}", (ini or {}).get(setting.key)),
+                (f"{setting.key} in {ini_file.name}", (ini or {}).get(setting.key)),
             )
-            for source, text in given:
-                if not text:
-                    continue
-                try:
-                    value = setting.parse(text)
-                except _Wrong as right:
-                    wrong.append(f"{source}: found {text!r}, expected {right}")
-                    continue
-                if setting.name not in values:
-                    values[setting.name], sources[setting.name] = value, source
+            for source, texts in given:
+                found: dict[str, Any] = {}
+                for text in setting.texts(texts):
+                    if source == given[-1][0]:
+                        text = _seen_from(ini_file.parent, setting, text)
+                    try:
+                        value = setting.parse(text)
+                    except _Wrong as right:
+                        wrong.append(f"{source}: found {text!r}, expected {right}")
+                        continue
+                    if setting.repeatable:  # of one source, the last word counts
+                        found[f"{setting.name} {value[0]}"] = value[1]
+                    else:
+                        found[setting.name] = value
+                for name, value in found.items():
+                    if name not in sources:
+                        values[name], sources[name] = value, source
         if wrong:
             lines = "".join(f"\n  - {line}" for line in wrong)
             raise SettingsError(f"nomad_testkit cannot use {len(wrong)} of its settings:{lines}")
-        return cls(**values, sources=sources)
+        var = {name.partition(" ")[2]: values.pop(name) for name in list(values) if " " in name}
+        return cls(**values, var=var, sources=sources)
 
     def source(self, name: str) -> str:
-        """Tell where a value came from."""
+        """Tell where a value came from; that of a variable of the example is named as ``var num_clients``."""
         return self.sources.get(name, "default")
 
-    def chosen(self) -> Iterator[str]:
-        """List the values that are no defaults, each with where it came from."""
-        for name, source in self.sources.items():
-            yield f"{name}={getattr(self, name)} ({source})"
+    def in_force(self) -> list[str]:
+        """Tell the values in force in lines: the chosen ones, each with where it came from, and the defaults in one.
+
+        >>> Settings.load(options={"nomad_var": ["num_clients=1"]}).in_force()[0]
+        'var num_clients=1 (option --nomad-var)'
+        """
+        chosen, defaults = [], []
+        for setting in table():
+            value, source = getattr(self, setting.name), self.source(setting.name)
+            if setting.repeatable:
+                names = [(one, f"{setting.name} {one}") for one in value]
+                chosen += [f"{name}={_unless_secret(one, value[one])} ({self.source(name)})" for one, name in names]
+            elif source != "default":
+                chosen.append(f"{setting.name}={_shown(value)} ({source})")
+            elif value is not None:
+                defaults.append(f"{setting.name}={_shown(value)}")
+        return [*chosen, f"{', '.join(defaults)} (default)"]
+
+
+def _seen_from(folder: Path, setting: Setting, text: str) -> str:
+    """Give a path that is relative to a folder as this process has to write it, and any other text as it is."""
+    path = folder / Path(text).expanduser()
+    if setting.parse in (_folder, _program) or (setting.parse is _folder_or_name and path.exists()):
+        return str(path)
+    return text
+
+
+def _unless_secret(name: str, value: str) -> str:
+    return "(not shown)" if _SECRET.search(name) else value
 
 
 def table() -> tuple[Setting, ...]:
@@ -213,7 +314,7 @@ def table() -> tuple[Setting, ...]:
     ['--nomad-target', '--nomad-region']
     """
     return tuple(
-        Setting(one.name, one.default, one.metadata["parse"], one.metadata["metavar"], one.metadata["help"])
+        Setting(one.name, None if one.default is MISSING else one.default, **one.metadata)
         for one in fields(Settings)
         if one.metadata
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nomad_testkit.settings import table
 
 # A target and a deployment that are only lines in a file, put in the place of the real ones.
 FAKES = """
@@ -167,10 +170,58 @@ def test_a_wrong_variable_ends_only_runs_that_use_clusters(
     result.stderr.fnmatch_lines(["*environment variable NOMAD_TESTKIT_TARGET: found 'gcp', expected one of embedded*"])
 
 
-def test_the_header_shows_what_was_chosen_and_where(project: pytest.Pytester) -> None:
-    assert "nomad_testkit" not in run(project, "-k", "unrelated").stdout.str()
-    result = run(project, "-k", "unrelated", "--nomad-timeout", "90")
-    result.stdout.fnmatch_lines(["nomad_testkit: timeout=90.0 (option --nomad-timeout)"])
+def test_the_header_shows_what_is_in_force_and_where_it_came_from(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makeini("[pytest]\nnomad_var =\n    cluster_name=mine\n    num_clients=1\n")
+    monkeypatch.setenv("NOMAD_TESTKIT_VAR", "num_clients=2;vpc_id=vpc-1")
+    result = run(project, "-k", "unrelated", "--nomad-timeout", "90", "--nomad-var", "vpc_id=vpc-2")
+    header = [line for line in result.outlines if line.startswith("nomad_testkit: ")]
+    assert header == [
+        "nomad_testkit: var vpc_id=vpc-2 (option --nomad-var)",
+        "nomad_testkit: var num_clients=2 (environment variable NOMAD_TESTKIT_VAR)",
+        "nomad_testkit: var cluster_name=mine (nomad_var in tox.ini)",
+        "nomad_testkit: timeout=90 (option --nomad-timeout)",
+        (
+            "nomad_testkit: target=embedded, region=us-east-1, keep=off, artifacts=nomad-artifacts, "
+            "consul_version=1.14.0, nomad_version=1.6.1 (default)"
+        ),
+    ]
+
+
+def test_an_example_that_cannot_be_used_is_a_usage_error(project: pytest.Pytester) -> None:
+    result = run(project, "--nomad-example", "nowhere")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*option --nomad-example: there is no example at */nowhere (no example.toml in it)*"])
+    wrong = ("--nomad-example", "nomad-consul-colocated-cluster", "--nomad-var", "num_client=1")
+    result = run(project, *wrong)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*option --nomad-var: */example.toml: variable num_client: *perhaps num_clients*"])
+    assert log(project) == []
+
+
+def test_an_example_of_the_conftest_gets_the_settings_too(project: pytest.Pytester) -> None:
+    conftest = """
+        @pytest.fixture(scope="session")
+        def nomad_example():
+            replace()
+            from nomad_testkit import Example
+            return Example.load("nomad-consul-colocated-cluster").replace(num_clients=3)
+        """
+    project.makeconftest(FAKES + "\n".join(line[8:] for line in conftest.splitlines()))
+    project.makepyfile(
+        test_some="""
+        def test_sizes(nomad_cluster):
+            variables = nomad_cluster.example.variables
+            assert (variables["num_servers"], variables["num_clients"]) == (1, 3)
+        """
+    )
+    run(project, "--nomad-servers", "1").assert_outcomes(passed=1)
+    result = run(project, "--nomad-servers", "2")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["option --nomad-servers: */example.toml: variable num_servers: found the integer 2;*"])
+    assert "Traceback" not in result.stdout.str()
+    assert log(project) == ["open", "deploy", "destroy", "close", "open", "close"]
 
 
 def test_markers_and_options_are_known(project: pytest.Pytester) -> None:
@@ -178,6 +229,9 @@ def test_markers_and_options_are_known(project: pytest.Pytester) -> None:
     markers = run(project, "--markers").stdout
     markers.fnmatch_lines(["@pytest.mark.colocated: *", "@pytest.mark.separate: *"])
     run(project, "--help").stdout.fnmatch_lines(["nomad_testkit: *", "*--nomad-target=NAME*", "*--nomad-keep*"])
+    help_text = run(project, "--help").stdout.str()
+    group = help_text.split("nomad_testkit: clusters of Nomad and Consul:")[1].split("\n\n")[0]
+    assert {f"{setting.option}" for setting in table()} == set(re.findall(r"^  (--nomad-[a-z-]+)", group, re.MULTILINE))
 
 
 def test_loading_the_plugin_imports_nothing_heavy() -> None:

@@ -20,7 +20,12 @@ def test_defaults_need_nothing() -> None:
     )
     assert settings.artifacts == Path("nomad-artifacts")
     assert settings.source("region") == "default"
-    assert list(settings.chosen()) == []
+    assert settings.in_force() == [
+        (
+            "target=embedded, region=us-east-1, timeout=300, keep=off, artifacts=nomad-artifacts, "
+            "consul_version=1.14.0, nomad_version=1.6.1 (default)"
+        )
+    ]
 
 
 def test_option_beats_environment_beats_ini() -> None:
@@ -70,6 +75,10 @@ def test_everything_wrong_is_listed_at_once_with_its_source() -> None:
         ("nomad_version", "1.6"),
         ("consul_binary", "/nowhere/consul"),
         ("artifacts", __file__),
+        ("servers", "0"),
+        ("servers", "three"),
+        ("clients", "-1"),
+        ("clients", "1.5"),
     ],
 )
 def test_wrong_values_are_refused(name: str, value: str) -> None:
@@ -90,3 +99,51 @@ def test_help_names_the_default_and_the_other_ways() -> None:
     )
     assert "(default: off;" in rows["keep"].description
     assert "(default: none;" in rows["ami"].description
+    assert rows["var"].description.endswith(
+        "(default: none; environment NOMAD_TESTKIT_VAR with ; between them, ini nomad_var one a line)"
+    )
+
+
+def test_each_variable_has_the_source_that_is_first_to_give_it() -> None:
+    settings = Settings.load(
+        options={"nomad_var": ["num_clients=1", "num_clients=2", "vpc_id = vpc-1=2"], "nomad_servers": "1"},
+        environ={"NOMAD_TESTKIT_VAR": "num_clients=3; cluster_name=mine;", "NOMAD_TESTKIT_CLIENTS": "0"},
+        ini={"nomad_var": ["cluster_name=other", "", "gossip_key=c2VjcmV0"]},
+        ini_file="tox.ini",
+    )
+    assert settings.var == {
+        "num_clients": "2",
+        "vpc_id": "vpc-1=2",
+        "cluster_name": "mine",
+        "gossip_key": "c2VjcmV0",
+    }
+    assert (settings.servers, settings.clients) == (1, 0)
+    assert settings.source("var cluster_name") == "environment variable NOMAD_TESTKIT_VAR"
+    assert settings.in_force()[:-1] == [
+        "servers=1 (option --nomad-servers)",
+        "clients=0 (environment variable NOMAD_TESTKIT_CLIENTS)",
+        "var num_clients=2 (option --nomad-var)",
+        "var vpc_id=vpc-1=2 (option --nomad-var)",
+        "var cluster_name=mine (environment variable NOMAD_TESTKIT_VAR)",
+        "var gossip_key=(not shown) (nomad_var in tox.ini)",
+    ]
+
+
+@pytest.mark.parametrize("text", ["num_clients", "=3", "num clients=3", "num-clients=3"])
+def test_a_variable_without_name_or_value_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ={"NOMAD_TESTKIT_VAR": text})
+    found = f"environment variable NOMAD_TESTKIT_VAR: found {text!r}, expected KEY=VALUE, such as num_clients=3"
+    assert found in str(caught.value)
+
+
+def test_a_path_in_ini_is_relative_to_the_inis_folder(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "nomad").touch()
+    written = {"nomad_example": "cluster", "nomad_artifacts": "evidence", "nomad_nomad_binary": "nomad"}
+    settings = Settings.load(ini=written, ini_file=tmp_path / "pytest.ini")
+    assert settings.example == str(tmp_path / "cluster")
+    assert (settings.artifacts, settings.nomad_binary) == (tmp_path / "evidence", tmp_path / "nomad")
+    bundled = {"nomad_example": "nomad-consul-separate-cluster"}
+    assert Settings.load(ini=bundled, ini_file=tmp_path / "pytest.ini").example == "nomad-consul-separate-cluster"
+    assert Settings.load(options={"nomad_artifacts": "evidence"}).artifacts == Path("evidence")
