@@ -71,18 +71,22 @@ def bench() -> None:
 
 @bench.command("deploy")
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="How often to deploy.")
-@click.option("--example", default=DEFAULT_EXAMPLE, show_default=True, help="A bundled example, or a folder.")
-def bench_deploy(runs: int, example: str) -> None:
+@click.option(
+    "--example", metavar="FOLDER", help=f"An example's folder, or a bundled one's name (default: {DEFAULT_EXAMPLE})."
+)
+def bench_deploy(runs: int, example: str | None) -> None:
     """Deploy and destroy an example, and show how long each phase takes, beside the agents without hosts.
 
-    The settings come from the environment, as NOMAD_TESTKIT_TIMEOUT does.
+    The settings come from the environment, such as NOMAD_TESTKIT_TIMEOUT and NOMAD_TESTKIT_CLIENTS.
     """
     from nomad_testkit.bench.deploy import TEARDOWN, run_bench
+    from nomad_testkit.example_settings import changed, chosen_example
     from nomad_testkit.examples import Example
     from nomad_testkit.lifecycle import deployed
     from nomad_testkit.targets.embedded import EmbeddedTarget, agents_of
 
-    settings, wanted = Settings.load(environ=os.environ), Example.load(example)
+    settings = Settings.load(environ=os.environ)
+    wanted = changed(Example.load(example), settings) if example else chosen_example(settings, DEFAULT_EXAMPLE)
     if settings.keep:
         raise SettingsError(f"{settings.source('keep')}: a benchmark keeps nothing; unset it")
     with EmbeddedTarget.open(settings, progress=_say) as target:

@@ -142,3 +142,11 @@ def test_wrong_arguments_end_with_usage(arguments: tuple[str, ...]) -> None:
     result = call(*arguments)
     assert result.exit_code == 2
     assert "Usage:" in result.stderr
+
+
+def test_a_benchmark_takes_its_example_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_VAR", "num_client=1")
+    result = call("bench", "deploy")
+    assert result.exit_code == 1
+    assert "environment variable NOMAD_TESTKIT_VAR: " in result.stderr
+    assert "variable num_client: found a variable that this example does not declare" in result.stderr
