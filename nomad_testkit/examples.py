@@ -53,6 +53,25 @@ class Roles:
     nomad_servers: tuple[str, ...]
     nomad_clients: tuple[str, ...]
 
+    @property
+    def topology(self) -> str:
+        """``colocated`` where the same hosts run the servers of both, ``separate`` where none does, else ``mixed``.
+
+        >>> Roles(("servers",), ("servers",), ("clients",)).topology
+        'colocated'
+        """
+        consul, nomad = set(self.consul_servers), set(self.nomad_servers)
+        return "colocated" if consul == nomad else "mixed" if consul & nomad else "separate"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many hosts run each kind of agent."""
+
+    consul_servers: int
+    nomad_servers: int
+    nomad_clients: int
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -106,6 +125,18 @@ class Example:
     def groups(self) -> tuple[str, ...]:
         """The names of its groups, in the order in which they are created."""
         return tuple(self._groups)
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many hosts it asks for, by what runs on them.
+
+        >>> Example.load("nomad-consul-separate-cluster").sizes
+        Sizes(consul_servers=3, nomad_servers=3, nomad_clients=6)
+        """
+        hosts = {group.name: group.module.sizes[2] for group in self.render()}
+        return Sizes(
+            **{role: sum(hosts[group] for group in groups) for role, groups in dataclasses.asdict(self.roles).items()}
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Example:

@@ -12,6 +12,7 @@ from nomad_testkit.checks.raft import BootstrapExpectAgrees, Leader, NotSplit, R
 from nomad_testkit.checks.registration import NodesReady, Registered
 from nomad_testkit.checks.scheduling import AllocationsRunning, BatchCompleted, Spread
 from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceResolves
+from nomad_testkit.checks.topology import ConsulAgents, SeparateServers
 from nomad_testkit.checks.units import UnitsActive
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "BootstrapExpectAgrees",
     "Check",
     "ClusterView",
+    "ConsulAgents",
     "HealthyServers",
     "Leader",
     "NoFailedMembers",
@@ -30,6 +32,7 @@ __all__ = [
     "Place",
     "RaftPeers",
     "Registered",
+    "SeparateServers",
     "ServiceGone",
     "ServiceHealthy",
     "ServiceResolves",

@@ -28,12 +28,13 @@ def _observe(host: Host, units: tuple[str, ...]) -> UnitsView:
 
 @dataclass(frozen=True)
 class UnitsActive(Check[tuple[Answer[UnitsView], ...]]):
-    """The units run on every host; one that systemd gave up on is Broken, with the agent's own last words.
+    """The units run on every host that is to run them; one that systemd gave up on is Broken, with its last words.
 
-    Asked with `systemctl show` over SSH, so it also tells of agents that never came to answer their API.
+    ``nomad`` is to run on the Nomad servers and clients, every other unit on all hosts. Asked with `systemctl show`
+    over SSH, so it also tells of agents that never came to answer their API.
 
     >>> UnitsActive(("consul",)).wanted
-    'units consul active on every host'
+    'units consul active on every host that is to run them'
     """
 
     units: tuple[str, ...] = AGENT_UNITS
@@ -41,11 +42,14 @@ class UnitsActive(Check[tuple[Answer[UnitsView], ...]]):
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return f"units {', '.join(self.units)} active on every host"
+        return f"units {', '.join(self.units)} active on every host that is to run them"
 
     def observe(self, cluster: ClusterView) -> tuple[Answer[UnitsView], ...]:
         """Ask systemd on every host, and its journal where a unit failed."""
-        return ask_every(cluster.hosts, lambda host: _observe(host, self.units))
+        with_nomad = {host.instance_id for host in (*cluster.nomad_servers, *cluster.nomad_clients)}
+        without = tuple(unit for unit in self.units if unit != "nomad")
+        units = {host: self.units if host.instance_id in with_nomad else without for host in cluster.hosts}
+        return ask_every([host for host in units if units[host]], lambda host: _observe(host, units[host]))
 
     def judge(self, observed: tuple[Answer[UnitsView], ...]) -> Verdict:
         """Look at each unit on each host."""

@@ -66,9 +66,10 @@ def plan(
         )
         steps += cluster_steps(group.module, placement, ports=group.ports, policies=group.policies)
         outputs |= _named(group.name, cluster_outputs(group.module, placement))
-        if group.name in example.roles.nomad_servers:
-            outputs["nomad_servers_cluster_tag_key"] = group.module.cluster_tag_key
-            outputs["nomad_servers_cluster_tag_value"] = group.module.cluster_tag_value
+        for role, groups in (("consul", example.roles.consul_servers), ("nomad", example.roles.nomad_servers)):
+            if group.name in groups:
+                outputs[f"{role}_servers_cluster_tag_key"] = group.module.cluster_tag_key
+                outputs[f"{role}_servers_cluster_tag_value"] = group.module.cluster_tag_value
     return Plan(run_id, region, tuple(steps), outputs)
 
 

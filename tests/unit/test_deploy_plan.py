@@ -104,6 +104,24 @@ def test_outputs_have_the_names_of_upstream() -> None:
     assert outputs["nomad_servers_cluster_tag_key"] == "nomad-servers"
 
 
+def test_outputs_of_the_separate_example() -> None:
+    outputs = plan(
+        Example.load("nomad-consul-separate-cluster"),
+        run_id=RUN,
+        region="us-east-1",
+        network=NETWORK,
+        image_id="ami-1",
+        public_key="ssh-ed25519 AAAA",
+    ).outputs
+    assert [outputs[f"num_{group}"] for group in ("consul_servers", "nomad_servers", "nomad_clients")] == [3, 3, 6]
+    assert outputs["asg_name_consul_servers"] == f"consul-example-server-{RUN}"
+    assert outputs["asg_name_nomad_servers"] == f"nomad-example-server-{RUN}"
+    assert outputs["security_group_id_nomad_clients"] == Ref("nomad_clients: security group")
+    for role in ("consul", "nomad"):
+        assert outputs[f"{role}_servers_cluster_tag_key"] == f"{role}-servers"
+        assert outputs[f"{role}_servers_cluster_tag_value"] == f"auto-join-{RUN}"
+
+
 def test_a_key_pair_of_the_users_own_is_not_imported() -> None:
     made = make(ssh_key_name="mine")
     assert "import_key_pair" not in [step.action for step in made.steps]

@@ -9,9 +9,10 @@ import pytest
 
 from nomad_testkit.errors import ExampleError
 from nomad_testkit.example_variables import TYPES, expand_user_data
-from nomad_testkit.examples import Example, Roles
+from nomad_testkit.examples import Example, Roles, Sizes
 
 COLOCATED = "nomad-consul-colocated-cluster"
+SEPARATE = "nomad-consul-separate-cluster"
 TOML = """
 [variables.cluster_name]
 type = "cluster-name"
@@ -82,6 +83,56 @@ def test_the_colocated_example_has_its_roles() -> None:
     assert example.groups == ("servers", "clients")
     assert example.roles == Roles(("servers",), ("servers",), ("clients",))
     assert (example.name, example.ssh_user, example.ami_id) == (COLOCATED, "admin", "")
+
+
+def test_the_separate_example_has_the_variables_and_defaults_of_upstream() -> None:
+    assert dict(Example.load(SEPARATE).variables) == {
+        "ami_id": "",
+        "nomad_cluster_name": "nomad-example",
+        "consul_cluster_name": "consul-example",
+        "server_instance_type": "t2.micro",
+        "instance_type": "t2.micro",
+        "num_nomad_servers": 3,
+        "num_nomad_clients": 6,
+        "num_consul_servers": 3,
+        "cluster_tag_key": "consul-servers",
+        "cluster_tag_value": "auto-join",
+        "ssh_key_name": "",
+        "vpc_id": "",
+        "ssh_user": "admin",
+    }
+
+
+def test_the_separate_examples_agents_join_consul_by_its_tag_and_no_other_runs() -> None:
+    example = Example.load(SEPARATE)
+    groups = {group.name: group.module for group in example.render(run_id="nt-1")}
+    assert list(groups) == ["consul_servers", "nomad_servers", "nomad_clients"]
+    tags = {(module.cluster_tag_key, module.cluster_tag_value) for module in groups.values()}
+    assert tags == {(key, "auto-join-nt-1") for key in ("consul-servers", "nomad-servers", "nomad-clients")}
+    for name, module in groups.items():
+        kind = "--server" if name == "consul_servers" else "--client"
+        assert f'run-consul {kind} \\\n  --cluster-tag-key "consul-servers"' in module.user_data
+        assert '--cluster-tag-value "auto-join-nt-1"' in module.user_data
+        assert ("run-nomad" in module.user_data) == (name != "consul_servers")
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "variables", "sizes"),
+    [
+        (COLOCATED, "colocated", {}, Sizes(3, 3, 6)),
+        (COLOCATED, "colocated", {"num_servers": 1, "num_clients": 0}, Sizes(1, 1, 0)),
+        (SEPARATE, "separate", {"num_consul_servers": 5, "num_nomad_clients": 2}, Sizes(5, 3, 2)),
+    ],
+)
+def test_an_example_tells_its_topology_and_sizes(
+    name: str, topology: str, variables: dict[str, int], sizes: Sizes
+) -> None:
+    example = Example.load(name).replace(**variables)
+    assert (example.roles.topology, example.sizes) == (topology, sizes)
+
+
+def test_servers_that_are_partly_together_are_mixed() -> None:
+    assert Roles(("both", "consul"), ("both",), ("clients",)).topology == "mixed"
 
 
 def test_replace_makes_another_example() -> None:

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Runs once, as root, when a Consul server boots: it starts Consul, and no Nomad.
+# ${cluster_tag_key} and ${cluster_tag_value} are filled in from example.toml.
+
+set -euo pipefail
+
+# All that is printed goes to a log of its own, and on to cloud-init, which shows it on the console.
+exec > >(tee -a /var/log/user-data.log) 2>&1
+log=$!
+
+finish() {
+  status=$?
+  echo "user data ended with status $status"
+  exec >&- 2>&- # tee ends when it has written the last line
+  wait "$log"
+  exit "$status"
+}
+trap finish EXIT
+
+/opt/consul/bin/run-consul --server \
+  --cluster-tag-key "${cluster_tag_key}" \
+  --cluster-tag-value "${cluster_tag_value}"
