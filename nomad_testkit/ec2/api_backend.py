@@ -268,6 +268,7 @@ class CloudEc2Backend(ec2_models.EC2Backend):
                 description=record.description,
                 architecture=record.architecture,
                 root_device_name=record.root_device_name,
+                owner_id=record.owner_id or None,
                 region_name=f"{self.region_name}a",
             )
 

@@ -16,8 +16,9 @@ from nomad_testkit.errors import ImageError, Missing
 from nomad_testkit.model import Progress
 
 SUITE = "bookworm"
-NAME = "debian-12-nomad-testkit"
 DESCRIPTION = "Debian bookworm for the embedded EC2"
+OWNER_ID = "136693071363"
+"""The account with Debian's own images, so that what looks for those in AWS finds this one here."""
 MIRROR_VARIABLE = "NOMAD_TESTKIT_MIRROR"
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
@@ -42,6 +43,8 @@ _DPKG_OPTIONS = (
 _FILES = Path(__file__).with_name("image_files")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+NAME = f"debian-12-{_ARCHITECTURES.get(platform.machine(), platform.machine())}-nomad-testkit"
+"""As Debian names its own (https://wiki.debian.org/Cloud/AmazonEC2Image/Bookworm)."""
 
 
 def preflight() -> list[Missing]:

@@ -29,6 +29,7 @@ class ImageOnDisk:
     layers: tuple[str, ...]
     description: str
     architecture: str
+    owner_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

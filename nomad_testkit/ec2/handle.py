@@ -217,7 +217,7 @@ def _delegated_scope() -> list[str]:
 
 def _on_disk(image: LocalImage) -> ImageOnDisk:
     layers = tuple(str(layer.resolve()) for layer in image.layers)
-    return ImageOnDisk(image.image_id, image.name, layers, image.description, image.architecture)
+    return ImageOnDisk(image.image_id, image.name, layers, image.description, image.architecture, image.owner_id)
 
 
 def _await_exit(pid: int, timeout: float) -> None:

@@ -20,6 +20,12 @@ INJECTED = (
 )
 """What the cloud itself puts on an instance's disk; it belongs to one instance, so no image made from it has it."""
 
+CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+"""Where a host trusts the cloud's certificate, besides others."""
+ENVIRONMENT = "etc/environment"
+CA_VARIABLE = f"AWS_CA_BUNDLE=/{CERTIFICATES}"
+"""The line of it that leads programs there which carry certificates of their own (awscli, boto3 from PyPI)."""
+
 
 def image_id(key: Mapping[str, str]) -> str:
     """Give the AMI id that belongs to what an image was made from.
@@ -41,6 +47,8 @@ class LocalImage:
     """Folders, the upper first."""
     description: str = ""
     architecture: str = "x86_64"
+    owner_id: str = ""
+    """The account that it belongs to; empty for the cloud's own."""
 
 
 class ImageStore:
@@ -62,15 +70,18 @@ class ImageStore:
         except KeyError:
             raise ImageError(f"there is no image {image_id}; there are: {', '.join(self._layers) or 'none'}") from None
 
-    def add(self, image_id: str, disk: Path, below: str) -> None:
+    def add(self, image_id: str, disk: Path, below: str, *, certificate: str = "") -> None:
         """Make an image from an instance's own disk and the image that it was booted from.
 
-        `disk` is the upper folder of the instance's overlay. Raises ImageError when it cannot be copied.
+        `disk` is the upper folder of the instance's overlay; `certificate` is the cloud's own, which its hosts trust,
+        and nobody after it. Raises ImageError when the disk cannot be copied.
         """
         layer = self._folder / image_id
         copy_layer(disk, layer)
         for injected in INJECTED:
             (layer / injected).unlink(missing_ok=True)
+        _cut(layer / CERTIFICATES, certificate)
+        _cut(layer / ENVIRONMENT, f"{CA_VARIABLE}\n")
         with self._lock:
             self._layers[image_id] = (layer, *self.layers(below))
 
@@ -85,6 +96,12 @@ class ImageStore:
     def save(self, image_id: str, folder: Path) -> None:
         """Copy the upper layer of an image to `folder`, which must not exist yet."""
         copy_layer(self.layers(image_id)[0], folder)
+
+
+def _cut(path: Path, text: str) -> None:
+    """Take a text out of a file, wherever it stands in it."""
+    if text and path.is_file() and not path.is_symlink() and text in (content := path.read_text()):
+        path.write_text(content.replace(text, ""))
 
 
 def copy_layer(source: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from nomad_testkit.ec2.cgroups import CgroupTree
+from nomad_testkit.ec2.images import CA_VARIABLE, CERTIFICATES, ENVIRONMENT
 from nomad_testkit.ec2.machine_spec import MachineEvents, MachineSpec
 from nomad_testkit.ec2.network import RESOLVER_ADDRESSES, HostLink
 from nomad_testkit.errors import MachineError, TestkitError
@@ -82,6 +83,11 @@ class Machine:
     def root(self) -> Path:
         """The whole root file system."""
         return self._folder / "root"
+
+    @property
+    def certificate(self) -> str:
+        """The cloud's certificate, which the host trusts."""
+        return self._cloud.ca_pem
 
     def console(self) -> str:
         """Give the last 64 KiB that the host wrote to its console."""
@@ -186,16 +192,13 @@ class Machine:
         self._write("etc/resolv.conf", f"nameserver {resolver}\nsearch {self._cloud.search_domain}\n")
         self._write("etc/hostname", self.spec.hostname.split(".")[0] + "\n")
         self._write("usr/local/share/ca-certificates/nomad-testkit-cloud.crt", self._cloud.ca_pem)
-        bundle = "etc/ssl/certs/ca-certificates.crt"
-        known = (self.root / bundle).read_text() if (self.root / bundle).is_file() else ""
-        self._write(bundle, known + self._cloud.ca_pem)
-        # Programs that carry certificates of their own (awscli, boto3 from PyPI) look here.
-        variable = f"AWS_CA_BUNDLE=/{bundle}"
-        self._write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={variable}\n")
-        environment = self.root / "etc/environment"
+        known = (self.root / CERTIFICATES).read_text() if (self.root / CERTIFICATES).is_file() else ""
+        self._write(CERTIFICATES, known + self._cloud.ca_pem)
+        self._write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={CA_VARIABLE}\n")
+        environment = self.root / ENVIRONMENT
         others = environment.read_text().splitlines() if environment.is_file() else []
         kept = [line for line in others if not line.startswith("AWS_CA_BUNDLE=")]
-        self._write("etc/environment", "\n".join([*kept, variable]) + "\n")
+        self._write(ENVIRONMENT, "\n".join([*kept, CA_VARIABLE]) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         path = self.root / name

@@ -83,6 +83,8 @@ class ImageRecord:
     architecture: str
     """As EC2 names it: x86_64 or arm64."""
     root_device_name: str
+    owner_id: str = ""
+    """The account that it belongs to; empty for the cloud's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class NspawnMachines:
         """Make an image of a host's disk; returns when it is done. Raises ImageError."""
         machine = self._machine(instance_id)
         subprocess.run(["sync", "-f", str(machine.root)], check=False)
-        self._images.add(image_id, machine.disk, machine.spec.image_id)
+        self._images.add(image_id, machine.disk, machine.spec.image_id, certificate=machine.certificate)
 
     def console(self, instance_id: str) -> str:
         """Give the end of a host's console."""

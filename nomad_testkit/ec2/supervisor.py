@@ -120,13 +120,14 @@ class Supervisor:
                 tuple(Path(layer) for layer in image.layers),
                 image.description,
                 image.architecture,
+                image.owner_id,
             )
             for image in config.images
         ]
         self._images = ImageStore(_FOLDER / "images", images)
         machines = NspawnMachines(self._images)
         records = [
-            ImageRecord(image.image_id, image.name, image.description, image.architecture, "/dev/xvda")
+            ImageRecord(image.image_id, image.name, image.description, image.architecture, "/dev/xvda", image.owner_id)
             for image in images
         ]
         api = CloudApi(

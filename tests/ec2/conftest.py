@@ -12,7 +12,7 @@ import pytest
 from ec2_box import Box, Launch
 
 from nomad_testkit.cache import Cache
-from nomad_testkit.ec2.base_image import DESCRIPTION, NAME, base_image, image_key
+from nomad_testkit.ec2.base_image import DESCRIPTION, NAME, OWNER_ID, base_image, image_key
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage, image_id
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def debian() -> LocalImage:
     """The base image, from the cache or made now."""
     root = base_image(Cache(), log.info)
-    return LocalImage(image_id(image_key()), NAME, (root,), DESCRIPTION)
+    return LocalImage(image_id(image_key()), NAME, (root,), DESCRIPTION, owner_id=OWNER_ID)
 
 
 @pytest.fixture(scope="session")

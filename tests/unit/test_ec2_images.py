@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.ec2.images import INJECTED, ImageStore, LocalImage, image_id
+from nomad_testkit.ec2.images import CA_VARIABLE, CERTIFICATES, ENVIRONMENT, INJECTED, ImageStore, LocalImage, image_id
 from nomad_testkit.errors import ImageError
 
 
@@ -38,6 +38,17 @@ def test_an_image_lies_on_top_of_the_one_it_was_booted_from(store: ImageStore, t
     assert (layer / "opt/link").readlink() == Path("kept")
     store.save("ami-new", tmp_path / "saved/layer")
     assert (tmp_path / "saved/layer/opt/kept").read_text() == "text"
+
+
+def test_an_image_does_not_trust_the_cloud_that_it_was_made_in(store: ImageStore, tmp_path: Path) -> None:
+    disk, certificate = tmp_path / "disk", "-----BEGIN CERTIFICATE-----\nthis cloud\n-----END CERTIFICATE-----\n"
+    for name in (CERTIFICATES, ENVIRONMENT):
+        (disk / name).parent.mkdir(parents=True, exist_ok=True)
+    (disk / CERTIFICATES).write_text(f"others before\n{certificate}others after\n")
+    (disk / ENVIRONMENT).write_text(f"LANG=C\n{CA_VARIABLE}\n")
+    store.add("ami-new", disk, "ami-base", certificate=certificate)
+    assert (tmp_path / "made/ami-new" / CERTIFICATES).read_text() == "others before\nothers after\n"
+    assert (tmp_path / "made/ami-new" / ENVIRONMENT).read_text() == "LANG=C\n"
 
 
 def test_a_forgotten_image_stays_on_disk_while_another_lies_on_it(store: ImageStore, tmp_path: Path) -> None:
