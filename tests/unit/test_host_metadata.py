@@ -34,7 +34,9 @@ class FakeImds(Service):
         self.failures: list[int | OSError] = []
         self.asked: list[str] = []
 
-    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
         self.asked.append(f"{method} {path}")
         if self.failures:
             failure = self.failures.pop(0)

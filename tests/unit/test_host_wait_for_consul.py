@@ -19,7 +19,9 @@ class FakeService(Service):
         self.answers = answers
         self.tokens: set[str | None] = set()
 
-    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
         assert method == "GET"
         self.tokens.add((headers or {}).get("X-Consul-Token"))
         answer = self.answers[path]

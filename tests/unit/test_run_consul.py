@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from consul_options import parse
 from fake_host import FakeHost
 from host_commons import HostFault
 from host_metadata import Metadata
 from host_systemd import Place
-from run_consul import joins_by_itself, main, parse, render_config, render_service, retry_join, run
+from run_consul import joins_by_itself, main, render_config, render_service, retry_join, run
 
 KEY = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s="
 TAGS = ["--cluster-tag-key", "consul-servers", "--cluster-tag-value", "auto-join"]
@@ -148,12 +149,18 @@ def test_every_other_option_reaches_the_configuration() -> None:
     assert made["datacenter"] == "dc1"
     assert made["recursors"] == ["10.0.0.2", "10.0.0.3:53"]
     assert made["encrypt"] == KEY
-    assert (made["verify_outgoing"], made["verify_incoming"], made["verify_server_hostname"]) == (
-        True,
-        True,
-        True,
-    )
-    assert (made["ca_path"], made["cert_file"], made["key_file"]) == ("/tls/ca", "/tls/c", "/tls/k")
+    assert made["tls"] == {
+        "defaults": {
+            "ca_path": "/tls/ca",
+            "cert_file": "/tls/c",
+            "key_file": "/tls/k",
+            "verify_incoming": True,
+            "verify_outgoing": True,
+        },
+        "internal_rpc": {"verify_server_hostname": True},
+        "https": {"verify_incoming": False},
+    }
+    assert "ports" not in made
     assert made["autopilot"] == {
         "cleanup_dead_servers": False,
         "last_contact_threshold": "1s",

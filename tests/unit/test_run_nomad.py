@@ -13,7 +13,9 @@ from fake_host import FakeHost
 from host_commons import Answer, HostFault, Service, Waiting
 from host_metadata import Metadata
 from host_systemd import Place
-from run_nomad import Agent, main, parse, render_config, render_service, run
+from nomad_agent import Agent
+from nomad_options import parse
+from run_nomad import main, render_config, render_service, run
 from wait_for_consul import Consul
 
 ME = {
@@ -29,7 +31,7 @@ ME = {
     [
         ([], "at least one of --server and --client is required"),
         (["--server"], "--server needs --num-servers"),
-        (["--client", "--num-servers", "3"], "--num-servers would do nothing without --server"),
+        (["--client", "--num-servers", "3"], "--num-servers: would do nothing without --server"),
         (
             ["--server", "--num-servers", "0"],
             "argument --num-servers: '0' is refused; right is a whole number",
@@ -39,7 +41,7 @@ ME = {
         (["--client", "--cluster-tag-key", "a"], "unrecognized arguments: --cluster-tag-key"),
         (
             ["--server", "--num-servers", "3", "--enable-raw-exec"],
-            "--enable-raw-exec would do nothing without",
+            "--enable-raw-exec: would do nothing without",
         ),
         (
             ["--server", "--num-servers", "3", "--skip-nomad-config"],
@@ -216,7 +218,9 @@ class FakeNomad(Service):
         self.answers = answers
         self.asked: list[str] = []
 
-    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
         self.asked.append(f"{method} {path}")
         for name, (status, text) in self.answers.items():
             if name in path:
@@ -316,7 +320,8 @@ def test_systemd_finds_nothing_wrong_with_the_unit(host: FakeHost, opt: Path, ar
     options: Any = parse([*arguments, "--systemd-stdout", "journal"])
     place = Place(host, script=str(opt / "bin" / "run-nomad"), agent="nomad", options=options)
     path = host.unit_dir / "nomad.service"
-    path.write_text(render_service(place, options, user="root", environment=host.environment_dir / "run-nomad"))
+    environment, settings = host.environment_dir / "run-nomad", place.config_dir / "wait_for_consul.settings"
+    path.write_text(render_service(place, options, user="root", environment=environment, settings=settings))
     verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|ms|s|m|h))+")
@@ -76,6 +76,24 @@ def gossip_key(text: str) -> str:
             f"{found}; right is base64 of 16, 24 or 32 bytes, as `consul keygen` prints it"
         )
     return text
+
+
+def token(text: str) -> str:
+    """Take the secret of an ACL token, a UUID; never shows what it refuses."""
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        found = f"what was given has {len(text)} characters" if len(text) != 36 else "what was given is not one"
+        raise argparse.ArgumentTypeError(f"{found}; right is a UUID, as `uuidgen` prints it")
+    return text.lower()
+
+
+def agent_address(text: str) -> tuple[str, int]:
+    """Take HOST:PORT of an agent's API."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not re.fullmatch(r"\d{1,5}", port):
+        raise refused(text, "a host and a port, such as 127.0.0.1:8500")
+    if not 0 < int(port) < 65536:
+        raise refused(text, "a port from 1 to 65535")
+    return host, int(port)
 
 
 def dns_server(text: str) -> str:
@@ -156,6 +174,37 @@ def refuse_given(parser: argparse.ArgumentParser, options: Any, names: tuple[str
     given = [option_of(name) for name in names if getattr(options, name) is not parser.get_default(name)]
     if given:
         parser.error(f"{', '.join(given)}: {why}")
+
+
+def add_secret(add: Callable[..., Any], option: str, parse: Callable[[str], str], metavar: str, what: str) -> None:
+    """Add an option for a secret, and one for a file that holds it: user data need not contain the secret then."""
+    add(option, type=parse, metavar=metavar, help=what)
+    add(f"{option}-file", type=absolute_path, metavar="FILE", help=f"a file that holds the value of {option}")
+
+
+def take_secrets(parser: argparse.ArgumentParser, options: Any, parsers: Mapping[str, Callable[[str], str]]) -> None:
+    """Put what the files hold in place of the options by value; ends with usage where a file holds nothing usable."""
+    for name, parse in parsers.items():
+        path: Path | None = getattr(options, f"{name}_file")
+        if path is None:
+            continue
+        option = option_of(name)
+        if getattr(options, name) is not None:
+            parser.error(f"{option} and {option}-file exclude each other: the value, or a file that holds it")
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            parser.error(f"argument {option}-file: {str(path)!r} is refused: {reason}")
+        try:
+            setattr(options, name, parse(text))
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument {option}-file: {str(path)!r}: {error}")
+
+
+def with_files(names: Sequence[str]) -> tuple[str, ...]:
+    """Give the attributes of secrets, each followed by that of its file."""
+    return tuple(part for name in names for part in (name, f"{name}_file"))
 
 
 def add_unit_options(parser: argparse.ArgumentParser, agent: str, config_option: str) -> None:

@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None, *, li
     host = host or Host()
 
     def work() -> None:
-        install("consul", options, host, ["host_aws_api.py"], link_dir=link_dir)
+        install(
+            "consul", options, host, ["consul_options.py", "consul_tokens.py", "host_aws_api.py"], link_dir=link_dir
+        )
         install_tls(options, host)
 
     return run_script("consul.service", host, work)

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None, *, li
     return run_script(
         "nomad.service",
         host,
-        lambda: install("nomad", options, host, ["wait_for_consul.py"], link_dir=link_dir),
+        lambda: install(
+            "nomad", options, host, ["nomad_agent.py", "nomad_options.py", "wait_for_consul.py"], link_dir=link_dir
+        ),
     )
 
 

@@ -10,22 +10,9 @@ import json
 import re
 import sys
 
-from host_commons import UNREACHABLE, Service, Waiting, log
+from consul_options import AUTOPILOT, AUTOPILOT_DEFAULTS, parse
+from host_commons import UNREACHABLE, Service, Tls, Waiting, log
 from host_metadata import Metadata
-from host_options import (
-    absolute_path,
-    add_unit_options,
-    boolean,
-    dns_server,
-    duration,
-    endpoint,
-    gossip_key,
-    matching,
-    new_parser,
-    refuse_given,
-    tag_text,
-    whole_number,
-)
 from host_systemd import (
     Host,
     Place,
@@ -48,134 +35,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 UNIT = "consul.service"
-HTTP_PORT = 8500
+HTTP_PORT, HTTPS_PORT = 8500, 8501
 START_TIMEOUT_SECONDS = 300
 ANSWER_SECONDS = 60.0
-AUTOPILOT = (
-    "autopilot_cleanup_dead_servers",
-    "autopilot_last_contact_threshold",
-    "autopilot_max_trailing_logs",
-    "autopilot_server_stabilization_time",
-    "autopilot_redundancy_zone_tag",
-    "autopilot_disable_upgrade_migration",
-    "autopilot_upgrade_version_tag",
-)
-AUTOPILOT_DEFAULTS: tuple[Any, ...] = (True, "200ms", 250, "10s", "az", False, "")
-SERVER_ONLY = (*AUTOPILOT, "raft_multiplier", "tag_wait_seconds")
-CONFIGURATION_ONLY = (
-    "cluster_tag_key",
-    "cluster_tag_value",
-    "datacenter",
-    "endpoint",
-    "retry_interval",
-    "enable_gossip_encryption",
-    "gossip_encryption_key",
-    "enable_rpc_encryption",
-    "ca_path",
-    "cert_file_path",
-    "key_file_path",
-    "verify_server_hostname",
-    "recursor",
-    *SERVER_ONLY,
-)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    made = new_parser("run-consul", "Configure and start a Consul agent on this EC2 instance.")
-    add = made.add_argument
-    add("--server", action="store_true", help="run a server")
-    add("--client", action="store_true", help="run a client")
-    add("--cluster-tag-key", type=tag_text, metavar="KEY", help="join the instances that have this tag...")
-    add("--cluster-tag-value", type=tag_text, metavar="VALUE", help="...with this value")
-    add(
-        "--datacenter",
-        type=matching(r"[A-Za-z0-9_-]{1,64}", "letters, digits, - and _"),
-        help="Consul's datacenter (default: the AWS region)",
-    )
-    add_unit_options(made, "consul", "--skip-consul-config")
-    add(
-        "--enable-gossip-encryption",
-        action="store_true",
-        help="encrypt gossip; needs --gossip-encryption-key",
-    )
-    add("--gossip-encryption-key", type=gossip_key, metavar="KEY", help="as `consul keygen` prints it")
-    add("--enable-rpc-encryption", action="store_true", help="use TLS for RPC; needs the three paths")
-    add("--ca-path", type=absolute_path, metavar="DIR", help="folder of CA certificates")
-    add("--cert-file-path", type=absolute_path, metavar="FILE", help="this agent's certificate")
-    add("--key-file-path", type=absolute_path, metavar="FILE", help="this agent's key")
-    add("--verify-server-hostname", action="store_true", help="demand the server's name in its certificate")
-    add(
-        "--recursor",
-        type=dns_server,
-        action="append",
-        metavar="IP",
-        help="DNS server for other names; repeatable",
-    )
-    optional_boolean: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
-    add("--autopilot-cleanup-dead-servers", **optional_boolean, help="servers only (default: true)")
-    add("--autopilot-last-contact-threshold", type=duration, metavar="TIME", help="(default: 200ms)")
-    add("--autopilot-max-trailing-logs", type=whole_number(0), metavar="N", help="(default: 250)")
-    add("--autopilot-server-stabilization-time", type=duration, metavar="TIME", help="(default: 10s)")
-    add("--autopilot-redundancy-zone-tag", metavar="NAME", help="Consul Enterprise (default: az)")
-    add("--autopilot-disable-upgrade-migration", **optional_boolean, help="Enterprise (default: false)")
-    add("--autopilot-upgrade-version-tag", metavar="NAME", help="Consul Enterprise")
-    own = made.add_argument_group("not among upstream's options")
-    add = own.add_argument
-    add("--endpoint", type=endpoint, metavar="URL", help="the AWS API (default: the region's own)")
-    add(
-        "--raft-multiplier",
-        type=whole_number(1, 10),
-        metavar="N",
-        help="1, the default, is Consul's advice for production; 5 is Consul's default, for small machines",
-    )
-    add(
-        "--retry-interval",
-        type=duration,
-        metavar="TIME",
-        help="pause between attempts to join (default: 2s; Consul's own, 30s, punishes who comes early)",
-    )
-    add(
-        "--tag-wait-seconds",
-        type=whole_number(1),
-        metavar="N",
-        help="how long a server waits for its tags and its group (default: 120)",
-    )
-    return made
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; contradictions end with usage and status 2."""
-    made = parser()
-    options = made.parse_args(arguments)
-    if options.server and options.client:
-        made.error("--server and --client exclude each other: an agent is one or the other")
-    if not options.server and not options.client:
-        made.error("one of --server and --client is required")
-    if options.skip_consul_config:
-        why = "would do nothing with --skip-consul-config, which writes no configuration"
-        refuse_given(made, options, CONFIGURATION_ONLY, why)
-    if options.client:
-        refuse_given(made, options, SERVER_ONLY, "would do nothing with --client: it is for servers")
-    if (options.cluster_tag_key is None) != (options.cluster_tag_value is None):
-        made.error("--cluster-tag-key and --cluster-tag-value belong together: one is given without the other")
-    if options.retry_interval and options.cluster_tag_key is None:
-        made.error("--retry-interval would do nothing without --cluster-tag-key and --cluster-tag-value")
-    if options.client and options.endpoint and options.cluster_tag_key is None:
-        made.error("--endpoint would do nothing without --cluster-tag-key and --cluster-tag-value")
-    if options.enable_gossip_encryption and options.gossip_encryption_key is None:
-        made.error("--enable-gossip-encryption needs --gossip-encryption-key")
-    if options.gossip_encryption_key is not None and not options.enable_gossip_encryption:
-        made.error("--gossip-encryption-key would do nothing without --enable-gossip-encryption")
-    paths = ("ca_path", "cert_file_path", "key_file_path")
-    if options.enable_rpc_encryption:
-        lacking = ["--" + name.replace("_", "-") for name in paths if getattr(options, name) is None]
-        if lacking:
-            made.error(f"--enable-rpc-encryption needs {', '.join(lacking)} too")
-    else:
-        why = "would do nothing without --enable-rpc-encryption"
-        refuse_given(made, options, (*paths, "verify_server_hostname"), why)
-    return options
+TOKEN_SECONDS = 120.0
 
 
 def retry_join(tag_key: str, tag_value: str, region: str, endpoint: str) -> str:
@@ -224,17 +87,43 @@ def render_config(
     if options.gossip_encryption_key is not None:
         config["encrypt"] = options.gossip_encryption_key
     if options.enable_rpc_encryption:
-        config.update(
-            verify_outgoing=True,
-            verify_incoming=True,
-            verify_server_hostname=options.verify_server_hostname,
-            ca_path=str(options.ca_path),
-            cert_file=str(options.cert_file_path),
-            key_file=str(options.key_file_path),
-        )
+        config["tls"] = _tls(options)
+    if options.enable_https:
+        config["ports"] = {"http": -1, "https": HTTPS_PORT}
+    if options.enable_acl:
+        config["acl"] = _acl(options)
     if options.recursor:
         config["recursors"] = options.recursor
     return json.dumps(config, indent=2) + "\n"
+
+
+def _tls(options: argparse.Namespace) -> dict[str, Any]:
+    # As upstream's verify_incoming and verify_outgoing, in the form that Consul 1.12 and newer have for them.
+    return {
+        "defaults": {
+            "ca_path": str(options.ca_path),
+            "cert_file": str(options.cert_file_path),
+            "key_file": str(options.key_file_path),
+            "verify_incoming": True,
+            "verify_outgoing": True,
+        },
+        "internal_rpc": {"verify_server_hostname": options.verify_server_hostname},
+        "https": {"verify_incoming": options.verify_https_client},
+    }
+
+
+def _acl(options: argparse.Namespace) -> dict[str, Any]:
+    tokens = {
+        "initial_management": options.acl_initial_management_token,
+        "agent": options.acl_agent_token,
+        "default": options.acl_default_token,
+    }
+    return {
+        "enabled": True,
+        "default_policy": "deny",
+        "enable_token_persistence": True,
+        "tokens": {name: secret for name, secret in tokens.items() if secret},
+    }
 
 
 def render_service(place: Place, options: argparse.Namespace, *, joins: bool, environment: Path | None) -> str:
@@ -326,8 +215,37 @@ def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str
     log(f"starting {UNIT}" + (", which is ready when it has joined its cluster" if joins else ""))
     start_unit(host, UNIT, changed=changed)
     if not joins and not options.skip_consul_config:
-        wait_for_agent(host, UNIT, "Consul's API", _answers, ANSWER_SECONDS)
+        wait_for_agent(host, UNIT, "Consul's API", lambda: _answers(api(options)), ANSWER_SECONDS)
+    if options.acl_initial_management_token is not None:
+        make_tokens(options, host)
     log(f"{UNIT} is running")
+
+
+def api(options: argparse.Namespace) -> Service:
+    """Give the HTTP API of the agent on this host."""
+    if not options.enable_https:
+        return Service("127.0.0.1", HTTP_PORT)
+    shown = options.verify_https_client
+    tls = Tls(
+        ca_path=str(options.ca_path),
+        cert_file=str(options.cert_file_path) if shown else "",
+        key_file=str(options.key_file_path) if shown else "",
+    )
+    return Service("127.0.0.1", HTTPS_PORT, tls=tls)
+
+
+def make_tokens(options: argparse.Namespace, host: Host) -> None:
+    """See that Consul knows the tokens that this server was given; raises HostFault where it never does."""
+    from consul_tokens import Tokens
+
+    given = {
+        "consul-agent": options.acl_agent_token,
+        "consul-default": options.acl_default_token,
+        "nomad-agent": options.acl_nomad_token,
+    }
+    wanted = {policy: secret for policy, secret in given.items() if secret}
+    tokens = Tokens(api(options), options.acl_initial_management_token)
+    wait_for_agent(host, UNIT, "Consul's ACL tokens", lambda: tokens.require(wanted), TOKEN_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
@@ -337,9 +255,9 @@ def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> in
     return run_script(UNIT, host, lambda: run(options, host, Metadata(host.clock), __file__))
 
 
-def _answers() -> None:
+def _answers(service: Service) -> None:
     try:
-        Service("127.0.0.1", HTTP_PORT).request("GET", "/v1/status/leader")
+        service.request("GET", "/v1/status/leader")
     except UNREACHABLE as error:
         raise Waiting(f"no answer ({error})") from None
 
