@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nomad_testkit.deploy.refusals import REFUSALS, is_not_found
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
+    IMAGE,
     INSTANCE,
     INSTANCE_PROFILE,
     KEY_PAIR,
@@ -16,6 +17,7 @@ from nomad_testkit.modules.steps import (
     ROLE,
     RUN_TAG,
     SECURITY_GROUP,
+    SNAPSHOT,
     VOLUME,
     checked_run_id,
 )
@@ -61,6 +63,8 @@ class Inventory:
             KEY_PAIR: self._key_pairs,
             VOLUME: self._volumes,
             SECURITY_GROUP: self._security_groups,
+            IMAGE: self._images,
+            SNAPSHOT: self._snapshots,
         }
         if kind in looks:
             return list(looks[kind]([self._tag]))
@@ -77,6 +81,8 @@ class Inventory:
             ROLE,
             SECURITY_GROUP,
             KEY_PAIR,
+            IMAGE,
+            SNAPSHOT,
         )
         return [resource for kind in kinds for resource in self.tagged(kind)]
 
@@ -145,6 +151,20 @@ class Inventory:
         for page in self._ec2.get_paginator("describe_security_groups").paginate(Filters=filters):
             for one in page["SecurityGroups"]:
                 yield Resource(SECURITY_GROUP, one["GroupName"], one["GroupId"])
+
+    def _images(self, filters: Any) -> Iterator[Resource]:
+        # Packer tags an image when it is made, so one that lacks the tags is known by the run's id in its name.
+        named: Any = [{"Name": "name", "Values": [f"*-{self._run_id}-*"]}]
+        found = {}
+        for some in (filters, named):
+            for one in self._ec2.describe_images(Owners=["self"], Filters=some)["Images"]:
+                found[one["ImageId"]] = Resource(IMAGE, one.get("Name", ""), one["ImageId"], one.get("State", ""))
+        yield from found.values()
+
+    def _snapshots(self, filters: Any) -> Iterator[Resource]:
+        for page in self._ec2.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], Filters=filters):
+            for one in page["Snapshots"]:
+                yield Resource(SNAPSHOT, one["SnapshotId"], one["SnapshotId"], one.get("State", ""))
 
     def _roles(self) -> Iterator[Resource]:
         for page in self._iam.get_paginator("list_roles").paginate():

@@ -8,12 +8,15 @@ REFUSALS = (ClientError, BotoCoreError)
 
 NOT_FOUND = frozenset(
     {
+        "InvalidAMIID.NotFound",
+        "InvalidAMIID.Unavailable",
         "InvalidGroup.NotFound",
         "InvalidInstanceID.NotFound",
         "InvalidKeyPair.NotFound",
         "InvalidLaunchTemplateId.NotFound",
         "InvalidLaunchTemplateId.NotFoundException",
         "InvalidLaunchTemplateName.NotFoundException",
+        "InvalidSnapshot.NotFound",
         "NoSuchEntity",
     }
 )

@@ -12,12 +12,14 @@ from nomad_testkit.deploy.refusals import REFUSALS, code_of, is_not_found, told
 from nomad_testkit.errors import TeardownError, TestkitError, WaitTimeout
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
+    IMAGE,
     INSTANCE,
     INSTANCE_PROFILE,
     KEY_PAIR,
     LAUNCH_TEMPLATE,
     ROLE,
     SECURITY_GROUP,
+    SNAPSHOT,
     VOLUME,
 )
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -46,8 +48,8 @@ def sweep(
 ) -> list[str]:
     """Destroy everything that bears the run's tag, and tell what it was.
 
-    The journal helps to find what the tag's index does not tell yet; what lacks the tag is never destroyed. Every
-    step runs even when one fails. Raises TeardownError that lists what is left and what was refused.
+    The journal helps to find what the tag's index does not tell yet; what lacks the tag is never destroyed, but for an
+    AMI with the run's id in its name. Every step runs even when one fails. Raises TeardownError that lists what is left and what was refused.
     """
     return _Sweep(client, run_id, journal, deadline, progress or (lambda line: None)).run()
 
@@ -82,6 +84,8 @@ class _Sweep:
             (KEY_PAIR, self.delete_key_pair),
             (INSTANCE_PROFILE, self.delete_profile),
             (ROLE, self.delete_role),
+            (IMAGE, self.deregister_image),
+            (SNAPSHOT, self.delete_snapshot),
         ):
             for resource in self.found(kind):
                 self.destroy(resource, delete)
@@ -219,6 +223,17 @@ class _Sweep:
 
     def delete_volume(self, volume: Resource) -> None:
         self.ec2.delete_volume(VolumeId=volume.id)
+
+    def deregister_image(self, image: Resource) -> None:
+        """Deregister an AMI; its snapshots, which outlive it, go with it even where they lack the tag."""
+        (facts,) = self.ec2.describe_images(ImageIds=[image.id])["Images"]
+        self.ec2.deregister_image(ImageId=image.id)
+        for device in facts.get("BlockDeviceMappings", ()):
+            if name := device.get("Ebs", {}).get("SnapshotId"):
+                self.destroy(Resource(SNAPSHOT, name, name), self.delete_snapshot)
+
+    def delete_snapshot(self, snapshot: Resource) -> None:
+        self.ec2.delete_snapshot(SnapshotId=snapshot.id)
 
     def unlink(self, group: Resource, groups: Sequence[Resource]) -> None:
         """Revoke the rules that let in another group of the run: AWS keeps a group that a rule names."""

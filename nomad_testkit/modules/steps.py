@@ -21,6 +21,8 @@ LAUNCH_TEMPLATE = "launch template"
 AUTO_SCALING_GROUP = "auto scaling group"
 INSTANCE = "instance"
 VOLUME = "volume"
+IMAGE = "AMI"
+SNAPSHOT = "snapshot"
 
 
 def checked_run_id(run_id: str) -> str:

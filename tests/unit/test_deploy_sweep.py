@@ -129,6 +129,36 @@ def test_sweeps_without_a_journal(client: Client, journal: Journal) -> None:
     assert left(client) == []
 
 
+def test_deletes_images_with_their_snapshots(client: Client, journal: Journal) -> None:
+    ec2 = client("ec2")
+    source = an_image(client)
+    instance = ec2.run_instances(ImageId=source, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+
+    def image(name: str, *tagged: str, run_id: str = RUN) -> str:
+        made = str(ec2.create_image(InstanceId=instance, Name=name)["ImageId"])
+        devices = ec2.describe_images(ImageIds=[made])["Images"][0]["BlockDeviceMappings"]
+        ids = {"image": made, "snapshot": devices[0]["Ebs"]["SnapshotId"]}
+        tags = [{"Key": "nomad-testkit-run", "Value": run_id}]
+        ec2.create_tags(Resources=[ids[kind] for kind in tagged], Tags=tags)
+        return made
+
+    kept = image(f"web-{OTHER}-1", "image", "snapshot", run_id=OTHER)
+    image("web", "image", "snapshot")
+    image("web without a tag on its snapshot", "image")
+    image(f"web-{RUN}-20260314", "snapshot")  # as Packer leaves one that is killed before it tags the image
+    before = {one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
+    assert len(left(client)) == 3 + 2
+
+    destroyed = sweep(client, RUN, journal, deadline=Deadline.after(20))
+
+    assert left(client) == []
+    assert len([one for one in destroyed if one.startswith("AMI ")]) == 3
+    assert len([one for one in destroyed if one.startswith("snapshot ")]) == 3
+    assert [one["ImageId"] for one in ec2.describe_images(Owners=["self"])["Images"]] == [source, kept]
+    after = {one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
+    assert len(before - after) == 3
+
+
 def test_touches_nothing_of_others(client: Client, journal: Journal, tmp_path: Path) -> None:
     other = Journal(tmp_path / "other.jsonl")
     apply(make_plan(client, OTHER), client, other)
