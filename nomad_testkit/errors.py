@@ -13,6 +13,7 @@
     │   ├── ImageError            an AMI or the base image
     │   └── MachineError          one host of it
     ├── DeployError               a plan step was refused by the API
+    ├── PackerError               Packer refused a template or could not build it; keeps Packer's own words
     ├── TeardownError             something is left over; lists it
     ├── HostError                 SSH to a host
     │   └── CommandFailed         a command on a host ended with another status than 0
@@ -92,6 +93,10 @@ class MachineError(Ec2Error):
 
 class DeployError(TestkitError):
     """A step of a plan was refused."""
+
+
+class PackerError(TestkitError):
+    """Packer refused a template, or could not build an AMI from it."""
 
 
 class TeardownError(TestkitError):
