@@ -66,18 +66,20 @@ _SECRET = re.compile(
     (?: "(?:[^"\\]|\\.)*" | '[^']*' | (?!true\b|false\b|null\b|[\d{\["']) [^\s,}\]]+ )
     """
 )
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _TOKENS = re.compile(r"""(?i)(\btokens["']?\s*[:=]?\s*)\{[^{}]*\}""")
 """A block of tokens, whose names in it say nothing of secrets."""
 
 
 def mask(text: str) -> str:
-    """Hide what looks like a secret's value in a configuration or a log.
+    """Hide what looks like a secret's value in a configuration or a log, or like a private key.
 
     >>> mask('{"encrypt": "c2VjcmV0", "server": true}')
     '{"encrypt": "(hidden)", "server": true}'
     >>> mask('token = "b1gs33cr3t"')
     'token = "(hidden)"'
     """
+    text = _PRIVATE_KEY.sub(r"\1(hidden)\2", text)
     return _SECRET.sub(r'\1"(hidden)"', _TOKENS.sub(r'\1{"(hidden)"}', text))
 
 
@@ -117,7 +119,7 @@ def _of_host(host: Host, target: Target | None) -> list[Task]:
         tasks.append((f"{place}/{name}", lambda command=command: host.run(command, sudo=True, check=False).stdout))  # type: ignore[misc]
     tasks.append((f"{place}/consul-api.json", lambda: _dump(host.consul.get, _CONSUL_PATHS)))
     tasks.append((f"{place}/nomad-api.json", lambda: _dump(host.nomad.get, _NOMAD_PATHS)))
-    return tasks
+    return [(name, lambda task=task: host.hide(task())) for name, task in tasks]  # type: ignore[misc]
 
 
 def _dump(get: Callable[[str], Any], paths: Mapping[str, str]) -> str:

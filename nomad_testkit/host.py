@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nomad_testkit.errors import HostError
+from nomad_testkit.clients.access import ApiAccess
+from nomad_testkit.errors import CommandFailed, HostError
 from nomad_testkit.model import Instance
 from nomad_testkit.ssh import COMMAND_TIMEOUT, CommandResult, SshConnection
 from nomad_testkit.wait import Deadline
@@ -16,10 +17,9 @@ from nomad_testkit.wait import Deadline
 if TYPE_CHECKING:
     from nomad_testkit.clients.consul import ConsulClient
     from nomad_testkit.clients.nomad import NomadClient
+    from nomad_testkit.run_secrets import RunSecrets
 
-CONSUL_HTTP_PORT = 8500
 CONSUL_DNS_PORT = 8600
-NOMAD_HTTP_PORT = 4646
 _UNIT_PROPERTIES = "ActiveState,SubState,Result,ExecMainStatus,NRestarts"
 
 
@@ -51,15 +51,19 @@ class UnitState:
 class Host:
     """One instance and how to reach it; nothing connects before it is used, and threads may share it.
 
-    `address` is where this machine reaches the host: 127.31.A.B on the embedded target.
+    `address` is where this machine reaches the host: 127.31.A.B on the embedded target. `secrets` are the run's, where
+    its agents demand any.
 
     >>> host.run("uptime")  # doctest: +SKIP
     >>> host.nomad.leader()  # doctest: +SKIP
     '172.31.16.5:4647'
     """
 
-    def __init__(self, instance: Instance, *, address: str, ssh_user: str, key_path: Path) -> None:
-        self.instance, self.address = instance, address
+    def __init__(
+        self, instance: Instance, *, address: str, ssh_user: str, key_path: Path, secrets: RunSecrets | None = None
+    ) -> None:
+        self.instance, self.address, self._secrets = instance, address, secrets
+        self._access = ApiAccess() if secrets is None else secrets.access
         self.ssh = SshConnection(address, ssh_user, key_path)
         self._lock = threading.Lock()
         self._nomad: NomadClient | None = None
@@ -84,21 +88,17 @@ class Host:
     @property
     def nomad(self) -> NomadClient:
         """The API of this host's Nomad agent."""
-        from nomad_testkit.clients.nomad import NomadClient
-
         with self._lock:
             if self._nomad is None:
-                self._nomad = NomadClient(f"http://{self.address}:{NOMAD_HTTP_PORT}")
+                self._nomad = self._access.nomad(self.address)
             return self._nomad
 
     @property
     def consul(self) -> ConsulClient:
         """The API of this host's Consul agent."""
-        from nomad_testkit.clients.consul import ConsulClient
-
         with self._lock:
             if self._consul is None:
-                self._consul = ConsulClient(f"http://{self.address}:{CONSUL_HTTP_PORT}")
+                self._consul = self._access.consul(self.address)
             return self._consul
 
     def connect(self, deadline: Deadline) -> None:
@@ -109,7 +109,17 @@ class Host:
         self, command: str, *, timeout: float = COMMAND_TIMEOUT, check: bool = True, sudo: bool = False
     ) -> CommandResult:
         """Run a command line on the host; see SshConnection.run. Raises CommandFailed and HostError."""
-        return self.ssh.run(command, timeout=timeout, check=check, sudo=sudo)
+        try:
+            return self.ssh.run(command, timeout=timeout, check=check, sudo=sudo)
+        except CommandFailed as error:
+            if self._secrets is None:
+                raise
+            command, stdout, stderr = map(self.hide, (error.command, error.stdout, error.stderr))
+            raise CommandFailed(error.host, command, error.status, stdout, stderr) from None
+
+    def hide(self, text: str) -> str:
+        """Hide the run's secrets in a text that is to be shown."""
+        return text if self._secrets is None else self._secrets.hide(text)
 
     def put(self, source: bytes | str | Path, remote: str, *, mode: int = 0o644, sudo: bool = False) -> None:
         """Write a file on the host; see SshConnection.put. Raises HostError."""
@@ -120,9 +130,9 @@ class Host:
         return self.ssh.read(remote, sudo=sudo)
 
     def journal(self, unit: str, lines: int = 50) -> str:
-        """Read the last lines that a unit logged, such as ``consul`` or ``nomad``. Raises HostError."""
+        """Read the last lines that a unit logged, such as ``consul``, without secrets. Raises HostError."""
         command = f"journalctl -u {shlex.quote(unit)} --no-pager -o cat -n {int(lines)}"
-        return self.run(command, sudo=True).stdout
+        return self.hide(self.run(command, sudo=True).stdout)
 
     def unit_state(self, unit: str) -> UnitState:
         """Ask systemd for a unit's state; one that does not exist is ``inactive``. Raises HostError."""

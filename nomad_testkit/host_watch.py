@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import socket
 import threading
+from collections.abc import Callable
 
 from nomad_testkit.errors import HostError, TestkitError
 from nomad_testkit.host import Host
@@ -33,10 +34,13 @@ _SSH_INTERVAL = 2.0
 
 
 class HostWatch:
-    """Watches hosts until `stop`, or until one of them is broken."""
+    """Watches hosts until `stop`, or until one of them is broken.
 
-    def __init__(self, deadline: Deadline) -> None:
-        self._deadline = deadline
+    `prepare` is called once for each host that is up, in the host's own thread; where it fails, the host is broken.
+    """
+
+    def __init__(self, deadline: Deadline, prepare: Callable[[Host], None] | None = None) -> None:
+        self._deadline, self._prepare = deadline, prepare
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._up: set[str] = set()
@@ -69,17 +73,29 @@ class HostWatch:
                 return
             with self._lock:
                 self._up.add(host.instance_id)
+            if not self._prepared(host):
+                return
             while not self._stop.is_set() and not self._deadline.passed:
                 host.ssh.ensure(self._deadline, interval=_SSH_INTERVAL)
-                if not self._failed(host):
-                    continue
-                found = explain(host)
-                with self._lock:
-                    self._broken[host.instance_id] = found
-                return
+                if self._failed(host):
+                    self._is_broken(host, explain(host))
+                    return
         except TestkitError:
             # A host that cannot be reached at all is told by whoever waits for what runs on it.
             return
+
+    def _prepared(self, host: Host) -> bool:
+        try:
+            if self._prepare is not None:
+                self._prepare(host)
+        except TestkitError as error:
+            self._is_broken(host, f"host {host} in {host.instance.group}: {error}")
+            return False
+        return True
+
+    def _is_broken(self, host: Host, found: str) -> None:
+        with self._lock:
+            self._broken[host.instance_id] = found
 
     def _failed(self, host: Host) -> bool:
         try:
@@ -120,7 +136,7 @@ def user_data_log(host: Host) -> tuple[str, str]:
     for log in (USER_DATA_LOG, CLOUD_INIT_LOG):
         found = host.run(f"tail -n {LINES} -- {shlex.quote(log)}", sudo=True, check=False)
         if found.status == 0 and found.stdout.strip():
-            return log, found.stdout
+            return log, host.hide(found.stdout)
     return CLOUD_INIT_LOG, "(empty)"
 
 

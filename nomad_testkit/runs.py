@@ -89,6 +89,11 @@ class Run:
         """The private SSH key to the run's hosts."""
         return self.folder / "id_ed25519"
 
+    @property
+    def secrets_path(self) -> Path:
+        """The folder of the cluster's secrets, where its example demands any."""
+        return self.folder / "secrets"
+
     def note(self, description: Mapping[str, Any]) -> None:
         """Write down how to reach the run's target and cluster, whole or not at all."""
         part = self.folder / "run.json.part"

@@ -25,6 +25,9 @@ class FakeHost:
     def run(self, command: str, **_: object) -> Any:
         return SimpleNamespace(stdout=f"$ {command}\n")
 
+    def hide(self, text: str) -> str:
+        return text.replace("t0p", "(hidden)")
+
     def get(self, path: str) -> Any:
         if path == "/v1/operator/autopilot/health":
             raise AgentApiError("consul", path, 500, "No cluster leader")
@@ -83,6 +86,17 @@ def test_every_host_tells_everything(tmp_path: Path) -> None:
     assert "No cluster leader" in told["autopilot"]
 
 
+def test_a_hosts_own_secrets_are_hidden_wherever_they_stand(tmp_path: Path) -> None:
+    host = FakeHost("i-1")
+    host.run = lambda command, **_: SimpleNamespace(stdout=f"$ {command}: t0p\n")  # type: ignore[method-assign]
+    host.consul = SimpleNamespace(get=lambda path: {"seen": "t0p"})
+    target: Any = SimpleNamespace(console=lambda instance: "login: t0p", lost=lambda: None)
+    folder = collect([host], tmp_path / "evidence", target=target)  # type: ignore[list-item]
+    texts = {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert {name for name, text in texts.items() if "t0p" in text} == set()
+    assert {name for name, text in texts.items() if "(hidden)" in text} == set(texts) - {"nomad-api.json"}
+
+
 def test_only_their_owner_reads_them(tmp_path: Path) -> None:
     folder = collect([FakeHost("i-1")], tmp_path / "evidence")  # type: ignore[list-item]
     assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
@@ -124,6 +138,12 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path, caplog: pytest
         ('{"tokens": {"default": "t0p"}}', '{"tokens": {"(hidden)"}}'),
         ('tokens {\n  agent = "t0p"\n}', 'tokens {"(hidden)"}'),
         ('"encrypt_verify_incoming": true', '"encrypt_verify_incoming": true'),
+        (
+            "x\n-----BEGIN EC PRIVATE KEY-----\nMHcC\nAQEE\n-----END EC PRIVATE KEY-----\ny",
+            "x\n-----BEGIN EC PRIVATE KEY-----(hidden)-----END EC PRIVATE KEY-----\ny",
+        ),
+        ("-----BEGIN PRIVATE KEY-----\nMHcC\nAQ", "-----BEGIN PRIVATE KEY-----(hidden)"),
+        ("-----BEGIN CERTIFICATE-----\nMHcC", "-----BEGIN CERTIFICATE-----\nMHcC"),
     ],
 )
 def test_secrets_are_masked(text: str, masked: str) -> None:

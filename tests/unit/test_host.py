@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from nomad_testkit.errors import HostError
+from nomad_testkit.errors import CommandFailed, HostError
 from nomad_testkit.host import Host, UnitState
 from nomad_testkit.model import Instance
+from nomad_testkit.run_secrets import RunSecrets
+from nomad_testkit.security import Security
 from nomad_testkit.ssh import CommandResult
 
 INSTANCE = Instance("i-1", "servers", "running", "172.31.16.5", "127.31.16.5", "us-east-1a", "ami-1")
@@ -32,13 +34,17 @@ SubState=failed
 class Scripted:
     """Stands in for a host's SSH connection: one output for every command."""
 
+    status = 0
+
     def __init__(self, stdout: str) -> None:
         self.stdout = stdout
         self.commands: list[tuple[str, bool]] = []
 
     def run(self, command: str, *, timeout: float, check: bool, sudo: bool) -> CommandResult:
         self.commands.append((command, sudo))
-        return CommandResult(0, self.stdout, "")
+        if check and self.status != 0:
+            raise CommandFailed("127.31.16.5", command, self.status, self.stdout, "")
+        return CommandResult(self.status, self.stdout, "")
 
     def close(self) -> None:
         self.commands.append(("close", False))
@@ -67,6 +73,32 @@ def test_clients_go_to_the_address_and_not_to_another_clusters(monkeypatch: pyte
     assert made.nomad.address == "http://127.31.16.5:4646"
     assert made.consul.address == "http://127.31.16.5:8500"
     assert made.nomad is made.nomad
+
+
+def test_clients_of_a_cluster_with_secrets_use_them(tmp_path: Path) -> None:
+    secrets = RunSecrets.create(tmp_path / "secrets", Security(tls=True, acl=True), region="us-east-1")
+    made = Host(INSTANCE, address="127.31.16.5", ssh_user="admin", key_path=Path("no-such-key"), secrets=secrets)
+
+    assert made.nomad.address == "https://127.31.16.5:4646"
+    assert made.consul.address == "https://127.31.16.5:8501"
+
+
+def test_what_a_host_says_shows_no_secret(tmp_path: Path) -> None:
+    secrets = RunSecrets.create(tmp_path / "secrets", Security(acl=True), region="us-east-1")
+    token = secrets["nomad-management.token"]
+    made = Host(INSTANCE, address="127.31.16.5", ssh_user="admin", key_path=Path("no-such-key"), secrets=secrets)
+    script: Any = Scripted(f"token {token}\n")
+    made.ssh = script
+
+    assert made.journal("nomad") == "token (hidden)\n"
+    assert made.run("cat token").stdout == f"token {token}\n"  # asked for, and not shown to anyone
+
+    script.status = 1
+    with pytest.raises(CommandFailed) as caught:
+        made.run(f"login {token}")
+    assert str(caught.value) == "127.31.16.5: `login (hidden)` ended with status 1: token (hidden)"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 def test_clients_come_back_after_they_were_closed() -> None:
