@@ -121,7 +121,6 @@ def _acl(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "enabled": True,
         "default_policy": "deny",
-        "enable_token_persistence": True,
         "tokens": {name: secret for name, secret in tokens.items() if secret},
     }
 
@@ -216,8 +215,8 @@ def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str
     start_unit(host, UNIT, changed=changed)
     if not joins and not options.skip_consul_config:
         wait_for_agent(host, UNIT, "Consul's API", lambda: _answers(api(options)), ANSWER_SECONDS)
-    if options.acl_initial_management_token is not None:
-        make_tokens(options, host)
+    if options.enable_acl:
+        await_tokens(options, host)
     log(f"{UNIT} is running")
 
 
@@ -234,18 +233,22 @@ def api(options: argparse.Namespace) -> Service:
     return Service("127.0.0.1", HTTPS_PORT, tls=tls)
 
 
-def make_tokens(options: argparse.Namespace, host: Host) -> None:
-    """See that Consul knows the tokens that this server was given; raises HostFault where it never does."""
+def await_tokens(options: argparse.Namespace, host: Host) -> None:
+    """Make the tokens that this server was given, and wait for the agent's; raises HostFault where it never comes."""
     from consul_tokens import Tokens
 
-    given = {
-        "consul-agent": options.acl_agent_token,
-        "consul-default": options.acl_default_token,
-        "nomad-agent": options.acl_nomad_token,
-    }
-    wanted = {policy: secret for policy, secret in given.items() if secret}
-    tokens = Tokens(api(options), options.acl_initial_management_token)
-    wait_for_agent(host, UNIT, "Consul's ACL tokens", lambda: tokens.require(wanted), TOKEN_SECONDS)
+    tokens = Tokens(api(options))
+    management, own = options.acl_initial_management_token, options.acl_agent_token
+    if management:
+        given = {
+            "consul-agent": own,
+            "consul-default": options.acl_default_token,
+            "nomad-agent": options.acl_nomad_token,
+        }
+        wanted = {policy: secret for policy, secret in given.items() if secret}
+        wait_for_agent(host, UNIT, "Consul's ACL tokens", lambda: tokens.make(management, wanted), TOKEN_SECONDS)
+    if own:
+        wait_for_agent(host, UNIT, "the agent's ACL token", lambda: tokens.adopt(own), TOKEN_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:

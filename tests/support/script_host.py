@@ -1,0 +1,109 @@
+"""Instances of the image with Consul and Nomad on it, on which the host scripts are run as their users run them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ec2_box import Box
+
+from nomad_testkit.ec2.handle import EmbeddedEc2
+from nomad_testkit.targets.key_pair import write_key_pair
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+TAG_KEY, TAG_VALUE = "consul-servers", "auto join"
+TAGS = ("--cluster-tag-key", TAG_KEY, "--cluster-tag-value", TAG_VALUE)
+RUN_CONSUL, RUN_NOMAD = "/opt/consul/bin/run-consul", "/opt/nomad/bin/run-nomad"
+_READS = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": ["ec2:DescribeInstances", "ec2:DescribeTags", "autoscaling:DescribeAutoScalingGroups"],
+            "Resource": "*",
+        }
+    ],
+}
+
+
+class ScriptHost(Box):
+    """An instance on which a test runs the scripts."""
+
+    def script(self, *words: str) -> str:
+        """Run a script as root, which has to succeed; gives what it printed."""
+        return self.run(f"{shlex.join(words)} 2>&1")
+
+    def refused(self, *words: str) -> str:
+        """Run a script as root, which has to end with another status than 0; gives the status and what it printed."""
+        said = self.run(f"{shlex.join(words)} 2>&1 || echo status=$?")
+        assert "status=" in said, f"{words} ended well: {said}"
+        return said
+
+    def write(self, path: str, text: str, *, mode: int = 0o644, owner: str = "root") -> str:
+        """Write a file; gives its path."""
+        self.ssh.ensure(Deadline.after(60))
+        self.ssh.put(text.encode(), path, mode=mode, sudo=True)
+        self.run(f"chown {owner}: {path}")
+        return path
+
+    def get(self, url: str, *options: str) -> Any:
+        """Get a URL as JSON, on the host itself."""
+        return json.loads(self.run(shlex.join(["curl", "-sS", "--fail-with-body", *options, url])))
+
+    def await_answer(self, what: str, command: str, wanted: str, *, seconds: float = 120) -> str:
+        """Run a command until its output has `wanted` in it; gives the output."""
+
+        def probe() -> Ok[str] | Pending:
+            said = self.run(f"{{ {command} ; }} 2>&1 || true")
+            return Ok(said) if wanted in said else Pending(said[-300:] or "(nothing)")
+
+        return wait_until(what, probe, deadline=Deadline.after(seconds), where=self.instance_id)
+
+    def reset(self) -> None:
+        """Stop both agents, and forget what they were and knew."""
+        self.run(
+            "systemctl disable --now nomad consul 2>/dev/null;"
+            " pkill -x nomad; pkill -x consul;"
+            " systemctl reset-failed 2>/dev/null;"
+            " rm -rf /opt/consul/data/* /opt/nomad/data/* /opt/consul/config/* /opt/nomad/config/*"
+            " /etc/systemd/system/consul.service /etc/systemd/system/nomad.service /etc/default/run-*;"
+            " systemctl daemon-reload"
+        )
+
+
+@contextmanager
+def script_hosts(cloud: EmbeddedEc2, image: str, folder: Path, *options: dict[str, Any]) -> Iterator[list[ScriptHost]]:
+    """Run an instance for each of some parameters of RunInstances, with the role that the agents need to find another."""
+    key_path = folder / "id"
+    api, iam = cloud.client("ec2"), cloud.client("iam")
+    api.import_key_pair(KeyName="scripts", PublicKeyMaterial=write_key_pair(key_path).encode())
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole"}]}
+    trust["Statement"][0]["Principal"] = {"Service": "ec2.amazonaws.com"}  # type: ignore[index]
+    iam.create_role(RoleName="scripts", AssumeRolePolicyDocument=json.dumps(trust))
+    iam.put_role_policy(RoleName="scripts", PolicyName="reads", PolicyDocument=json.dumps(_READS))
+    iam.create_instance_profile(InstanceProfileName="scripts")
+    iam.add_role_to_instance_profile(InstanceProfileName="scripts", RoleName="scripts")
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": TAG_KEY, "Value": TAG_VALUE}]}]
+    usual: dict[str, Any] = {
+        "ImageId": image,
+        "InstanceType": "t3.micro",
+        "KeyName": "scripts",
+        "IamInstanceProfile": {"Name": "scripts"},
+        "TagSpecifications": tags,
+        "MinCount": 1,
+        "MaxCount": 1,
+    }
+    with ExitStack() as stack:
+        hosts = []
+        for one in options:
+            started = api.run_instances(**{**usual, **one})["Instances"][0]
+            host = ScriptHost(cloud, started["InstanceId"], key_path)
+            stack.callback(host.ssh.close)
+            hosts.append(host)
+        for host in hosts:
+            host.await_status_ok()
+        yield hosts
