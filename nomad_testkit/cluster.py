@@ -40,6 +40,8 @@ class Cluster:
     key_path: Path
     example: Example | None = None
     """None in a process that only destroys it."""
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    """What the deployment tells under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds from the deployment's start to the end of each phase."""
 
@@ -115,6 +117,7 @@ class Cluster:
             "roles": asdict(self.roles),
             "ssh_user": self.ssh_user,
             "key_path": str(self.key_path),
+            "outputs": dict(self.outputs),
             "timings": dict(self.timings),
         }
 
@@ -132,6 +135,7 @@ class Cluster:
             ssh_user=ssh_user,
             key_path=key_path,
             example=example,
+            outputs=description["outputs"],
             timings=description["timings"],
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from nomad_testkit.bundle import examples_dir
 from nomad_testkit.errors import ExampleError
+from nomad_testkit.example_inputs import checked_inputs, known_keys
 from nomad_testkit.example_variables import (
     RESERVED,
     Variable,
@@ -23,6 +23,7 @@ from nomad_testkit.example_variables import (
     referred,
     refusal,
 )
+from nomad_testkit.login_key import public_line
 from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.iam_policies import POLICIES
@@ -32,17 +33,9 @@ from nomad_testkit.modules.steps import RUN_ID_LENGTH
 
 FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}
-_SIZE_INPUTS: Mapping[str, str] = {"consul-cluster": "cluster_size", "nomad-cluster": "desired_capacity"}
 
 # As long as a run's id may be, so that what fits when an example is loaded fits in every run.
 _ANY_RUN = "x" * RUN_ID_LENGTH
-_INPUT_TYPES: Mapping[Any, str] = {
-    str: "a string",
-    int: "an integer",
-    bool: "true or false",
-    tuple[str, ...]: "a list of strings",
-    Mapping[str, str]: "a table of strings",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +110,12 @@ class Example:
         return str(self.variables.get("ssh_user", "admin"))
 
     @property
+    def ssh_private_key_file(self) -> Path | None:
+        """The file of the private key to log in with, where the key pair is the user's own."""
+        file = str(self.variables.get("ssh_private_key_file", ""))
+        return Path(file).expanduser() if file else None
+
+    @property
     def ami_id(self) -> str:
         """The image that it asks for; empty for the target's own."""
         return str(self.variables.get("ami_id", ""))
@@ -153,7 +152,7 @@ class Example:
         except tomllib.TOMLDecodeError as error:
             raise ExampleError(f"{file} is not TOML: {error}") from error
         sections = {"description": str, "variables": dict, "groups": dict, "roles": dict}
-        _known_keys(file, "", table, sections)
+        known_keys(file, "", table, sections)
         for key, type_ in sections.items():
             if key != "description" and key not in table:
                 raise refusal(file, key, "nothing", f"a table [{key}]")
@@ -175,7 +174,7 @@ class Example:
             _groups=groups,
             _scripts={name: _script(file, name, group) for name, group in groups.items() if "user_data" in group},
         )
-        example.render()
+        example._check_login(example.render())
         return example
 
     def replace(self, **variables: Any) -> Example:
@@ -186,7 +185,7 @@ class Example:
                 raise refusal(self.file, f"variable {name}", found, near_miss(name, self.declarations))
         given = {name: self.declarations[name].checked(self.file, value) for name, value in variables.items()}
         example = dataclasses.replace(self, variables=MappingProxyType({**self.variables, **given}))
-        example.render()
+        example._check_login(example.render())
         return example
 
     def size_variables(self, role: str) -> tuple[str | None, ...]:
@@ -196,7 +195,7 @@ class Example:
         ('num_clients',)
         """
         tables = (self._groups[group] for group in getattr(self.roles, role))
-        sizes = (table.get("inputs", {}).get(_SIZE_INPUTS[table["module"]]) for table in tables)
+        sizes = (table.get("inputs", {}).get(MODULES[table["module"]].size_input) for table in tables)
         return tuple(dict.fromkeys(referred(size) for size in sizes))
 
     def values(self, run_id: str) -> dict[str, Any]:
@@ -222,13 +221,38 @@ class Example:
         }
         if name in self._scripts:
             inputs["user_data"] = expand_user_data(self._scripts[name], values)
-        module = type_(**_inputs(self.file, key, table["module"], inputs))
+        module = type_(**checked_inputs(self.file, key, table["module"], type_, inputs))
         for input_, found, right in module.faults():
             file = self.folder / table["user_data"] if input_ == "user_data" else self.file
             raise refusal(file, f"{key}.{input_}", found, right)
         extra = table.get("extra_modules", [])
         ports = tuple(port for one in extra if one in RULE_SETS for port in RULE_SETS[one]())
         return Group(name, module, ports, {one: POLICIES[one] for one in extra if one in POLICIES})
+
+    def _check_login(self, groups: Sequence[Group]) -> None:
+        """Refuse a key pair without its private key: a run logs in to its hosts. Raises ExampleError."""
+        key, file = "variable ssh_private_key_file", self.ssh_private_key_file
+        names = list(dict.fromkeys(group.module.ssh_key_name for group in groups))
+        if len(names) > 1:
+            right = "the same for all groups, because hosts are logged in to with one private key"
+            raise refusal(self.file, "ssh_key_name", " and ".join(repr(name) for name in names), right)
+        if names == [""]:
+            if file is not None:
+                right = 'a name in ssh_key_name beside it, or ""'
+                raise refusal(self.file, key, f"{str(file)!r} without the name of its key pair", right)
+            return
+        if file is None:
+            declared = "" if "ssh_private_key_file" in self.declarations else ", which this example does not declare"
+            right = f"the file of the private key of the key pair {names[0]!r}, with which hosts are logged in to"
+            raise refusal(self.file, key, f"nothing{declared}", right)
+        right = f"a private key without a passphrase, that of the key pair {names[0]!r}"
+        try:
+            public_line(file)
+        except OSError as error:
+            found = f"{str(file)!r}, which cannot be read ({error.strerror or error})"
+            raise refusal(self.file, key, found, right) from error
+        except ValueError as error:
+            raise refusal(self.file, key, f"{str(file)!r}, {error}", right) from error
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -237,19 +261,19 @@ def _find(name_or_path: str | Path) -> Path:
         return examples_dir() / name_or_path
     path = Path(name_or_path)
     folder = (path.parent if path.name == FILE else path).resolve()
-    if not (folder / FILE).is_file():
-        hint = near_miss(str(name_or_path), bundled)
-        raise ExampleError(
-            f"there is no example at {folder} (no {FILE} in it), and none is bundled as {path}; right is {hint}"
-        )
-    return folder
+    if (folder / FILE).is_file():
+        return folder
+    if folder.is_dir():
+        files = _files(folder)
+        seen = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+        right = f"one with it, or one that is bundled: {', '.join(bundled)}"
+        raise ExampleError(f"{folder}: found a folder without {FILE} (in it: {seen or 'no file'}); right is {right}")
+    hint = near_miss(str(name_or_path), bundled)
+    raise ExampleError(f"there is no example at {folder}, and none is bundled as {path}; right is {hint}")
 
 
-def _known_keys(file: Path, key: str, table: Mapping[str, Any], known: typing.Iterable[str]) -> None:
-    for name in table:
-        if name not in known:
-            place = f"{key}.{name}" if key else name
-            raise refusal(file, place, "a key that means nothing here", near_miss(name, known))
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
 def _group_table(file: Path, name: str, table: object) -> Mapping[str, Any]:
@@ -257,7 +281,7 @@ def _group_table(file: Path, name: str, table: object) -> Mapping[str, Any]:
     if not isinstance(table, dict):
         raise refusal(file, key, kind_of(table), "a table with module and inputs")
     types = {"module": str, "user_data": str, "extra_modules": list, "inputs": dict}
-    _known_keys(file, key, table, types)
+    known_keys(file, key, table, types)
     for one, type_ in types.items():
         if one in table and not isinstance(table[one], type_):
             right = {str: "a string", list: "a list of strings", dict: "a table"}[type_]
@@ -278,13 +302,16 @@ def _script(file: Path, name: str, table: Mapping[str, Any]) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        found = f"{table['user_data']!r}, which cannot be read ({error})"
-        raise refusal(file, f"groups.{name}.user_data", found, "a script beside example.toml") from error
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        found, right = f"{table['user_data']!r}, which cannot be read ({why})", "a script beside example.toml"
+        if not path.exists():
+            right += f", {near_miss(path.name, [one for one in _files(file.parent) if one != FILE])}"
+        raise refusal(file, f"groups.{name}.user_data", found, right) from error
 
 
 def _roles(file: Path, table: Mapping[str, Any], groups: Mapping[str, Any]) -> Roles:
     names = [item.name for item in dataclasses.fields(Roles)]
-    _known_keys(file, "roles", table, names)
+    known_keys(file, "roles", table, names)
     for name in names:
         value, key = table.get(name), f"roles.{name}"
         if not isinstance(value, list) or not value:
@@ -295,27 +322,3 @@ def _roles(file: Path, table: Mapping[str, Any], groups: Mapping[str, Any]) -> R
                 raise refusal(file, key, kind_of(group), near_miss(str(group), groups))
     return Roles(**{name: tuple(table[name]) for name in names})
 
-
-def _inputs(file: Path, key: str, module: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    type_ = MODULES[module]
-    known = {item.name: item for item in dataclasses.fields(type_)}
-    _known_keys(file, key, given, known)
-    hints = typing.get_type_hints(type_)
-    for name, item in known.items():
-        needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if needed and name not in given:
-            raise refusal(file, f"{key}.{name}", "nothing", f"{_INPUT_TYPES[hints[name]]}: {module} requires it")
-    checked = {}
-    for name, value in given.items():
-        hint = hints[name]
-        if hint == tuple[str, ...] and isinstance(value, list | tuple):
-            value = tuple(value)
-            right = all(isinstance(item, str) for item in value)
-        elif hint == Mapping[str, str] and isinstance(value, dict):
-            right = all(isinstance(item, str) for item in value.values())
-        else:
-            right = type(value) is hint
-        if not right:
-            raise refusal(file, f"{key}.{name}", kind_of(value), _INPUT_TYPES[hint])
-        checked[name] = value
-    return checked

@@ -11,8 +11,9 @@ from nomad_testkit import diagnostics, targets
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.plan import plan
+from nomad_testkit.deploy.survey import survey
 from nomad_testkit.deploy.sweep import sweep
-from nomad_testkit.errors import Ec2Error, TestkitError
+from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import deferred, termination_raises
 from nomad_testkit.readiness import Readiness, expected_hosts
@@ -57,7 +58,8 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
             yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
         except BaseException as error:
             first = error
-            if isinstance(error, Exception):
+            # Bad input is refused before there is anything to show.
+            if isinstance(error, Exception) and (hosts or not isinstance(error, UsageError)):
                 folder = settings.artifacts / run.run_id
                 diagnostics.collect(hosts, folder, target=target, journal=run.journal)
                 error.add_note(f"evidence of {run.run_id} is in {folder.absolute()}")
@@ -108,31 +110,32 @@ def _deploy(
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
     run.note({"target": dict(target.describe())})
+    key_path = (example.ssh_private_key_file or run.key_path).absolute()
     steps = plan(
         example,
         run_id=run.run_id,
         region=target.region,
-        network=target.network(),
-        image_id=target.image(example),
+        sites=survey(example, target),
         public_key=write_key_pair(run.key_path),
         inbound_cidrs=target.inbound_cidrs,
     )
 
     def make(instance: Instance) -> Host:
-        host = Host(instance, address=target.address(instance), ssh_user=example.ssh_user, key_path=run.key_path)
+        host = Host(instance, address=target.address(instance), ssh_user=example.ssh_user, key_path=key_path)
         hosts.append(host)
         return host
 
-    apply(steps, target.client, run.journal, deadline=deadline)
+    outputs = apply(steps, target.client, run.journal, deadline=deadline)
     with Readiness(target, run.run_id, deadline, progress, started) as readiness:
         cluster = Cluster(
             run_id=run.run_id,
             target=target,
-            hosts=readiness.await_hosts(expected_hosts(steps), make),
+            hosts=readiness.await_hosts(expected_hosts(steps), make, steps.capacity_seconds),
             roles=example.roles,
             ssh_user=example.ssh_user,
-            key_path=run.key_path,
+            key_path=key_path,
             example=example,
+            outputs=outputs,
             timings=readiness.timings,
         )
         run.note(cluster.describe())

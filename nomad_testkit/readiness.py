@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
-from nomad_testkit.deploy.discover import instances
+from nomad_testkit.deploy.discover import instances, scaling_activities
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import HostWatch
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
@@ -60,8 +60,16 @@ class Readiness:
     def __exit__(self, *_: object) -> None:
         self.watch.stop()
 
-    def await_hosts(self, expected: Mapping[str, int], make: Callable[[Instance], Host]) -> list[Host]:
-        """Wait until every host's sshd answers, and give the hosts. Raises BrokenError and WaitTimeout."""
+    def await_hosts(
+        self,
+        expected: Mapping[str, int],
+        make: Callable[[Instance], Host],
+        limits: Mapping[str, float | None] | None = None,
+    ) -> list[Host]:
+        """Wait until every host's sshd answers, and give the hosts; `limits` has the seconds that a group may take.
+
+        Raises BrokenError and WaitTimeout.
+        """
         hosts: dict[str, Host] = {}
 
         def probe() -> Ok[list[Host]] | Pending | Broken:
@@ -76,7 +84,12 @@ class Readiness:
             counts = {group: sum(host.instance.group == group for host in up) for group in expected}
             if counts == dict(expected) and len(up) == len(found):
                 return Ok(sorted(up, key=lambda host: (host.instance.group, host.instance_id)))
-            return Pending(", ".join(f"{counts[group]} of {expected[group]} {group}" for group in expected) + " are up")
+            seen = ", ".join(f"{counts[group]} of {expected[group]} {group}" for group in expected) + " are up"
+            for group, seconds in (limits or {}).items():
+                if seconds is not None and counts[group] < expected[group] and self._clock() > seconds:
+                    why = scaling_activities(self.target.client, self.run_id, group)
+                    return Broken(f"{seen} after {seconds:g} s, the wait_for_capacity_timeout of {group}{why}")
+            return Pending(seen)
 
         return self._phase(HOSTS_UP, probe)
 

@@ -9,6 +9,7 @@ from nomad_testkit.model import Instance
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
 
 if TYPE_CHECKING:
+    from mypy_boto3_autoscaling import AutoScalingClient
     from mypy_boto3_ec2 import EC2Client
 
 
@@ -40,3 +41,19 @@ def instances(client: Callable[[str], Any], run_id: str, *, terminated: bool = F
                     )
                 )
     return sorted(found, key=lambda one: (one.group, one.instance_id))
+
+
+def scaling_activities(client: Callable[[str], Any], run_id: str, group: str) -> str:
+    """Tell what the auto scaling group of one of the example's groups has failed in; empty where in nothing."""
+    autoscaling: AutoScalingClient = client("autoscaling")
+    filters = [{"Name": f"tag:{RUN_TAG}", "Values": [checked_run_id(run_id)]}]
+    failed = []
+    for page in autoscaling.get_paginator("describe_auto_scaling_groups").paginate(Filters=filters):  # type: ignore[arg-type]
+        for one in page["AutoScalingGroups"]:
+            if group not in (tag.get("Value") for tag in one.get("Tags", ()) if tag.get("Key") == GROUP_TAG):
+                continue
+            name = one["AutoScalingGroupName"]
+            activities = autoscaling.describe_scaling_activities(AutoScalingGroupName=name)["Activities"]
+            ended = [each for each in activities if each["StatusCode"] in ("Failed", "Cancelled")]
+            failed += [each.get("StatusMessage", "") for each in ended]
+    return "".join(f"; {message}" for message in dict.fromkeys(failed) if message)

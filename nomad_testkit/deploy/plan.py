@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.errors import ExampleError
 from nomad_testkit.modules.auto_scaling_group import Placement, cluster_outputs, cluster_steps
 from nomad_testkit.modules.steps import KEY_PAIR, RUN_TAG, Creates, Ref, Step, checked_run_id, tag_list
 
 if TYPE_CHECKING:
-    from nomad_testkit.examples import Example, Group
+    from nomad_testkit.examples import Example
     from nomad_testkit.model import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the hosts of one group are placed, and what they boot."""
+
+    network: Network
+    """The VPC, and the subnets that the hosts are spread over."""
+    image_id: str
+    root_device: str
+    """The image's RootDeviceName."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,8 @@ class Plan:
     steps: tuple[Step, ...]
     outputs: Mapping[str, Any]
     """What the deployment tells when it is done; values that AWS chooses are Refs."""
+    capacity_seconds: Mapping[str, float | None] = field(default_factory=dict)
+    """How long the hosts of each group may take until all of them are up; None where there is no limit of its own."""
 
 
 def plan(
@@ -32,48 +44,47 @@ def plan(
     *,
     run_id: str,
     region: str,
-    network: Network,
-    image_id: str,
+    sites: Mapping[str, Site],
     public_key: str,
     inbound_cidrs: Sequence[str] = (),
-    root_device: str = "/dev/xvda",
 ) -> Plan:
     """Plan the deployment of an example: group by group, in the example's order, so that the first boots early.
 
-    The hosts let in the network's own subnets and `inbound_cidrs`, and nobody else. `public_key` is in OpenSSH's
-    form. `root_device` is the image's RootDeviceName.
+    The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. `public_key` is in OpenSSH's form,
+    `sites` what `survey` has found for each group.
 
-    Raises UsageError for a run id that names cannot be made of, and ExampleError for a VPC that is not the network's.
+    Raises UsageError for a run id that names cannot be made of.
     """
     checked_run_id(run_id)
-    inbound = (*_blocks(network), *inbound_cidrs)
+    inbound = (*_blocks(sites.values()), *inbound_cidrs)
     groups = example.render(run_id=run_id, inbound_cidr_blocks=inbound)
     steps: list[Step] = []
     key_name: str | Ref = ""
     if not all(group.module.ssh_key_name for group in groups):
-        steps.append(_key_pair(run_id, public_key))
+        steps.append(key_pair_step(run_id, public_key))
         key_name = f"nomad-testkit-{run_id}"
     outputs: dict[str, Any] = {"aws_region": region}
     for group in groups:
-        _same_network(example, group, network)
+        site = sites[group.name]
         placement = Placement(
             run_id=run_id,
             group=group.name,
-            network=network,
-            image_id=image_id,
+            network=site.network,
+            image_id=site.image_id,
+            root_device=site.root_device,
             key_name=key_name,
-            root_device=root_device,
         )
         steps += cluster_steps(group.module, placement, ports=group.ports, policies=group.policies)
         outputs |= _named(group.name, cluster_outputs(group.module, placement))
-        for role, groups in (("consul", example.roles.consul_servers), ("nomad", example.roles.nomad_servers)):
-            if group.name in groups:
+        for role, names in (("consul", example.roles.consul_servers), ("nomad", example.roles.nomad_servers)):
+            if group.name in names:
                 outputs[f"{role}_servers_cluster_tag_key"] = group.module.cluster_tag_key
                 outputs[f"{role}_servers_cluster_tag_value"] = group.module.cluster_tag_value
-    return Plan(run_id, region, tuple(steps), outputs)
+    return Plan(run_id, region, tuple(steps), outputs, {group.name: group.module.capacity_seconds for group in groups})
 
 
-def _key_pair(run_id: str, public_key: str) -> Step:
+def key_pair_step(run_id: str, public_key: str) -> Step:
+    """Import the run's own key pair; `public_key` is in OpenSSH's form."""
     name = f"nomad-testkit-{run_id}"
     return Step(
         KEY_PAIR,
@@ -88,19 +99,11 @@ def _key_pair(run_id: str, public_key: str) -> Step:
     )
 
 
-def _blocks(network: Network) -> list[str]:
+def _blocks(sites: Iterable[Site]) -> list[str]:
     """Join adjacent subnets, because a security group has room for few rules, without ever letting in more."""
-    subnets = [ipaddress.ip_network(subnet.cidr) for subnet in network.subnets]
+    subnets = [ipaddress.ip_network(subnet.cidr) for site in sites for subnet in site.network.subnets]
     joined = ipaddress.collapse_addresses([one for one in subnets if isinstance(one, ipaddress.IPv4Network)])
     return [str(block) for block in joined]
-
-
-def _same_network(example: Example, group: Group, network: Network) -> None:
-    if group.module.vpc_id not in ("", network.vpc_id):
-        raise ExampleError(
-            f"{example.file}: group {group.name}: found vpc_id {group.module.vpc_id!r}; right is {network.vpc_id!r}, "
-            'where the target has its subnets, or ""'
-        )
 
 
 def _named(group: str, outputs: Mapping[str, Any]) -> dict[str, Any]:

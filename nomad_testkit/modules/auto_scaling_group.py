@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +34,11 @@ class Placement:
     run_id: str
     group: str
     network: Network
+    """The VPC, and the subnets that the instances are spread over."""
     image_id: str
-    key_name: str | Ref
-    root_device: str = "/dev/xvda"
+    root_device: str
     """The image's RootDeviceName: another name would add a second volume."""
+    key_name: str | Ref
 
 
 def cluster_steps(
@@ -48,32 +50,36 @@ def cluster_steps(
 ) -> Iterator[Step]:
     """Plan a module's resources, in the order of their making; an example adds `ports` and `policies` to its own."""
     make = _Maker(module, placement)
-    if not module.instance_profile:
+    if module.enable_iam_setup:
         yield from make.role({**module.policies, **(policies or {})})
     yield from make.security_group((*module.ports, *ports))
     yield make.launch_template()
     yield make.auto_scaling_group()
+    if module.enabled_metrics:
+        yield make.metrics()
 
 
 def cluster_outputs(module: ClusterModule, placement: Placement) -> dict[str, Any]:
     """Tell upstream's outputs of a module; what AWS chooses is a Ref."""
     make = _Maker(module, placement)
-    told: dict[str, Any] = {
+    own_profile = bool(module.iam_instance_profile_name)
+    return {
         "asg_name": make.asg_name,
         "cluster_size": module.sizes[2],
+        # What upstream's users read of the launch configuration, whose place the launch template has taken.
+        "launch_config_name": make.name,
         "launch_template_name": make.name,
         "launch_template_id": Ref(make.step(LAUNCH_TEMPLATE)),
         "security_group_id": Ref(make.step(SECURITY_GROUP)),
         "cluster_tag_key": module.cluster_tag_key,
         "cluster_tag_value": module.cluster_tag_value,
+        # Upstream tells nothing of a role that it has not made.
+        "iam_role_arn": "" if own_profile else Ref(make.step(ROLE), "arn"),
+        "iam_role_id": "" if own_profile else make.name,
+        "iam_instance_profile_arn": "" if own_profile else Ref(make.step(INSTANCE_PROFILE), "arn"),
+        "iam_instance_profile_id": "" if own_profile else Ref(make.step(INSTANCE_PROFILE), "unique_id"),
+        "iam_instance_profile_name": module.iam_instance_profile_name or make.name,
     }
-    if not module.instance_profile:
-        told["iam_role_arn"] = Ref(make.step(ROLE), "arn")
-        told["iam_role_id"] = make.name
-        told["iam_instance_profile_arn"] = Ref(make.step(INSTANCE_PROFILE), "arn")
-        told["iam_instance_profile_id"] = Ref(make.step(INSTANCE_PROFILE), "unique_id")
-        told["iam_instance_profile_name"] = make.name
-    return told
 
 
 class _Maker:
@@ -82,14 +88,11 @@ class _Maker:
     def __init__(self, module: ClusterModule, placement: Placement) -> None:
         self.module, self.placement = module, placement
         self.name = f"{module.cluster_name}-{placement.run_id}"
-        self.asg_name = f"{module.group_name or module.cluster_name}-{placement.run_id}"
+        self.asg_name = f"{module.asg_name or module.cluster_name}-{placement.run_id}"
         # The run's own tags come last: whatever the user's say, they are how everything is found again.
-        self.tags = {
-            **module.tags,
-            "Name": module.cluster_name,
-            RUN_TAG: placement.run_id,
-            GROUP_TAG: placement.group,
-        }
+        own = {"Name": module.cluster_name, RUN_TAG: placement.run_id, GROUP_TAG: placement.group}
+        self.tags = {**{tag.key: tag.value for tag in module.tags}, **own}
+        self.kept_back = {tag.key for tag in module.tags if not tag.propagate_at_launch} - own.keys()
 
     def step(self, kind: str) -> str:
         return f"{self.placement.group}: {kind}"
@@ -146,11 +149,11 @@ class _Maker:
             {
                 "GroupName": self.name,
                 "Description": f"Hosts of {self.name}",
-                "VpcId": module.vpc_id or self.placement.network.vpc_id,
+                "VpcId": self.placement.network.vpc_id,
                 "TagSpecifications": [
                     {
                         "ResourceType": "security-group",
-                        "Tags": tag_list({**module.security_group_labels, **self.tags}),
+                        "Tags": tag_list({**module.security_group_tags, **self.tags}),
                     }
                 ],
             },
@@ -163,7 +166,7 @@ class _Maker:
         ) + inbound_rules(
             [Port("tcp", module.ssh_port, "SSH")],
             cidr_blocks=module.allowed_ssh_cidr_blocks,
-            security_groups=module.ssh_security_groups,
+            security_groups=module.allowed_ssh_security_group_ids,
         )
         yield Step(
             self.step("inbound rules"),
@@ -206,10 +209,10 @@ class _Maker:
     def launch_template_data(self) -> dict[str, Any]:
         module = self.module
         data: dict[str, Any] = {
-            "ImageId": module.ami_id or self.placement.image_id,
+            "ImageId": self.placement.image_id,
             "InstanceType": module.instance_type,
             "EbsOptimized": module.root_volume_ebs_optimized,
-            "IamInstanceProfile": {"Name": module.instance_profile or self.name},
+            "IamInstanceProfile": {"Name": module.iam_instance_profile_name or self.name},
             # A public address can be asked for only where the interface is described; the groups then belong there.
             "NetworkInterfaces": [
                 {
@@ -219,39 +222,49 @@ class _Maker:
                     "Groups": [Ref(self.step(SECURITY_GROUP)), *module.more_security_groups],
                 }
             ],
-            "BlockDeviceMappings": [
-                {
-                    "DeviceName": self.placement.root_device,
-                    "Ebs": {
-                        "VolumeType": module.root_volume_type,
-                        "VolumeSize": module.root_volume_size,
-                        "DeleteOnTermination": module.root_volume_delete_on_termination,
-                        "Encrypted": module.root_volume_encrypted,
-                    },
-                }
-            ],
+            "BlockDeviceMappings": [self.root_volume(), *(device.mapping() for device in module.ebs_block_devices)],
             "MetadataOptions": {
                 "HttpEndpoint": "enabled",
                 "HttpTokens": module.metadata_http_tokens,
-                "InstanceMetadataTags": "enabled",
+                "InstanceMetadataTags": "enabled" if self.tags_in_metadata() else "disabled",
             },
-            "Placement": {"Tenancy": module.tenancy},
             # An auto scaling group's tags reach its instances, not their volumes.
-            "TagSpecifications": [{"ResourceType": "volume", "Tags": tag_list(self.tags)}],
+            "TagSpecifications": [{"ResourceType": "volume", "Tags": tag_list(self.propagated(self.tags))}],
         }
+        if module.tenancy:
+            data["Placement"] = {"Tenancy": module.tenancy}
+        if module.spot_price:
+            price = {"MaxPrice": f"{module.spot_price:.6f}".rstrip("0").rstrip("."), "SpotInstanceType": "one-time"}
+            data["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": price}
         if key_name := module.ssh_key_name or self.placement.key_name:
             data["KeyName"] = key_name
         if module.user_data:
             data["UserData"] = base64.b64encode(module.user_data.encode()).decode()
         return data
 
+    def root_volume(self) -> dict[str, Any]:
+        module = self.module
+        root: dict[str, Any] = {
+            "VolumeType": module.root_volume_type,
+            "VolumeSize": module.root_volume_size,
+            "DeleteOnTermination": module.root_volume_delete_on_termination,
+            "Encrypted": module.root_volume_encrypted,
+        }
+        if module.root_volume_iops:
+            root["Iops"] = module.root_volume_iops
+        return {"DeviceName": self.placement.root_device, "Ebs": root}
+
+    def tags_in_metadata(self) -> bool:
+        # AWS launches no instance with another tag that is to be in its metadata
+        # (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/work-with-tags-in-IMDS.html).
+        keys = (*self.propagated(self.tags), self.module.cluster_tag_key)
+        return all(re.fullmatch(r"[\w+=.,:@-]+", key, re.ASCII) for key in keys)
+
+    def propagated(self, tags: Mapping[str, str]) -> dict[str, str]:
+        return {key: value for key, value in tags.items() if key not in self.kept_back}
+
     def auto_scaling_group(self) -> Step:
         module, (smallest, greatest, desired) = self.module, self.module.sizes
-        subnets = module.subnet_ids or tuple(
-            subnet.subnet_id
-            for subnet in self.placement.network.subnets
-            if not module.availability_zones or subnet.availability_zone in module.availability_zones
-        )
         tags = {**self.tags, module.cluster_tag_key: module.cluster_tag_value}
         arguments: dict[str, Any] = {
             "AutoScalingGroupName": self.asg_name,
@@ -259,8 +272,8 @@ class _Maker:
             "MinSize": smallest,
             "MaxSize": greatest,
             "DesiredCapacity": desired,
-            "VPCZoneIdentifier": ",".join(subnets),
-            "TerminationPolicies": [module.termination_policies],
+            "VPCZoneIdentifier": ",".join(subnet.subnet_id for subnet in self.placement.network.subnets),
+            "TerminationPolicies": list(module.chosen_termination_policies),
             "NewInstancesProtectedFromScaleIn": module.protect_from_scale_in,
             "HealthCheckType": module.health_check_type,
             "HealthCheckGracePeriod": module.health_check_grace_period,
@@ -270,18 +283,34 @@ class _Maker:
                     "ResourceType": "auto-scaling-group",
                     "Key": key,
                     "Value": value,
-                    "PropagateAtLaunch": True,
+                    "PropagateAtLaunch": key not in self.kept_back,
                 }
                 for key, value in tags.items()
             ],
         }
         if module.service_linked_role_arn:
             arguments["ServiceLinkedRoleARN"] = module.service_linked_role_arn
+        if module.lifecycle_hooks:
+            # Hooks that were put later would miss the first instances.
+            arguments["LifecycleHookSpecificationList"] = [hook.specification() for hook in module.lifecycle_hooks]
         return Step(
             self.step(AUTO_SCALING_GROUP),
             "autoscaling",
             "create_auto_scaling_group",
             arguments,
             Creates(AUTO_SCALING_GROUP, self.asg_name),
-            transient=(("ValidationError", "Invalid IAM Instance Profile"),),
+            # One of the user's own was there before.
+            transient=(("ValidationError", "Invalid IAM Instance Profile"),) if module.enable_iam_setup else (),
+        )
+
+    def metrics(self) -> Step:
+        return Step(
+            self.step("metrics"),
+            "autoscaling",
+            "enable_metrics_collection",
+            {
+                "AutoScalingGroupName": self.asg_name,
+                "Metrics": list(self.module.enabled_metrics),
+                "Granularity": "1Minute",  # the only one that there is
+            },
         )

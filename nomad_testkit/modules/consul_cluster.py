@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from nomad_testkit.modules.cluster_variables import ClusterModule
@@ -16,13 +16,13 @@ class ConsulCluster(ClusterModule):
     """The variables of consul-cluster, under upstream's names and with its defaults."""
 
     policies: ClassVar[Mapping[str, str]] = POLICIES
+    size_input: ClassVar[str] = "cluster_size"
+    security_groups_input: ClassVar[str] = "additional_security_group_ids"
 
     cluster_size: int = 3
     cluster_tag_key: str = "consul-servers"
 
-    allowed_ssh_security_group_ids: tuple[str, ...] = ()
     additional_security_group_ids: tuple[str, ...] = ()
-    security_group_tags: Mapping[str, str] = field(default_factory=dict)
 
     server_rpc_port: int = 8300
     cli_rpc_port: int = 8400
@@ -32,20 +32,6 @@ class ConsulCluster(ClusterModule):
     https_api_port: int = 8501
     enable_https_port: bool = False
     dns_port: int = 8600
-
-    enable_iam_setup: bool = True
-    iam_instance_profile_name: str = ""
-    """Used where `enable_iam_setup` is false."""
-
-    def faults(self) -> Iterator[tuple[str, str, str]]:
-        yield from super().faults()
-        if self.enable_iam_setup == bool(self.iam_instance_profile_name):
-            found = f"{self.iam_instance_profile_name!r} with enable_iam_setup = {str(self.enable_iam_setup).lower()}"
-            yield (
-                "iam_instance_profile_name",
-                found,
-                "a name where enable_iam_setup is false, and none where it is true",
-            )
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -64,19 +50,3 @@ class ConsulCluster(ClusterModule):
             ),
             *consul_client_ports(serf_lan=self.serf_lan_port),
         )
-
-    @property
-    def ssh_security_groups(self) -> tuple[str, ...]:
-        return self.allowed_ssh_security_group_ids
-
-    @property
-    def more_security_groups(self) -> tuple[str, ...]:
-        return self.additional_security_group_ids
-
-    @property
-    def security_group_labels(self) -> Mapping[str, str]:
-        return self.security_group_tags
-
-    @property
-    def instance_profile(self) -> str:
-        return "" if self.enable_iam_setup else self.iam_instance_profile_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.security_group_rules import Port, consul_client_ports, nomad_ports
@@ -12,10 +13,12 @@ from nomad_testkit.modules.security_group_rules import Port, consul_client_ports
 class NomadCluster(ClusterModule):
     """The variables of nomad-cluster, under upstream's names and with its defaults."""
 
+    size_input: ClassVar[str] = "desired_capacity"
+    security_groups_input: ClassVar[str] = "security_groups"
+
     min_size: int
     max_size: int
     desired_capacity: int
-    asg_name: str = ""
     cluster_tag_key: str = "nomad-servers"
 
     security_groups: tuple[str, ...] = ()
@@ -34,11 +37,3 @@ class NomadCluster(ClusterModule):
             *nomad_ports(http=self.http_port, rpc=self.rpc_port, serf=self.serf_port),
             *consul_client_ports(),
         )
-
-    @property
-    def more_security_groups(self) -> tuple[str, ...]:
-        return self.security_groups
-
-    @property
-    def group_name(self) -> str:
-        return self.asg_name

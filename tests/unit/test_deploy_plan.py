@@ -4,15 +4,17 @@ import base64
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nomad_testkit.deploy.plan import Plan, plan
-from nomad_testkit.errors import ExampleError, UsageError
+from nomad_testkit.deploy.plan import Plan, Site, plan
+from nomad_testkit.errors import UsageError
 from nomad_testkit.examples import Example
 from nomad_testkit.model import Network, Subnet
 from nomad_testkit.modules.steps import Ref
+from nomad_testkit.targets.key_pair import write_key_pair
 
 RUN = "nt-20260314-ab12cd"
 NETWORK = Network(
@@ -21,15 +23,15 @@ NETWORK = Network(
         Subnet(f"subnet-{zone}", f"us-east-1{zone}", f"172.31.{16 * number}.0/20") for number, zone in enumerate("abc")
     ),
 )
+SITE = Site(NETWORK, "ami-1", "/dev/xvda")
 
 
-def make(run_id: str = RUN, network: Network = NETWORK, **variables: Any) -> Plan:
+def make(run_id: str = RUN, servers: Site = SITE, clients: Site = SITE, **variables: Any) -> Plan:
     return plan(
         Example.load("nomad-consul-colocated-cluster").replace(**variables),
         run_id=run_id,
         region="us-east-1",
-        network=network,
-        image_id="ami-1",
+        sites={"servers": servers, "clients": clients},
         public_key="ssh-ed25519 AAAA",
         inbound_cidrs=["169.254.9.0/30"],
     )
@@ -74,7 +76,8 @@ def test_nobody_else_is_let_in() -> None:
 
 def test_no_security_group_has_more_rules_than_aws_allows() -> None:
     six = tuple(Subnet(f"subnet-{number}", f"us-east-1{number}", f"172.31.{16 * number}.0/20") for number in range(6))
-    for step in make(network=Network("vpc-0a", six)).steps:
+    site = Site(Network("vpc-0a", six), "ami-1", "/dev/xvda")
+    for step in make(servers=site, clients=site).steps:
         if step.action == "authorize_security_group_ingress":
             sources = ("IpRanges", "Ipv6Ranges", "UserIdGroupPairs")
             rules = [one for rule in step.arguments["IpPermissions"] for key in sources for one in rule.get(key, ())]
@@ -109,8 +112,7 @@ def test_outputs_of_the_separate_example() -> None:
         Example.load("nomad-consul-separate-cluster"),
         run_id=RUN,
         region="us-east-1",
-        network=NETWORK,
-        image_id="ami-1",
+        sites=dict.fromkeys(("consul_servers", "nomad_servers", "nomad_clients"), SITE),
         public_key="ssh-ed25519 AAAA",
     ).outputs
     assert [outputs[f"num_{group}"] for group in ("consul_servers", "nomad_servers", "nomad_clients")] == [3, 3, 6]
@@ -122,8 +124,27 @@ def test_outputs_of_the_separate_example() -> None:
         assert outputs[f"{role}_servers_cluster_tag_value"] == f"auto-join-{RUN}"
 
 
-def test_a_key_pair_of_the_users_own_is_not_imported() -> None:
-    made = make(ssh_key_name="mine")
+def test_each_group_has_a_site_of_its_own_and_all_reach_each_other() -> None:
+    elsewhere = Network("vpc-0b", (Subnet("subnet-x", "us-east-1d", "10.9.0.0/24"),))
+    made = make(clients=Site(elsewhere, "ami-2", "/dev/sda1"))
+    by_name = {step.name: step.arguments for step in made.steps}
+    assert by_name["servers: auto scaling group"]["VPCZoneIdentifier"] == "subnet-a,subnet-b,subnet-c"
+    assert by_name["clients: auto scaling group"]["VPCZoneIdentifier"] == "subnet-x"
+    assert by_name["clients: security group"]["VpcId"] == "vpc-0b"
+    data = by_name["clients: launch template"]["LaunchTemplateData"]
+    assert (data["ImageId"], data["BlockDeviceMappings"][0]["DeviceName"]) == ("ami-2", "/dev/sda1")
+    for side in ("servers", "clients"):
+        blocks = [one["CidrIp"] for one in by_name[f"{side}: inbound rules"]["IpPermissions"][0]["IpRanges"]]
+        assert blocks == ["10.9.0.0/24", "172.31.0.0/19", "172.31.32.0/20", "169.254.9.0/30"]
+
+
+def test_how_long_the_hosts_may_take() -> None:
+    assert make().capacity_seconds == {"servers": 600, "clients": 600}
+
+
+def test_a_key_pair_of_the_users_own_is_not_imported(tmp_path: Path) -> None:
+    write_key_pair(tmp_path / "mine")
+    made = make(ssh_key_name="mine", ssh_private_key_file=str(tmp_path / "mine"))
     assert "import_key_pair" not in [step.action for step in made.steps]
     keys = {
         step.arguments["LaunchTemplateData"]["KeyName"] for step in made.steps if "LaunchTemplateData" in step.arguments
@@ -135,12 +156,6 @@ def test_the_longest_names_fit_everywhere() -> None:
     for step in make("r" * 20, cluster_name="n" * 36).steps:
         if step.creates is not None:
             assert len(step.creates.name) <= 64
-
-
-def test_another_vpc_is_refused() -> None:
-    assert make(vpc_id="vpc-0a").outputs["num_servers"] == 3
-    with pytest.raises(ExampleError, match="found vpc_id 'vpc-0b'; right is 'vpc-0a'"):
-        make(vpc_id="vpc-0b")
 
 
 def test_a_run_id_must_fit() -> None:

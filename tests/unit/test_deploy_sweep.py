@@ -15,7 +15,7 @@ from moto import mock_aws
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.deploy.inventory import Inventory
-from nomad_testkit.deploy.plan import Plan, plan
+from nomad_testkit.deploy.plan import Plan, Site, plan
 from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import DeployError, TeardownError, UsageError
 from nomad_testkit.examples import Example
@@ -62,8 +62,7 @@ def make_plan(client: Client, run_id: str = RUN, **variables: Any) -> Plan:
         Example.load("nomad-consul-colocated-cluster").replace(**variables),
         run_id=run_id,
         region=REGION,
-        network=network,
-        image_id=an_image(client),
+        sites=dict.fromkeys(("servers", "clients"), Site(network, an_image(client), "/dev/xvda")),
         public_key=PUBLIC_KEY,
         inbound_cidrs=["192.0.2.0/24"],
     )

@@ -73,6 +73,7 @@ def test_the_colocated_example_has_the_variables_and_defaults_of_upstream() -> N
         "cluster_tag_key": "nomad-servers",
         "cluster_tag_value": "auto-join",
         "ssh_key_name": "",
+        "ssh_private_key_file": "",
         "vpc_id": "",
         "ssh_user": "admin",
     }
@@ -98,6 +99,7 @@ def test_the_separate_example_has_the_variables_and_defaults_of_upstream() -> No
         "cluster_tag_key": "consul-servers",
         "cluster_tag_value": "auto-join",
         "ssh_key_name": "",
+        "ssh_private_key_file": "",
         "vpc_id": "",
         "ssh_user": "admin",
     }

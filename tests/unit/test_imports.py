@@ -19,7 +19,7 @@ LAYERS = """
     settings journal bundle cache interrupts file_lock
     agents
     modules
-    example_variables examples example_settings ssh clients
+    login_key example_variables example_inputs examples example_settings ssh clients
     ec2
     targets
     deploy

@@ -77,9 +77,13 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
         assert facts["public_key"].startswith("ssh-ed25519 ")
         assert facts["inbound_cidrs"] == ("169.254.253.1/32",)
         stage.act("plan")
-        return SimpleNamespace(steps=())
+        return SimpleNamespace(steps=(), capacity_seconds={})
 
-    def await_hosts(self: Readiness, expected: object, make: Callable[[Instance], Any]) -> list[Any]:
+    def apply(*_: Any, **__: Any) -> dict[str, str]:
+        stage.act("apply")
+        return {}
+
+    def await_hosts(self: Readiness, expected: object, make: Callable[[Instance], Any], limits: object) -> list[Any]:
         host = make(INSTANCE)
         stage.act("hosts")
         return [host]
@@ -91,8 +95,9 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     def collect(hosts: list[Any], folder: Path, **_: Any) -> None:
         stage.act(f"evidence of {len(hosts)} hosts")
 
+    monkeypatch.setattr(lifecycle, "survey", lambda example, target: {})
     monkeypatch.setattr(lifecycle, "plan", plan)
-    monkeypatch.setattr(lifecycle, "apply", lambda *_, **__: stage.act("apply"))
+    monkeypatch.setattr(lifecycle, "apply", apply)
     monkeypatch.setattr(lifecycle, "sweep", sweep)
     monkeypatch.setattr(diagnostics, "collect", collect)
     monkeypatch.setattr(Readiness, "await_hosts", await_hosts)
@@ -102,7 +107,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
 
 @pytest.fixture
 def deploy(stage: Stage, tmp_path: Path) -> Callable[..., Any]:
-    example: Any = SimpleNamespace(name="example", ssh_user="admin", roles=Roles(("servers",), ("servers",), ()))
+    example: Any = SimpleNamespace(name="example", ssh_user="admin", ssh_private_key_file=None, roles=Roles(("servers",), ("servers",), ()))
 
     def start(**options: str) -> Any:
         settings = Settings.load(options={"nomad_artifacts": str(tmp_path / "evidence"), **options})

@@ -10,6 +10,7 @@ import pytest
 from nomad_testkit.errors import UsageError
 from nomad_testkit.model import Network, Subnet
 from nomad_testkit.modules.auto_scaling_group import Placement, cluster_outputs, cluster_steps
+from nomad_testkit.modules.cluster_tables import LAUNCHING, EbsBlockDevice, LifecycleHook, Tag
 from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.iam_policies import CONSUL_AUTO_JOIN, EC2_TRUST
@@ -21,7 +22,9 @@ NETWORK = Network(
     "vpc-1",
     (Subnet("subnet-a", "us-east-1a", "10.0.0.0/20"), Subnet("subnet-b", "us-east-1b", "10.0.16.0/20")),
 )
-PLACEMENT = Placement(run_id="nt-1", group="servers", network=NETWORK, image_id="ami-1", key_name="run-key")
+PLACEMENT = Placement(
+    run_id="nt-1", group="servers", network=NETWORK, image_id="ami-1", root_device="/dev/xvda", key_name="run-key"
+)
 GROUP = Ref("servers: security group")
 
 
@@ -146,9 +149,10 @@ def test_an_instance_profile_of_the_users_own() -> None:
     assert "create_role" not in made
     data = made["create_launch_template"].arguments["LaunchTemplateData"]
     assert data["IamInstanceProfile"] == {"Name": "mine"}
-    assert "iam_role_arn" not in cluster_outputs(
-        consul(enable_iam_setup=False, iam_instance_profile_name="mine"), PLACEMENT
-    )
+    told = cluster_outputs(consul(enable_iam_setup=False, iam_instance_profile_name="mine"), PLACEMENT)
+    assert (told["iam_role_arn"], told["iam_role_id"], told["iam_instance_profile_arn"]) == ("", "", "")
+    assert told["iam_instance_profile_name"] == "mine"
+    assert made["create_auto_scaling_group"].transient == ()  # one that is not there will not come
 
 
 def test_role_and_profile_take_path_and_boundary() -> None:
@@ -181,20 +185,23 @@ def test_the_launch_template() -> None:
 
 
 def test_what_the_user_names_comes_before_what_the_run_has() -> None:
-    data = template(consul(ami_id="ami-2", ssh_key_name="mine"))
-    assert (data["ImageId"], data["KeyName"]) == ("ami-2", "mine")
+    assert template(consul(ssh_key_name="mine"))["KeyName"] == "mine"
 
 
 def test_the_auto_scaling_group() -> None:
-    group = steps(nomad(asg_name="pool", tags={"team": "a", "nomad-testkit-run": "another"}, cluster_tag_value="x"))
+    tags = (Tag(key="team", value="a"), Tag(key="inside", value="b", propagate_at_launch=False))
+    group = steps(nomad(asg_name="pool", tags=tags, cluster_tag_value="x"))
     arguments = group["create_auto_scaling_group"].arguments
     assert arguments["AutoScalingGroupName"] == "pool-nt-1"
     assert (arguments["MinSize"], arguments["MaxSize"], arguments["DesiredCapacity"]) == (1, 3, 2)
     assert arguments["VPCZoneIdentifier"] == "subnet-a,subnet-b"
     assert arguments["LaunchTemplate"] == {"LaunchTemplateId": Ref("servers: launch template"), "Version": "1"}
-    assert all(tag["PropagateAtLaunch"] for tag in arguments["Tags"])
+    assert [tag["Key"] for tag in arguments["Tags"] if not tag["PropagateAtLaunch"]] == ["inside"]
+    volumes = group["create_launch_template"].arguments["LaunchTemplateData"]["TagSpecifications"][0]["Tags"]
+    assert [tag["Key"] for tag in volumes] == ["team", "Name", "nomad-testkit-run", "nomad-testkit-group"]
     assert {tag["Key"]: tag["Value"] for tag in arguments["Tags"]} == {
         "team": "a",
+        "inside": "b",
         "Name": "web",
         "nomad-testkit-run": "nt-1",
         "nomad-testkit-group": "servers",
@@ -202,12 +209,85 @@ def test_the_auto_scaling_group() -> None:
     }
 
 
-def test_subnets_by_zone_or_by_id() -> None:
-    def subnets(**variables: Any) -> Any:
-        return steps(consul(**variables))["create_auto_scaling_group"].arguments["VPCZoneIdentifier"]
+def test_what_upstream_gives_a_group() -> None:
+    hook = LifecycleHook(name="ready", lifecycle_transition=LAUNCHING, heartbeat_timeout=60)
+    module = consul(
+        termination_policies=("NewestInstance", "Default"),
+        protect_from_scale_in=True,
+        lifecycle_hooks=(hook,),
+        enabled_metrics=("GroupTotalInstances",),
+        health_check_type="ELB",
+        health_check_grace_period=30,
+        service_linked_role_arn="arn:aws:iam::1:role/x",
+    )
+    made = steps(module)
+    arguments = made["create_auto_scaling_group"].arguments
+    assert arguments["TerminationPolicies"] == ["NewestInstance", "Default"]
+    assert arguments["NewInstancesProtectedFromScaleIn"] is True
+    assert arguments["LifecycleHookSpecificationList"] == [
+        {
+            "LifecycleHookName": "ready",
+            "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING",
+            "DefaultResult": "ABANDON",
+            "HeartbeatTimeout": 60,
+        }
+    ]
+    assert (arguments["HealthCheckType"], arguments["HealthCheckGracePeriod"]) == ("ELB", 30)
+    assert arguments["ServiceLinkedRoleARN"] == "arn:aws:iam::1:role/x"
+    assert made["enable_metrics_collection"].arguments == {
+        "AutoScalingGroupName": "web-nt-1",
+        "Metrics": ["GroupTotalInstances"],
+        "Granularity": "1Minute",
+    }
+    defaults = steps(consul())
+    assert defaults["create_auto_scaling_group"].arguments["TerminationPolicies"] == ["Default"]
+    assert "enable_metrics_collection" not in defaults
+    assert "LifecycleHookSpecificationList" not in defaults["create_auto_scaling_group"].arguments
 
-    assert subnets(availability_zones=("us-east-1b",)) == "subnet-b"
-    assert subnets(subnet_ids=("subnet-x",)) == "subnet-x"
+
+def test_volumes_and_spot_instances() -> None:
+    devices = (
+        EbsBlockDevice(device_name="/dev/sdf", volume_type="gp3", volume_size=3, iops=3000, throughput=125),
+        EbsBlockDevice(device_name="/dev/sdg", snapshot_id="snap-1", delete_on_termination=False, encrypted=True),
+    )
+    module = consul(
+        root_volume_type="io1",
+        root_volume_size=9,
+        root_volume_iops=100,
+        root_volume_encrypted=True,
+        root_volume_delete_on_termination=False,
+        root_volume_ebs_optimized=True,
+        ebs_block_devices=devices,
+        spot_price=0.0125,
+        tenancy="",
+    )
+    data = template(module)
+    root = {"VolumeType": "io1", "VolumeSize": 9, "Iops": 100, "DeleteOnTermination": False, "Encrypted": True}
+    sdf = {"VolumeType": "gp3", "VolumeSize": 3, "Iops": 3000, "Throughput": 125}
+    assert data["BlockDeviceMappings"] == [
+        {"DeviceName": "/dev/xvda", "Ebs": root},
+        {"DeviceName": "/dev/sdf", "Ebs": {**sdf, "DeleteOnTermination": True, "Encrypted": False}},
+        {"DeviceName": "/dev/sdg", "Ebs": {"SnapshotId": "snap-1", "DeleteOnTermination": False, "Encrypted": True}},
+    ]
+    assert data["EbsOptimized"] is True
+    assert data["InstanceMarketOptions"] == {
+        "MarketType": "spot",
+        "SpotOptions": {"MaxPrice": "0.0125", "SpotInstanceType": "one-time"},
+    }
+    assert "Placement" not in data
+    assert "InstanceMarketOptions" not in template(consul())
+
+
+@pytest.mark.parametrize(("key", "told"), [("team", "enabled"), ("kubernetes.io/name", "disabled")])
+def test_tags_are_in_the_metadata_where_all_of_them_may_be(key: str, told: str) -> None:
+    options = template(consul(tags=(Tag(key=key, value="x"),)))["MetadataOptions"]
+    assert options["InstanceMetadataTags"] == told
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("1h30m", 5400), ("1.5s", 1.5), ("0", None)])
+def test_capacity_timeouts(text: str, seconds: float | None) -> None:
+    module = consul(wait_for_capacity_timeout=text)
+    assert (module.capacity_seconds, list(module.faults())) == (seconds, [])
 
 
 def test_everything_that_is_created_bears_the_tag() -> None:
@@ -231,6 +311,33 @@ def test_everything_that_is_created_bears_the_tag() -> None:
         (consul(iam_instance_profile_name="x"), ("iam_instance_profile_name", "'x' with enable_iam_setup = true")),
         (nomad(desired_capacity=4), ("min_size", "1, 4 and 3")),
         (nomad(asg_name="a/b"), ("asg_name", "'a/b'")),
+        (consul(tenancy="shared"), ("tenancy", "'shared'")),
+        (consul(health_check_type="TCP"), ("health_check_type", "'TCP'")),
+        (consul(health_check_grace_period=-1), ("health_check_grace_period", "-1")),
+        (consul(termination_policies="Oldest"), ("termination_policies", "'Oldest'")),
+        (consul(enabled_metrics=("CPUUtilization",)), ("enabled_metrics", "'CPUUtilization'")),
+        (consul(wait_for_capacity_timeout="ten"), ("wait_for_capacity_timeout", "'ten'")),
+        (consul(spot_price=-1.0), ("spot_price", "-1.0")),
+        (consul(root_volume_type="st1"), ("root_volume_type", "'st1'")),
+        (consul(root_volume_size=0), ("root_volume_size", "0")),
+        (consul(root_volume_type="io1"), ("root_volume_iops", "0 with root_volume_type = 'io1'")),
+        (consul(instance_profile_path="x"), ("instance_profile_path", "'x'")),
+        (consul(iam_permissions_boundary="edge"), ("iam_permissions_boundary", "'edge'")),
+        (consul(tags=(Tag(key="aws:x", value=""),)), ("tags[0].key", "'aws:x'")),
+        (consul(tags=(Tag(key="nomad-testkit-run", value="x"),)), ("tags[0].key", "'nomad-testkit-run'")),
+        (consul(tags=(Tag(key="a", value="x"), Tag(key="a", value="y"))), ("tags[1].key", "'a'")),
+        (
+            consul(lifecycle_hooks=(LifecycleHook(name="x", lifecycle_transition="LAUNCHING"),)),
+            ("lifecycle_hooks[0].lifecycle_transition", "'LAUNCHING'"),
+        ),
+        (
+            consul(ebs_block_devices=(EbsBlockDevice(device_name="/dev/sdf"),)),
+            ("ebs_block_devices[0].volume_size", "0"),
+        ),
+        (
+            consul(ebs_block_devices=(EbsBlockDevice(device_name="sdf", volume_size=1),)),
+            ("ebs_block_devices[0].device_name", "'sdf'"),
+        ),
     ],
 )
 def test_faults(module: ClusterModule, fault: tuple[str, str]) -> None:
