@@ -49,7 +49,8 @@ def sweep(
     """Destroy everything that bears the run's tag, and tell what it was.
 
     The journal helps to find what the tag's index does not tell yet; what lacks the tag is never destroyed, but for an
-    AMI with the run's id in its name. Every step runs even when one fails. Raises TeardownError that lists what is left and what was refused.
+    AMI with the run's id in its name. Every step runs even when one fails. Raises TeardownError that lists what is left
+    and what was refused.
     """
     return _Sweep(client, run_id, journal, deadline, progress or (lambda line: None)).run()
 

@@ -270,6 +270,8 @@ class Machine:
             "--timezone=off",
             "--link-journal=no",
             "--capability=all",
+            # As systemd has it on a host of its own (HIGH_RLIMIT_NOFILE); else this machine's own limit is the highest.
+            "--rlimit=RLIMIT_NOFILE=1024:524288",
             # What a host on EC2 may call too: runc gives each task a session keyring, Nomad sandboxes its downloads.
             "--system-call-filter=@keyring landlock_add_rule landlock_create_ruleset landlock_restrict_self",
         ]

@@ -16,17 +16,17 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # those may import each other.
 LAYERS = """
     errors model wait certificates
-    settings journal bundle cache interrupts file_lock
+    settings journal bundle cache interrupts file_lock packer
     agents
     modules
-    login_key example_variables example_inputs examples example_settings ssh clients
+    login_key example_variables example_inputs security examples example_settings ssh clients run_secrets
     ec2
     targets
-    deploy
+    deploy aws_policy
     host jobs
     checks
     cluster
-    host_watch readiness runs diagnostics lifecycle
+    delivery host_watch readiness runs diagnostics lifecycle amis
     sharing plugin bench cli __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
