@@ -15,6 +15,8 @@ from nomad_testkit.ssh import COMMAND_TIMEOUT, CommandResult, SshConnection
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
+    import testinfra.host
+
     from nomad_testkit.clients.consul import ConsulClient
     from nomad_testkit.clients.nomad import NomadClient
     from nomad_testkit.run_secrets import RunSecrets
@@ -68,6 +70,7 @@ class Host:
         self._lock = threading.Lock()
         self._nomad: NomadClient | None = None
         self._consul: ConsulClient | None = None
+        self._testinfra: testinfra.host.Host | None = None
 
     @property
     def instance_id(self) -> str:
@@ -100,6 +103,22 @@ class Host:
             if self._consul is None:
                 self._consul = self._access.consul(self.address)
             return self._consul
+
+    @property
+    def testinfra(self) -> testinfra.host.Host:
+        """This host as pytest-testinfra sees it, with its modules: file, package, service, sysctl, user...
+
+        It looks with the rights of the user who is logged in; ``with host.testinfra.sudo():`` with root's.
+
+        >>> host.testinfra.file("/opt/consul/bin/consul").user  # doctest: +SKIP
+        'consul'
+        """
+        from nomad_testkit.testinfra_backend import testinfra_host
+
+        with self._lock:
+            if self._testinfra is None:
+                self._testinfra = testinfra_host(self.ssh)
+            return self._testinfra
 
     def connect(self, deadline: Deadline) -> None:
         """Wait until SSH answers, at most until `deadline`. Raises HostError."""

@@ -19,7 +19,7 @@ LAYERS = """
     settings journal bundle cache interrupts file_lock packer
     agents
     modules
-    login_key example_variables example_inputs security examples example_settings ssh clients run_secrets
+    login_key example_variables example_inputs security examples example_settings ssh testinfra_backend clients run_secrets
     ec2
     targets
     deploy aws_policy
