@@ -12,6 +12,7 @@ from nomad_testkit.errors import AgentApiError, DeployError
 from nomad_testkit.examples import Roles
 from nomad_testkit.host import Host
 from nomad_testkit.model import Instance
+from nomad_testkit.run_secrets import RunSecrets
 
 if TYPE_CHECKING:
     from nomad_testkit.checks.base import Check
@@ -40,6 +41,8 @@ class Cluster:
     key_path: Path
     example: Example | None = None
     """None in a process that only destroys it."""
+    secrets: RunSecrets | None = None
+    """The run's secrets, where the example has a [security]."""
     outputs: Mapping[str, Any] = field(default_factory=dict)
     """What the deployment tells under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -117,6 +120,7 @@ class Cluster:
             "roles": asdict(self.roles),
             "ssh_user": self.ssh_user,
             "key_path": str(self.key_path),
+            "secrets_path": str(self.secrets.folder) if self.secrets else None,
             "outputs": dict(self.outputs),
             "timings": dict(self.timings),
         }
@@ -127,14 +131,16 @@ class Cluster:
     ) -> Cluster:
         """Make the cluster that `describe` told of, over this process's own hold on its target."""
         ssh_user, key_path = description["ssh_user"], Path(description["key_path"])
+        secrets = RunSecrets.load(Path(path)) if (path := description.get("secrets_path")) else None
         return cls(
             run_id=description["run_id"],
             target=target,
-            hosts=[_host(facts, ssh_user, key_path) for facts in description["hosts"]],
+            hosts=[_host(facts, ssh_user, key_path, secrets) for facts in description["hosts"]],
             roles=Roles(**{role: tuple(groups) for role, groups in description["roles"].items()}),
             ssh_user=ssh_user,
             key_path=key_path,
             example=example,
+            secrets=secrets,
             outputs=description["outputs"],
             timings=description["timings"],
         )
@@ -145,10 +151,10 @@ class Cluster:
             host.close()
 
 
-def _host(facts: Mapping[str, Any], ssh_user: str, key_path: Path) -> Host:
+def _host(facts: Mapping[str, Any], ssh_user: str, key_path: Path, secrets: RunSecrets | None) -> Host:
     fields = dict(facts)
     address = fields.pop("address")
-    return Host(Instance(**fields), address=address, ssh_user=ssh_user, key_path=key_path)
+    return Host(Instance(**fields), address=address, ssh_user=ssh_user, key_path=key_path, secrets=secrets)
 
 
 def _names(hosts: Iterable[Host]) -> str:

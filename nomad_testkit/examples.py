@@ -30,9 +30,12 @@ from nomad_testkit.modules.iam_policies import POLICIES
 from nomad_testkit.modules.nomad_cluster import NomadCluster
 from nomad_testkit.modules.security_group_rules import RULE_SETS, Port
 from nomad_testkit.modules.steps import RUN_ID_LENGTH
+from nomad_testkit.security import Security
 
 FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}
+
+_OPTIONAL = ("description", "security")
 
 # As long as a run's id may be, so that what fits when an example is loaded fits in every run.
 _ANY_RUN = "x" * RUN_ID_LENGTH
@@ -91,6 +94,7 @@ class Example:
     variables: Mapping[str, Any]
     roles: Roles
     description: str = ""
+    security: Security = Security()
     _groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     _scripts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -151,14 +155,13 @@ class Example:
             raise ExampleError(f"{file} cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise ExampleError(f"{file} is not TOML: {error}") from error
-        sections = {"description": str, "variables": dict, "groups": dict, "roles": dict}
+        sections = {"description": str, "variables": dict, "groups": dict, "roles": dict, "security": dict}
         known_keys(file, "", table, sections)
         for key, type_ in sections.items():
-            if key != "description" and key not in table:
+            if key in table and not isinstance(table[key], type_):
+                raise refusal(file, key, kind_of(table[key]), "a string" if type_ is str else "a table")
+            if key not in table and key not in _OPTIONAL:
                 raise refusal(file, key, "nothing", f"a table [{key}]")
-            if not isinstance(table.get(key, ""), type_ if key in table else str):
-                right = "a string" if type_ is str else "a table"
-                raise refusal(file, key, kind_of(table[key]), right)
         declarations = {
             name: Variable.declared(file, name, declaration) for name, declaration in table["variables"].items()
         }
@@ -171,6 +174,7 @@ class Example:
             variables=MappingProxyType({name: one.default for name, one in declarations.items()}),
             roles=_roles(file, table["roles"], groups),
             description=table.get("description", ""),
+            security=Security.declared(file, table.get("security", {})),
             _groups=groups,
             _scripts={name: _script(file, name, group) for name, group in groups.items() if "user_data" in group},
         )
@@ -321,4 +325,3 @@ def _roles(file: Path, table: Mapping[str, Any], groups: Mapping[str, Any]) -> R
             if group not in groups:
                 raise refusal(file, key, kind_of(group), near_miss(str(group), groups))
     return Roles(**{name: tuple(table[name]) for name in names})
-

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nomad_testkit import diagnostics, targets
+from nomad_testkit.clients.access import ApiAccess
 from nomad_testkit.cluster import Cluster
+from nomad_testkit.delivery import deliver
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.plan import plan
 from nomad_testkit.deploy.survey import survey
@@ -17,6 +21,7 @@ from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import deferred, termination_raises
 from nomad_testkit.readiness import Readiness, expected_hosts
+from nomad_testkit.run_secrets import RunSecrets
 from nomad_testkit.runs import Run
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline
@@ -47,15 +52,26 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
     ...     cluster.require(RaftPeers(3))
     """
     deadline = Deadline.after(settings.timeout)
-    first: BaseException | None = None
     hosts: list[Host] = []
+    with new_run(settings, hosts, target=target, progress=progress) as run:
+        yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
+
+
+@contextmanager
+def new_run(settings: Settings, hosts: Sequence[Host], *, target: Target, progress: Progress) -> Iterator[Run]:
+    """Lend a new run, and destroy all that it has created, whatever happens.
+
+    `hosts`, to which the user adds, are asked for evidence when it fails. Raises as `deployed`.
+    """
+    first: BaseException | None = None
     with termination_raises():
         forget_dead(progress)
         run = Run.new()
         lock = run.lock
         lock.acquire("a moment's look of another process at the run's lock")
+        run.note({"target": dict(target.describe())})
         try:
-            yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
+            yield run
         except BaseException as error:
             first = error
             # Bad input is refused before there is anything to show.
@@ -109,7 +125,6 @@ def _deploy(
 ) -> Cluster:
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
-    run.note({"target": dict(target.describe())})
     key_path = (example.ssh_private_key_file or run.key_path).absolute()
     steps = plan(
         example,
@@ -120,13 +135,19 @@ def _deploy(
         inbound_cidrs=target.inbound_cidrs,
     )
 
+    secrets = None
+    if example.security.wanted:
+        secrets = RunSecrets.create(run.secrets_path, example.security, region=target.region)
+    prepare = partial(deliver, secrets, example.roles, deadline) if secrets else None
+
     def make(instance: Instance) -> Host:
-        host = Host(instance, address=target.address(instance), ssh_user=example.ssh_user, key_path=key_path)
+        address = target.address(instance)
+        host = Host(instance, address=address, ssh_user=example.ssh_user, key_path=key_path, secrets=secrets)
         hosts.append(host)
         return host
 
     outputs = apply(steps, target.client, run.journal, deadline=deadline)
-    with Readiness(target, run.run_id, deadline, progress, started) as readiness:
+    with Readiness(target, run.run_id, deadline, progress, started, prepare) as readiness:
         cluster = Cluster(
             run_id=run.run_id,
             target=target,
@@ -135,6 +156,7 @@ def _deploy(
             ssh_user=example.ssh_user,
             key_path=key_path,
             example=example,
+            secrets=secrets,
             outputs=outputs,
             timings=readiness.timings,
         )
@@ -166,11 +188,17 @@ def how_to_reach(run: Run) -> str:
     told = run.description()
     lines = [f"# {run.run_id} is left up"]
     hosts = told.get("hosts", [])
-    for role, variable, port in (("nomad_servers", "NOMAD_ADDR", 4646), ("consul_servers", "CONSUL_HTTP_ADDR", 8500)):
+    secrets = RunSecrets.load(Path(folder)) if (folder := told.get("secrets_path")) else None
+    access = secrets.access if secrets else ApiAccess()
+    for role, variable, url in (
+        ("nomad_servers", "NOMAD_ADDR", access.nomad_url),
+        ("consul_servers", "CONSUL_HTTP_ADDR", access.consul_url),
+    ):
         groups = told.get("roles", {}).get(role, ())
         address = next((host["address"] for host in hosts if host["group"] in groups), None)
         if address:
-            lines.append(f"export {variable}=http://{address}:{port}")
+            lines.append(f"export {variable}={url(address)}")
+    lines += [f"export {name}={value}" for name, value in (secrets.environment() if secrets else {}).items()]
     if endpoint := told.get("target", {}).get("endpoint_url"):
         lines.append(f"export AWS_ENDPOINT_URL={endpoint}")
     if hosts:

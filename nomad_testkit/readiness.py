@@ -40,19 +40,23 @@ def expected_hosts(plan: Plan) -> dict[str, int]:
 
 @dataclass
 class Readiness:
-    """The wait for one deployment; `timings` gets the seconds from `started` to the end of each phase."""
+    """The wait for one deployment; `timings` gets the seconds from `started` to the end of each phase.
+
+    `prepare` is called for each host as soon as it lets one in.
+    """
 
     target: Target
     run_id: str
     deadline: Deadline
     progress: Progress
     started: float
+    prepare: Callable[[Host], None] | None = None
     watch: HostWatch = field(init=False)
     timings: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
 
     def __post_init__(self) -> None:
-        self.watch = HostWatch(self.deadline)
+        self.watch = HostWatch(self.deadline, self.prepare)
 
     def __enter__(self) -> Readiness:
         return self

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nomad_testkit import diagnostics, lifecycle, targets
+from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import DeployError, Ec2Error, TeardownError, UsageError
 from nomad_testkit.examples import Roles
 from nomad_testkit.interrupts import Terminated, deferred, termination_raises
@@ -21,6 +22,7 @@ from nomad_testkit.model import Instance, Network
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG, Creates, Step, tag_list
 from nomad_testkit.readiness import Readiness, expected_hosts
 from nomad_testkit.runs import Run
+from nomad_testkit.security import Security
 from nomad_testkit.settings import Settings
 
 INSTANCE = Instance("i-1", "servers", "running", "172.31.0.4", "127.31.0.4", "us-east-1a", "ami-1")
@@ -61,6 +63,7 @@ class Stage:
         self.fail: dict[str, BaseException] = {}
         self.said: list[str] = []
         self.target = FakeTarget()
+        self.security = Security()
 
     def act(self, what: str) -> None:
         self.done.append(what)
@@ -107,9 +110,11 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
 
 @pytest.fixture
 def deploy(stage: Stage, tmp_path: Path) -> Callable[..., Any]:
-    example: Any = SimpleNamespace(name="example", ssh_user="admin", ssh_private_key_file=None, roles=Roles(("servers",), ("servers",), ()))
-
     def start(**options: str) -> Any:
+        roles = Roles(("servers",), ("servers",), ())
+        example: Any = SimpleNamespace(
+            name="example", ssh_user="admin", ssh_private_key_file=None, roles=roles, security=stage.security
+        )
         settings = Settings.load(options={"nomad_artifacts": str(tmp_path / "evidence"), **options})
         return lifecycle.deployed(settings, example, target=stage.target, progress=stage.said.append)  # type: ignore[arg-type]
 
@@ -219,6 +224,27 @@ def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Ca
     assert "export AWS_ENDPOINT_URL=http://127.31.255.1" in told
     assert any(f"-i {run.key_path} admin@127.31.0.4" in line for line in told)
     assert told[-1] == f"python -m nomad_testkit down {run.run_id}"
+
+
+def test_a_cluster_with_secrets_is_reached_by_their_files(stage: Stage, deploy: Callable[..., Any]) -> None:
+    stage.security = Security(tls=True, gossip_encryption=True, acl=True)
+    with deploy(nomad_keep="true") as cluster:
+        (host,) = cluster.hosts
+        assert host.nomad.address == "https://127.31.0.4:4646"
+    (run,) = Run.every()
+    assert run.secrets_path.stat().st_mode & 0o777 == 0o700
+    told = stage.said[-1].splitlines()
+    assert "export NOMAD_ADDR=https://127.31.0.4:4646" in told
+    assert "export CONSUL_HTTP_ADDR=https://127.31.0.4:8501" in told
+    assert f"export NOMAD_CACERT={run.secrets_path}/ca.pem" in told
+    assert f'export NOMAD_TOKEN="$(cat {run.secrets_path}/nomad-management.token)"' in told
+    assert f"export CONSUL_HTTP_TOKEN_FILE={run.secrets_path}/consul-management.token" in told
+    shown = stage.said[-1] + (run.folder / "run.json").read_text()
+    for name in ("nomad-management.token", "consul-management.token", "consul-gossip.key"):
+        assert cluster.secrets[name] not in shown
+    again = Cluster.from_description(run.description(), target=cluster.target)
+    assert dict(again.secrets.values) == dict(cluster.secrets.values)  # type: ignore[union-attr]
+    assert again.hosts[0].nomad.address == "https://127.31.0.4:4646"
 
 
 def test_an_unknown_run_lists_those_that_there_are(stage: Stage) -> None:
