@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,19 @@ def default_template() -> Path:
     return examples_dir() / EXAMPLE
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltAmi:
+    """An AMI that this run's Packer has built."""
+
+    ami_id: str
+    run_id: str
+
+
 @contextmanager
 def built(
     settings: Settings, *, target: Target, progress: Progress, template: Path | None = None, only: str = BUILD
-) -> Iterator[str]:
-    """Build an AMI with Packer, lend its id, and delete it and its snapshot, whatever happens.
+) -> Iterator[BuiltAmi]:
+    """Build an AMI with Packer, lend it, and delete it and its snapshot, whatever happens.
 
     `template` must have the variables of the bundled one, which is the default; `only` is a glob that chooses the one
     build of it. With the setting `keep` nothing is deleted.
@@ -58,7 +67,7 @@ def built(
     is made, or cannot build it, and TeardownError when something is left.
 
     >>> with built(settings, target=target, progress=print) as ami:  # doctest: +SKIP
-    ...     example = Example.load("nomad-consul-colocated-cluster").replace(ami_id=ami)
+    ...     example = Example.load("nomad-consul-colocated-cluster").replace(ami_id=ami.ami_id)
     """
     if missing := packer.preflight():
         raise PreflightError(missing)
@@ -76,7 +85,7 @@ def built(
             ami = packer.build(recipe, environment, deadline=Deadline.after(BUILD_SECONDS), progress=progress)
             run.journal.created(IMAGE, name, ami)
             staged.close()
-            yield ami
+            yield BuiltAmi(ami, run.run_id)
 
 
 @contextmanager

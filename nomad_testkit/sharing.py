@@ -18,7 +18,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -264,28 +265,52 @@ def cluster(
 ) -> AbstractContextManager[Cluster]:
     """Deploy an example, or use the cluster that another worker has deployed from just this one."""
     from nomad_testkit.cluster import Cluster
-    from nomad_testkit.lifecycle import deployed, destroy
-    from nomad_testkit.runs import Run
+    from nomad_testkit.lifecycle import deployed
 
     def attach(description: Mapping[str, Any]) -> AbstractContextManager[Cluster]:
         return nullcontext(Cluster.from_description(description, target=opened, example=example))
-
-    def inherit(description: Mapping[str, Any]) -> None:
-        run = next((run for run in Run.every() if run.run_id == description["run_id"]), None)
-        if run is None or settings.keep:
-            return
-        try:
-            destroy(run, target=opened, progress=progress)
-        except Ec2Error:
-            run.forget()  # the target itself has gone, and all that was in it
 
     return sharing.shared(
         f"cluster-{identity(example)}",
         lambda: deployed(settings, example, target=opened, progress=progress),
         describe=lambda made: made.describe(),
         attach=attach,
-        inherit=inherit,
+        inherit=partial(_inherit, settings=settings, opened=opened, progress=progress),
     )
+
+
+@contextmanager
+def ami(
+    sharing: Sharing, settings: Settings, template: Path | None, opened: Target, progress: Progress
+) -> Iterator[str]:
+    """Build an AMI with Packer, or use the one that another worker has built; with the setting `ami` that one."""
+    from nomad_testkit.amis import BuiltAmi, built
+
+    if settings.ami:
+        yield settings.ami
+        return
+    with sharing.shared(
+        "ami",
+        lambda: built(settings, target=opened, progress=progress, template=template),
+        describe=asdict,
+        attach=lambda description: nullcontext(BuiltAmi(**description)),
+        inherit=partial(_inherit, settings=settings, opened=opened, progress=progress),
+    ) as made:
+        yield made.ami_id
+
+
+def _inherit(description: Mapping[str, Any], *, settings: Settings, opened: Target, progress: Progress) -> None:
+    """Destroy the run that a worker which has died left behind."""
+    from nomad_testkit.lifecycle import destroy
+    from nomad_testkit.runs import Run
+
+    run = next((run for run in Run.every() if run.run_id == description["run_id"]), None)
+    if run is None or settings.keep:
+        return
+    try:
+        destroy(run, target=opened, progress=progress)
+    except Ec2Error:
+        run.forget()  # the target itself has gone, and all that was in it
 
 
 def identity(example: Example) -> str:
