@@ -26,6 +26,7 @@ PACKAGES = (
     "cloud-init",
     "curl",
     "dbus",
+    "dnsmasq",
     "iproute2",
     "iputils-ping",
     "openssh-server",
@@ -33,6 +34,7 @@ PACKAGES = (
     "python3",
     "sudo",
     "systemd",
+    "systemd-resolved",
     "systemd-sysv",
 )
 # As in Debian's slim images. Every file that a host does without is one less to link for each exec task of Nomad.

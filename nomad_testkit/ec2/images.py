@@ -79,7 +79,8 @@ class ImageStore:
         layer = self._folder / image_id
         copy_layer(disk, layer)
         for injected in INJECTED:
-            (layer / injected).unlink(missing_ok=True)
+            if not (layer / injected).is_symlink():  # /etc/resolv.conf is one where systemd-resolved keeps it
+                (layer / injected).unlink(missing_ok=True)
         _cut(layer / CERTIFICATES, certificate)
         _cut(layer / ENVIRONMENT, f"{CA_VARIABLE}\n")
         with self._lock:

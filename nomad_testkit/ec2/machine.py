@@ -189,7 +189,9 @@ class Machine:
     def _inject(self) -> None:
         """Put onto the disk what AWS gives by DHCP, and what makes the cloud's certificates valid."""
         resolver = RESOLVER_ADDRESSES[-1]
-        self._write("etc/resolv.conf", f"nameserver {resolver}\nsearch {self._cloud.search_domain}\n")
+        # A program of the image's own may keep that file: a DHCP client leaves it alone then.
+        if not (self.root / "etc/resolv.conf").is_symlink():
+            self._write("etc/resolv.conf", f"nameserver {resolver}\nsearch {self._cloud.search_domain}\n")
         self._write("etc/hostname", self.spec.hostname.split(".")[0] + "\n")
         self._write("usr/local/share/ca-certificates/nomad-testkit-cloud.crt", self._cloud.ca_pem)
         known = (self.root / CERTIFICATES).read_text() if (self.root / CERTIFICATES).is_file() else ""

@@ -35,6 +35,9 @@ in_root systemctl --quiet mask \
     systemd-ask-password-wall.path systemd-firstboot.service
 # Users are made when packages are installed, and nothing in /etc or /var waits to be updated at the first boot.
 in_root systemctl --quiet mask systemd-sysusers.service
+# There for who wants Consul's names resolved; as in Debian's own images, nothing stands between a host and its VPC's DNS.
+in_root systemctl --quiet disable dnsmasq.service systemd-resolved.service
+rm -f "$root/etc/resolv.conf"
 # Started by the first program that talks to them, not by each boot.
 for service in dbus.service systemd-logind.service; do
     ln -s /dev/null "$units/multi-user.target.wants/$service"

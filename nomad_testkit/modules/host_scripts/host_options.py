@@ -113,6 +113,16 @@ def dns_server(text: str) -> str:
     return text
 
 
+def ip_address(text: str) -> str:
+    """Take an IP address."""
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise refused(text, "an IP address such as 127.0.0.1") from None
+
+
 def endpoint(text: str) -> str:
     """Take the URL of an AWS API; empty means the region's own."""
     if text and not ENDPOINT.fullmatch(text):
