@@ -61,7 +61,7 @@ def consul(host: FakeHost, tmp_path: Path, *arguments: str) -> int:
 )
 def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        install_consul.parse(arguments)
+        host_install.parse_install("consul", arguments)
     said = capsys.readouterr().err
     assert caught.value.code == 2
     assert said.startswith("usage: install-consul")

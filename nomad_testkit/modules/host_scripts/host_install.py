@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from host_commons import HostFault, Waiting, log, wait_until
-from host_options import absolute_path, matching, new_parser, user_name
+from host_options import absolute_path, matching, new_parser, option_of, user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,19 @@ def install_parser(agent: str) -> argparse.ArgumentParser:
         metavar="HEX",
         help="the SHA-256 that the zip file must have",
     )
+    add("--ca-file-path", type=absolute_path, metavar="FILE", help="a CA certificate to put into PATH/tls/ca")
+    add("--cert-file-path", type=absolute_path, metavar="FILE", help="a certificate to put into PATH/tls...")
+    add("--key-file-path", type=absolute_path, metavar="FILE", help="...and its key")
     return made
+
+
+def parse_install(agent: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; contradictions end with usage and status 2."""
+    made = install_parser(agent)
+    options = made.parse_args(arguments)
+    check_source(made, options)
+    check_tls(made, options)
+    return options
 
 
 def check_source(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -66,6 +78,16 @@ def check_source(made: argparse.ArgumentParser, options: argparse.Namespace) -> 
         made.error("one of --version and --download-url is required")
     if (options.download_url or "").startswith("http://") and not options.sha256:
         made.error("--download-url with http:// needs --sha256: nothing else tells what came over the network")
+
+
+def check_tls(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with usage where a file for TLS is not there, or only half of what belongs together."""
+    if (options.cert_file_path is None) != (options.key_file_path is None):
+        made.error("--cert-file-path and --key-file-path belong together: one is given without the other")
+    for name in ("ca_file_path", "cert_file_path", "key_file_path"):
+        path = getattr(options, name)
+        if path is not None and not path.is_file():
+            made.error(f"argument {option_of(name)}: {str(path)!r} is refused; right is a file that exists")
 
 
 def download(url: str, target: Path, host: Host) -> None:
@@ -206,6 +228,26 @@ def install_scripts(agent: str, extra: Sequence[str], bin_dir: Path, user: str, 
     host.chown(target, user)
 
 
+def install_tls(options: argparse.Namespace, host: Host) -> None:
+    """Copy what TLS needs into place; the key only its owner can read."""
+    folder = options.path / "tls"
+    for path in (folder, folder / "ca"):
+        make_folder(path, options.user, host)
+    wanted = (
+        (options.ca_file_path, folder / "ca", 0o644),
+        (options.cert_file_path, folder, 0o644),
+        (options.key_file_path, folder, 0o600),
+    )
+    for source, target_folder, mode in wanted:
+        if source is not None:
+            target = target_folder / source.name
+            target.touch(mode=0o600)
+            target.chmod(0o600)
+            shutil.copyfile(source, target)
+            target.chmod(mode)
+            host.chown(target, options.user)
+
+
 def with_interpreter(source: str, interpreter: str) -> str:
     """Name the interpreter in a script's first line, for a start that nothing outside the script changes.
 
@@ -239,6 +281,8 @@ def install(agent: str, options: argparse.Namespace, host: Host, extra: Sequence
             make_folder(path, options.user, host)
         make_folder(options.path / "data", options.user, host, mode=0o750)
         program = install_program(agent, archive, bin_dir, options, host)
+    if options.ca_file_path or options.cert_file_path or agent == "consul":
+        install_tls(options, host)
     install_scripts(agent, extra, bin_dir, options.user, host)
     link(program, link_dir)
     if any((options.path / "data").iterdir()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from host_install import LINK_DIR, check_source, install, install_parser
+from host_install import LINK_DIR, install, parse_install
 from host_systemd import Host, run_script
 
 TYPE_CHECKING = False
@@ -17,20 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+MODULES = ["nomad_agent.py", "nomad_options.py", "wait_for_consul.py"]
+
 
 def main(arguments: Sequence[str] | None = None, host: Host | None = None, *, link_dir: Path = LINK_DIR) -> int:
     """Run the script; gives its exit status."""
-    made = install_parser("nomad")
-    options = made.parse_args(arguments)
-    check_source(made, options)
+    options = parse_install("nomad", arguments)
     host = host or Host()
-    return run_script(
-        "nomad.service",
-        host,
-        lambda: install(
-            "nomad", options, host, ["nomad_agent.py", "nomad_options.py", "wait_for_consul.py"], link_dir=link_dir
-        ),
-    )
+    return run_script("nomad.service", host, lambda: install("nomad", options, host, MODULES, link_dir=link_dir))
 
 
 if __name__ == "__main__":
