@@ -111,6 +111,9 @@ class CloudApi:
         for server in self._servers:
             server.stop()
         self._servers.clear()
+        with self._lock:
+            for group in self._groups.autoscaling_groups.values():
+                group.actions.close()
         self._undo.close()
 
     # What the machines say.
@@ -125,8 +128,7 @@ class CloudApi:
             if instance.state == "pending":
                 instance.enter("running")
             for state in self._membership(instance):
-                if state.lifecycle_state == "Pending":
-                    state.lifecycle_state = "InService"
+                instance.autoscaling_group.booted(state)
 
     def reachable(self, instance_id: str, ok: bool) -> None:
         """Set an instance's status checks."""
@@ -172,6 +174,8 @@ class CloudApi:
             instance.images_to_make = []
             instance.gone(reason)
             self._unhealthy(instance)
+            if group := getattr(instance, "autoscaling_group", None):
+                group.actions.forget(instance.id)
 
     def _unhealthy(self, instance: Any) -> None:
         # As during AWS's grace period, a member that ends by itself is not replaced: one that cannot boot would be
@@ -182,6 +186,10 @@ class CloudApi:
     def _membership(self, instance: Any) -> list[Any]:
         group = getattr(instance, "autoscaling_group", None)
         return [state for state in group.instance_states if state.instance is instance] if group else []
+
+    def _target_state(self, instance: Any) -> str | None:
+        states = [state.lifecycle_state for state in self._membership(instance)]
+        return ("Terminated" if states[0].startswith("Terminating") else "InService") if states else None
 
     # What the metadata service and the resolver ask.
 
@@ -224,6 +232,8 @@ class CloudApi:
             vpc_cidr=self._ec2.get_vpc(nic.subnet.vpc_id).cidr_block,
             security_groups={group.id: group.name for group in instance.security_groups},
             root_device_name=instance.root_device_name,
+            block_devices=tuple(name for name in instance.block_device_mapping if name != instance.root_device_name),
+            target_lifecycle_state=self._target_state(instance),
             key_name=instance.key_name,
             public_key=_openssh_line(key.material_public, key.key_name) if key else None,
             user_data=user_data or None,

@@ -1,4 +1,4 @@
-"""moto's EC2 and Auto Scaling, made to drive real machines: every subclass of moto's classes is in this file.
+"""moto's EC2, made to drive real machines; `api_autoscaling` has its Auto Scaling.
 
 moto has no official way to extend it, so `install` puts these classes where moto looks its own up by name. Its version
 is pinned exactly for that reason. What moto gets right is left to it; each override says what AWS does instead.
@@ -13,7 +13,6 @@ import contextlib
 import ipaddress
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +22,9 @@ import moto.ec2.models as ec2_models
 import moto.ec2.models.amis as ami_models
 import moto.ec2.models.elastic_network_interfaces as interface_models
 import moto.ec2.models.instances as instance_models
-from moto.autoscaling.exceptions import AutoscalingClientError, ValidationError
-from moto.autoscaling.models import ASG_NAME_TAG, AutoScalingBackend, FakeAutoScalingGroup
-from moto.autoscaling.responses import AutoScalingResponse
 from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
-from moto.core.responses import ActionResult, EmptyResult
+from moto.core.responses import ActionResult
 from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import EC2ClientError
@@ -39,7 +35,7 @@ from moto.ec2.models.instances import Instance, InstanceState, StateReason
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import filter_iam_instance_profiles, parse_user_data, random_ami_id
 
-from nomad_testkit.ec2.api_balance import Place, spread, surplus
+from nomad_testkit.ec2.api_autoscaling import CloudAutoScalingBackend, CloudAutoScalingGroup
 from nomad_testkit.ec2.api_hardware import Hardware
 from nomad_testkit.ec2.api_request import LaunchRequest, split_reason
 from nomad_testkit.ec2.machine_spec import MachineSpec
@@ -76,6 +72,7 @@ class CloudInstance(Instance):
         self._state: InstanceState
         if not kwargs.get("private_ip") and not LaunchRequest.chooses_address(kwargs.get("nics") or []):
             kwargs["private_ip"] = ec2_backend.free_address(kwargs["subnet_id"])
+        self._asked = {device["DeviceName"]: device["Ebs"] for device in kwargs.get("block_device_mappings") or []}
         super().__init__(ec2_backend, image_id, user_data, security_groups, **kwargs)
         asked = {int(nic.get("DeviceIndex", 0)): nic for nic in kwargs.get("nics") or []}
         for index, nic in self.nics.items():
@@ -107,6 +104,30 @@ class CloudInstance(Instance):
 
     def setup_defaults(self) -> None:
         """Make no volume: `CloudEc2Backend.run_instances` always names the root volume."""
+
+    def add_block_device(
+        self,
+        size: int | None,
+        device_path: str,
+        snapshot_id: str | None,
+        encrypted: bool,
+        delete_on_termination: bool,
+        kms_key_id: str | None,
+        volume_type: str | None,
+    ) -> None:
+        # moto leaves out what faster volumes need.
+        asked = self._asked.get(device_path, {})
+        volume = self.ec2_backend.create_volume(
+            size=size,
+            zone_name=self.placement.zone,
+            snapshot_id=snapshot_id,
+            encrypted=encrypted,
+            kms_key_id=kms_key_id,
+            volume_type=volume_type,
+            iops=asked.get("Iops"),
+            throughput=asked.get("Throughput"),
+        )
+        self.ec2_backend.attach_volume(volume.id, self.id, device_path, delete_on_termination)
 
     def gone(self, reason: str | None) -> None:
         """Become terminated, and release all that was held."""
@@ -201,6 +222,7 @@ class CloudEc2Response(EC2Response):
         # AWS launches as many as it can, up to MaxCount; moto launches MinCount.
         self.params["MinCount"] = self._get_param("MaxCount") or self._get_param("MinCount") or 1
         self.ec2_backend.profile_of(self._get_param("IamInstanceProfile", {}))
+        self.ec2_backend.tenancy = self._get_param("Placement.Tenancy")
         return super().run_instances()
 
     def stop_instances(self) -> ActionResult:
@@ -223,6 +245,19 @@ class CloudEc2Response(EC2Response):
             tag_specifications=self._get_param("TagSpecifications", []),
             no_reboot=self._get_bool_param("NoReboot", False),
         )
+        return ActionResult({"ImageId": image.id})
+
+    def register_image(self) -> ActionResult:
+        image = CloudAmi(
+            self.ec2_backend,
+            random_ami_id(),
+            name=self._get_param("Name"),
+            description=self._get_param("Description", ""),
+            architecture=self._get_param("Architecture", "x86_64"),
+            root_device_name=self._get_param("RootDeviceName", "/dev/sda1"),
+            region_name=f"{self.region}a",
+        )
+        self.ec2_backend.amis[image.id] = image  # without a disk: it can be described, and not be launched
         return ActionResult({"ImageId": image.id})
 
     def create_launch_template_version(self) -> ActionResult:
@@ -250,6 +285,8 @@ class CloudEc2Backend(ec2_models.EC2Backend):
     def __init__(self, region_name: str, account_id: str) -> None:
         self.cut_power = False
         """Whether the request in progress does without the hosts' own shutdown."""
+        self.tenancy: str | None = None
+        """What the request in progress asks for besides what moto reads."""
         super().__init__(region_name, account_id)
 
     @property
@@ -327,6 +364,7 @@ class CloudEc2Backend(ec2_models.EC2Backend):
         request.check_address(subnet, count)
         if not request.security_group_names and not request.security_group_ids:
             request.security_group_ids.append(self.get_default_security_group(subnet.vpc_id).id)
+        tenancy, self.tenancy = self.tenancy or request.tenancy, None
         reservation = super().run_instances(
             request.image_id,
             count,
@@ -340,6 +378,9 @@ class CloudEc2Backend(ec2_models.EC2Backend):
         for instance in reservation.instances[by_moto:] if profile else ():
             self.associate_iam_instance_profile(instance.id, iam_instance_profile_arn=profile.arn)
         for instance in reservation.instances:
+            instance.placement.tenancy = tenancy
+            for device in instance.block_device_mapping.values():
+                self.get_volume(device.volume_id).add_tags(request.volume_tags)
             self._launch(instance)
         return reservation
 
@@ -539,153 +580,6 @@ class CloudEc2Backend(ec2_models.EC2Backend):
         if used or named:
             raise EC2ClientError("DependencyViolation", f"resource {group_id} has a dependent object")
         super()._delete_security_group(vpc_id, group_id)
-
-
-class CloudAutoScalingGroup(FakeAutoScalingGroup):
-    """A group that keeps its instances spread over its zones, and honours suspended processes."""
-
-    instance_states: list[Any]
-
-    def active_instances(self) -> list[Any]:
-        return [state for state in self.instance_states if state.lifecycle_state in ("Pending", "InService")]
-
-    def set_desired_capacity(self, new_capacity: int | None) -> None:
-        wanted = self.min_size if new_capacity is None else new_capacity
-        active = self.active_instances()
-        extra = len(active) - (wanted or 0)
-        if extra <= 0:
-            super().set_desired_capacity(wanted)
-            return
-        self.desired_capacity = wanted
-        if "Terminate" in self._suspended_processes:
-            return
-        chosen = surplus(
-            extra,
-            [state.availability_zone for state in active],
-            [bool(state.protected_from_scale_in) for state in active],
-        )
-        ended = [active[number] for number in chosen]
-        if ended:
-            self.ec2_backend.terminate_instances([state.instance.id for state in ended])
-            self.instance_states = [state for state in self.instance_states if state not in ended]
-
-    def replace_autoscaling_group_instances(self, count_needed: int, propagated_tags: dict[str, str]) -> None:
-        if "Launch" in self._suspended_processes:
-            return
-        arguments = self._launch_arguments()
-        tags = {"instance": {**propagated_tags, ASG_NAME_TAG: self.name}}
-        for subnet, count in self._spread(count_needed).items():
-            reservation = self.ec2_backend.run_instances(
-                self.image_id,
-                count,
-                None if self.ec2_launch_template else self.user_data,
-                self.security_groups,
-                tags=tags,
-                subnet_id=subnet,
-                **arguments,
-            )
-            for instance in reservation.instances:
-                instance.autoscaling_group = self
-                state = autoscaling_models.InstanceState(
-                    instance,
-                    lifecycle_state="InService" if instance.state == "running" else "Pending",
-                    protected_from_scale_in=self.new_instances_protected_from_scale_in,
-                )
-                self.instance_states.append(state)
-
-    def _launch_arguments(self) -> dict[str, Any]:
-        common = {"instance_type": self.instance_type, "is_instance_type_default": False, "region_name": self.region}
-        if self.ec2_launch_template:
-            version = self.ec2_launch_template.get_version(self.launch_template_version)
-            template = {"LaunchTemplateId": self.ec2_launch_template.id, "Version": str(version.number)}
-            return {**common, "launch_template": template, "associate_public_ip": None}
-        config = self.launch_config
-        return {
-            **common,
-            "launch_config": config,
-            "key_name": config.key_name,
-            "associate_public_ip": config.associate_public_ip_address,
-            "metadata_options": config.metadata_options or {},
-            "profile": LaunchRequest.profile_named(config.iam_instance_profile),
-        }
-
-    def _spread(self, count: int) -> dict[str, int]:
-        if self.vpc_zone_identifier:
-            subnets = [self.ec2_backend.get_subnet(name.strip()) for name in self.vpc_zone_identifier.split(",")]
-        else:
-            defaults = self.ec2_backend.get_default_subnets()
-            subnets = [defaults[zone] for zone in self.availability_zones]
-        members = [Place(state.instance.subnet_id, state.availability_zone) for state in self.active_instances()]
-        return spread(count, [Place(subnet.id, subnet.availability_zone) for subnet in subnets], members)
-
-
-class _Groups(OrderedDict[str, CloudAutoScalingGroup]):
-    """Groups by name; moto looks up names that may not exist."""
-
-    def __missing__(self, name: str) -> CloudAutoScalingGroup:
-        raise ValidationError(f"AutoScalingGroup name not found - AutoScalingGroup '{name}' not found")
-
-
-class CloudAutoScalingResponse(AutoScalingResponse):
-    """The request with a parameter that moto does not read."""
-
-    def delete_auto_scaling_group(self) -> ActionResult:
-        self.autoscaling_backend.delete_auto_scaling_group(
-            self._get_param("AutoScalingGroupName"), force=self._get_bool_param("ForceDelete", False)
-        )
-        return EmptyResult()
-
-
-class CloudAutoScalingBackend(AutoScalingBackend):
-    """moto's Auto Scaling with AWS's answers where a test would notice."""
-
-    def __init__(self, region_name: str, account_id: str) -> None:
-        super().__init__(region_name, account_id)
-        self.autoscaling_groups = _Groups()
-
-    @property
-    def _url_module(self) -> Any:
-        from moto.autoscaling import urls
-
-        return SimpleNamespace(url_bases=urls.url_bases, url_paths={"{0}/": CloudAutoScalingResponse.dispatch})
-
-    def create_auto_scaling_group(self, name: str, *args: Any, **kwargs: Any) -> CloudAutoScalingGroup:
-        if name in self.autoscaling_groups:
-            raise AutoscalingClientError(
-                "AlreadyExists", f"AutoScalingGroup by this name already exists - A group with the name {name} exists"
-            )
-        try:
-            return super().create_auto_scaling_group(name, *args, **kwargs)  # type: ignore[no-any-return]
-        except EC2ClientError as error:
-            raise ValidationError(
-                f"You must use a valid fully-formed launch template. {error.message} ({error.code})"
-            ) from error
-
-    def delete_auto_scaling_group(self, group_name: str, *, force: bool = False) -> None:
-        group = self.autoscaling_groups[group_name]
-        members = [state.instance.id for state in group.instance_states]
-        if members and not force:
-            raise AutoscalingClientError(
-                "ResourceInUse",
-                "You cannot delete an AutoScalingGroup while there are instances or pending Spot instance "
-                "request(s) still in the group.",
-            )
-        del self.autoscaling_groups[group_name]
-        if members:
-            self.ec2_backend.cut_power = True
-            self.ec2_backend.terminate_instances(members)
-
-    def resume_processes(self, group_name: str, scaling_processes: list[str]) -> None:
-        super().resume_processes(group_name, scaling_processes)
-        group = self.autoscaling_groups[group_name]
-        group.set_desired_capacity(group.desired_capacity)
-
-    def notify_terminate_instances(self, instance_ids: list[str]) -> None:
-        try:
-            super().notify_terminate_instances(instance_ids)
-        except (EC2ClientError, AutoscalingClientError) as error:
-            # On AWS a replacement that cannot be launched is a failed scaling activity; the request is none the worse.
-            log.warning("no replacement for %s: %s", ", ".join(instance_ids), error)
 
 
 _installed = threading.Lock()

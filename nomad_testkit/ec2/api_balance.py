@@ -32,16 +32,19 @@ def spread(count: int, places: Sequence[Place], members: Sequence[Place]) -> dic
     return dict(chosen)
 
 
-def surplus(count: int, zones: Sequence[str], protected: Sequence[bool]) -> list[int]:
+def surplus(count: int, zones: Sequence[str], protected: Sequence[bool], *, newest: bool = False) -> list[int]:
     """Choose which members, by their position, end when a group shrinks by `count`.
 
-    The zone that has most loses its oldest; the oldest come first. Protected members stay.
+    The zone that has most loses its oldest, or its newest where the termination policy says so; the oldest come first.
+    Protected members stay.
 
     >>> surplus(2, ["a", "b", "b", "b"], [False, True, False, False])
     [2, 3]
     """
     left = Counter(zones)
     candidates = [number for number, kept in enumerate(protected) if not kept]
+    if newest:
+        candidates.reverse()
     ended = []
     for _ in range(min(count, len(candidates))):
         victim = max(candidates, key=lambda number: left[zones[number]])

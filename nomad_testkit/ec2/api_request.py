@@ -50,6 +50,9 @@ class LaunchRequest:
     private_ip: str | None
     metadata_options: dict[str, Any]
     devices: list[dict[str, Any]]
+    tenancy: str
+    volume_tags: dict[str, str]
+    """Those of the launch template; moto takes the request's own to the volumes."""
     others: dict[str, Any]
 
     @classmethod
@@ -91,6 +94,8 @@ class LaunchRequest:
             private_ip=request.get("private_ip") or cls._address(first),
             metadata_options={**(template.get("MetadataOptions") or {}), **(request.get("metadata_options") or {})},
             devices=cls._devices(request, template),
+            tenancy=(template.get("Placement") or {}).get("Tenancy") or "default",
+            volume_tags=cls._volume_tags(template),
             others=cls._others(request, template),
         )
         cls.check_user_data(merged.user_data)
@@ -103,10 +108,17 @@ class LaunchRequest:
             "ebs_optimized": request.get("ebs_optimized") or template.get("EbsOptimized") or False,
             "monitoring_state": "enabled" if monitored else request.get("monitoring_state", "disabled"),
             "disable_api_stop": request.get("disable_api_stop") or template.get("DisableApiStop") or False,
+            "instance_market_options": request.get("instance_market_options")
+            or (template.get("InstanceMarketOptions") or {}).get("MarketType"),
             "disable_api_termination": template.get("DisableApiTermination") or False,
             "instance_initiated_shutdown_behavior": request.get("instance_initiated_shutdown_behavior")
             or template.get("InstanceInitiatedShutdownBehavior"),
         }
+
+    @staticmethod
+    def _volume_tags(template: Mapping[str, Any]) -> dict[str, str]:
+        kinds = [one for one in template.get("TagSpecifications") or [] if one.get("ResourceType") == "volume"]
+        return {tag["Key"]: tag["Value"] for one in kinds for tag in one.get("Tags") or []}
 
     @staticmethod
     def _devices(request: Mapping[str, Any], template: Mapping[str, Any]) -> list[dict[str, Any]]:

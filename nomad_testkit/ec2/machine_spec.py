@@ -138,6 +138,10 @@ class InstanceView:
     security_groups: Mapping[str, str]
     """Name by id."""
     root_device_name: str
+    block_devices: tuple[str, ...] = ()
+    """The names of the others."""
+    target_lifecycle_state: str | None = None
+    """Where a member of an auto scaling group is going: InService or Terminated."""
     key_name: str | None = None
     public_key: str | None = None
     """One line, as in authorized_keys."""

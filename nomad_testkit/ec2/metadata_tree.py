@@ -70,7 +70,11 @@ def _metadata(view: InstanceView) -> Tree:
         "ami-id": view.image_id,
         "ami-launch-index": str(view.launch_index),
         "ami-manifest-path": "(unknown)",
-        "block-device-mapping": {"ami": view.root_device_name.removeprefix("/dev/"), "root": view.root_device_name},
+        "block-device-mapping": {
+            "ami": view.root_device_name.removeprefix("/dev/"),
+            **{f"ebs{number}": name.removeprefix("/dev/") for number, name in enumerate(view.block_devices, 1)},
+            "root": view.root_device_name,
+        },
         "hostname": view.hostname,
         "instance-action": "none",
         "instance-id": view.instance_id,
@@ -91,6 +95,8 @@ def _metadata(view: InstanceView) -> Tree:
         "services": {"domain": "amazonaws.com", "partition": "aws"},
         "system": "nitro",
     }
+    if view.target_lifecycle_state is not None:
+        tree["autoscaling"] = {"target-lifecycle-state": view.target_lifecycle_state}
     if view.public_ip is not None:
         tree["public-ipv4"] = view.public_ip
         tree["public-hostname"] = view.public_hostname or ""

@@ -9,180 +9,23 @@ import os
 import socket
 import ssl
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
-from botocore.exceptions import ClientError
+from api_lab import AMI, PUBLIC_KEY, REGION, SESSION, FakeMachines, Lab, cloud_lab, refused
 
 from nomad_testkit.ec2.api import CloudApi
-from nomad_testkit.ec2.api_balance import Place, spread, surplus
-from nomad_testkit.ec2.machine_spec import ImageRecord, InstanceView, MachineSpec
-from nomad_testkit.ec2.tls import CloudCa
-from nomad_testkit.errors import Ec2Error, ImageError, MachineError
+from nomad_testkit.ec2.machine_spec import ImageRecord
+from nomad_testkit.errors import Ec2Error
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
-
-REGION = "us-east-1"
-AMI = "ami-0123456789abcdef0"
-SESSION = boto3.Session()  # one for all, since it keeps the service models that it has read
-PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6rM3bq5nT0kJvFQ0l2mIYy6XH1o1ZxRj0mYJ0bqkVb someone@somewhere"
-
-
-class FakeMachines:
-    """Machines that note what is asked of them; the test fires the events."""
-
-    def __init__(self) -> None:
-        self.specs: dict[str, MachineSpec] = {}
-        self.asked: list[tuple[Any, ...]] = []
-        self.images = {AMI}
-        self.failing_snapshot = ""
-        self.failing_launch = ""
-
-    def launch(self, spec: MachineSpec) -> None:
-        if self.failing_launch:
-            raise MachineError(self.failing_launch)
-        self.specs[spec.instance_id] = spec
-        self.asked.append(("launch", spec.instance_id))
-
-    def stop(self, instance_id: str, *, force: bool) -> None:
-        self.asked.append(("stop", instance_id, force))
-
-    def start(self, instance_id: str) -> None:
-        self.asked.append(("start", instance_id))
-
-    def reboot(self, instance_id: str) -> None:
-        self.asked.append(("reboot", instance_id))
-
-    def terminate(self, instance_id: str, *, force: bool) -> None:
-        self.asked.append(("terminate", instance_id, force))
-
-    def snapshot(self, instance_id: str, image_id: str) -> None:
-        if self.failing_snapshot:
-            raise ImageError(self.failing_snapshot)
-        self.asked.append(("snapshot", instance_id))
-        self.images.add(image_id)
-
-    def console(self, instance_id: str) -> str:
-        return f"console of {instance_id}: ä\n"
-
-    def has_image(self, image_id: str) -> bool:
-        return image_id in self.images
-
-    def forget_image(self, image_id: str) -> None:
-        self.images.discard(image_id)
-
-
-class Lab:
-    """A cloud API with fake machines and clients for it."""
-
-    def __init__(self, api: CloudApi, machines: FakeMachines, ca: CloudCa) -> None:
-        self.api, self.machines, self.ca = api, machines, ca
-        self.ec2 = self.client("ec2")
-        subnets = self.ec2.describe_subnets()["Subnets"]
-        self.subnets = {subnet["SubnetId"]: subnet for subnet in subnets}
-        self.three = sorted(self.subnets, key=lambda name: str(self.subnets[name]["AvailabilityZone"]))[:3]
-
-    @cached_property
-    def autoscaling(self) -> Any:
-        return self.client("autoscaling")
-
-    @cached_property
-    def iam(self) -> Any:
-        return self.client("iam")
-
-    def client(self, service: str, region: str = REGION, **credentials: str) -> Any:
-        return SESSION.client(  # type: ignore[call-overload]
-            service,
-            region_name=region,
-            endpoint_url=f"http://127.0.0.1:{self.api.ports[0]}",
-            config=Config(retries={"total_max_attempts": 1}, proxies={}),
-            **{"aws_access_key_id": "testing", "aws_secret_access_key": "testing", **credentials},
-        )
-
-    def run(self, **request: Any) -> dict[str, Any]:
-        request = {"ImageId": AMI, "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1, **request}
-        instance: dict[str, Any] = self.ec2.run_instances(**request)["Instances"][0]
-        return instance
-
-    def running(self, **request: Any) -> str:
-        instance_id = str(self.run(**request)["InstanceId"])
-        self.api.running(instance_id)
-        return instance_id
-
-    def instance(self, instance_id: str) -> dict[str, Any]:
-        answer = self.ec2.describe_instances(InstanceIds=[instance_id])
-        instance: dict[str, Any] = answer["Reservations"][0]["Instances"][0]
-        return instance
-
-    def state(self, instance_id: str) -> str:
-        return str(self.instance(instance_id)["State"]["Name"])
-
-    def view(self, instance_id: str) -> InstanceView:
-        view = self.api.instance(self.machines.specs[instance_id].private_ip)
-        assert view is not None
-        return view
-
-    def template(self, **data: Any) -> str:
-        made = self.ec2.create_launch_template(
-            LaunchTemplateName=f"template-{len(self.ec2.describe_launch_templates()['LaunchTemplates'])}",
-            LaunchTemplateData={"ImageId": AMI, "InstanceType": "t3.micro", **data},
-        )
-        return str(made["LaunchTemplate"]["LaunchTemplateId"])
-
-    def group(self, template: str, size: int, **request: Any) -> dict[str, Any]:
-        self.autoscaling.create_auto_scaling_group(
-            **{
-                "AutoScalingGroupName": "group",
-                "LaunchTemplate": {"LaunchTemplateId": template},
-                "MinSize": 0,
-                "MaxSize": 20,
-                "DesiredCapacity": size,
-                "VPCZoneIdentifier": ",".join(self.three),
-                **request,
-            }
-        )
-        return self.described_group()
-
-    def described_group(self) -> dict[str, Any]:
-        (group,) = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["group"])["AutoScalingGroups"]
-        return dict(group)
-
-    def profile(self, name: str = "profile") -> str:
-        self.iam.create_role(RoleName="role", AssumeRolePolicyDocument="{}")
-        arn = self.iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Arn"]
-        self.iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName="role")
-        return str(arn)
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    machines = FakeMachines()
-    api = CloudApi(
-        region=REGION,
-        public_block=ipaddress.IPv4Network("127.31.0.0/16"),
-        machines=machines,
-        images=[ImageRecord(AMI, "debian-12", "Debian 12", "x86_64", "/dev/xvda")],
-    )
-    ca = CloudCa()
-    api.serve("127.0.0.1", 0, 0, ca)
-    yield Lab(api, machines, ca)
-    # Closing waits for the servers' loops to look up, which is not what these tests are about.
-    threading.Thread(target=lambda servers: [server.stop() for server in servers], args=(list(api._servers),)).start()
-    api._servers.clear()
-    api.close()
-
-
-def refused(code: str, call: Callable[[], object]) -> str:
-    with pytest.raises(ClientError) as caught:
-        call()
-    error = caught.value.response["Error"]
-    assert error["Code"] == code, error
-    return error["Message"]
+    with cloud_lab() as served:
+        yield served
 
 
 def become(lab: Lab, image_id: str, state: str) -> dict[str, Any]:
@@ -398,6 +241,50 @@ def test_root_volume_size(lab: Lab) -> None:
     refused("InvalidBlockDeviceMapping", lambda: lab.run(BlockDeviceMappings=small))
 
 
+def test_volumes_are_as_they_were_asked_for(lab: Lab) -> None:
+    fast = {"VolumeSize": 9, "VolumeType": "io1", "Iops": 300, "DeleteOnTermination": False, "Encrypted": True}
+    devices = [
+        {"DeviceName": "/dev/xvda", "Ebs": fast},
+        {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 2, "VolumeType": "gp3", "Throughput": 200}},
+    ]
+    tags = [{"ResourceType": "volume", "Tags": [{"Key": "nomad-testkit-run", "Value": "x"}]}]
+    template = lab.template(BlockDeviceMappings=devices, TagSpecifications=tags)
+    answer = lab.ec2.run_instances(LaunchTemplate={"LaunchTemplateId": template}, MinCount=1, MaxCount=1)
+    instance_id = answer["Instances"][0]["InstanceId"]
+    volumes = lab.ec2.describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [instance_id]}])["Volumes"]
+    shown = {one["Attachments"][0]["Device"]: one for one in volumes}
+    root, extra = shown["/dev/xvda"], shown["/dev/sdf"]
+    assert (root["VolumeType"], root["Size"], root["Iops"], root["Encrypted"]) == ("io1", 9, 300, True)
+    assert (extra["VolumeType"], extra["Size"], extra["Throughput"], extra["Encrypted"]) == ("gp3", 2, 200, False)
+    assert root["Tags"] == extra["Tags"] == [{"Key": "nomad-testkit-run", "Value": "x"}]
+    assert lab.view(instance_id).block_devices == ("/dev/sdf",)
+    lab.ec2.terminate_instances(InstanceIds=[instance_id])
+    lab.api.terminated(instance_id, None)
+    (left,) = lab.ec2.describe_volumes()["Volumes"]
+    assert (left["VolumeId"], left["State"]) == (root["VolumeId"], "available")
+
+
+def test_tenancy_and_the_spot_market_are_told(lab: Lab) -> None:
+    data = {"Placement": {"Tenancy": "dedicated"}, "InstanceMarketOptions": {"MarketType": "spot"}}
+    launched = lab.ec2.run_instances(LaunchTemplate={"LaunchTemplateId": lab.template(**data)}, MinCount=1, MaxCount=1)[
+        "Instances"
+    ][0]
+    shown = lab.instance(launched["InstanceId"])
+    assert (shown["Placement"]["Tenancy"], shown["InstanceLifecycle"]) == ("dedicated", "spot")
+    assert lab.view(launched["InstanceId"]).lifecycle == "spot"
+    direct = lab.instance(lab.run(Placement={"Tenancy": "dedicated"})["InstanceId"])
+    assert direct["Placement"]["Tenancy"] == "dedicated"
+    after = lab.instance(lab.run()["InstanceId"])
+    assert (after["Placement"]["Tenancy"], after.get("InstanceLifecycle")) == ("default", None)
+
+
+def test_a_registered_image_can_be_described_and_not_launched(lab: Lab) -> None:
+    image = lab.ec2.register_image(Name="mine", Architecture="arm64", RootDeviceName="/dev/sda1")["ImageId"]
+    (shown,) = lab.ec2.describe_images(ImageIds=[image])["Images"]
+    assert (shown["Architecture"], shown["RootDeviceName"], shown["State"]) == ("arm64", "/dev/sda1", "available")
+    refused("InvalidAMIID.Unavailable", lambda: lab.run(ImageId=image))
+
+
 def test_an_image_of_a_running_instance_stops_and_starts_its_machine(lab: Lab) -> None:
     instance_id = lab.running()
     tags = [{"ResourceType": kind, "Tags": [{"Key": "a", "Value": kind}]} for kind in ("image", "snapshot")]
@@ -488,119 +375,6 @@ def test_a_created_key_pair_is_real(lab: Lab, tmp_path: Path) -> None:
     private = load_pem_private_key(made["KeyMaterial"].encode(), None)
     public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     assert lab.view(lab.running(KeyName="made")).public_key == f"{public} made"
-
-
-def test_a_group_spreads_what_its_template_says(lab: Lab) -> None:
-    lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=PUBLIC_KEY.encode())
-    arn = lab.profile()
-    vpc = lab.subnets[lab.three[0]]["VpcId"]
-    security_group = lab.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)["GroupId"]
-    template = lab.template(
-        KeyName="key",
-        UserData=base64.b64encode(b"#!/bin/sh\nexit 0\n").decode(),
-        IamInstanceProfile={"Name": "profile"},
-        MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2, "InstanceMetadataTags": "enabled"},
-        BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 50, "DeleteOnTermination": True}}],
-        NetworkInterfaces=[{"DeviceIndex": 0, "Groups": [security_group], "AssociatePublicIpAddress": True}],
-        TagSpecifications=[
-            {"ResourceType": "instance", "Tags": [{"Key": "from", "Value": "template"}, {"Key": "b", "Value": "1"}]}
-        ],
-    )
-    tags = [
-        {"Key": "Name", "Value": "server", "PropagateAtLaunch": True},
-        {"Key": "b", "Value": "2", "PropagateAtLaunch": True},
-        {"Key": "hidden", "Value": "x", "PropagateAtLaunch": False},
-    ]
-    group = lab.group(template, 9, Tags=tags)
-    assert group["DesiredCapacity"] == 9
-    zones = Counter(each["AvailabilityZone"] for each in group["Instances"])
-    assert zones == {lab.subnets[subnet]["AvailabilityZone"]: 3 for subnet in lab.three}
-    assert {each["LifecycleState"] for each in group["Instances"]} == {"Pending"}
-    for member in group["Instances"]:
-        instance_id = member["InstanceId"]
-        lab.api.running(instance_id)
-        view, shown = lab.view(instance_id), lab.instance(instance_id)
-        assert view.subnet_id in lab.three
-        assert view.tags["Name"] == "server"
-        assert view.tags["aws:autoscaling:groupName"] == "group"
-        assert (view.tags["from"], view.tags["b"]) == ("template", "2")
-        assert "hidden" not in view.tags
-        assert view.user_data == b"#!/bin/sh\nexit 0\n"
-        assert (view.token_required, view.hop_limit, view.tags_in_metadata) == (True, 2, True)
-        assert view.profile is not None
-        assert view.profile.arn == arn
-        assert shown["MetadataOptions"]["HttpTokens"] == "required"
-        assert [each["GroupId"] for each in shown["SecurityGroups"]] == [security_group]
-        assert shown["KeyName"] == "key"
-        assert shown["PublicIpAddress"].startswith("127.31.")
-        assert lab.machines.specs[instance_id].root_volume_gib == 50
-    assert {each["LifecycleState"] for each in lab.described_group()["Instances"]} == {"InService"}
-
-
-def test_a_template_without_a_public_address_and_with_two_versions(lab: Lab) -> None:
-    template = lab.template(NetworkInterfaces=[{"DeviceIndex": 0, "AssociatePublicIpAddress": False}])
-    data = {"ImageId": AMI, "InstanceType": "t3.small", "UserData": base64.b64encode(b"second").decode()}
-    lab.ec2.create_launch_template_version(LaunchTemplateId=template, LaunchTemplateData=data)
-    specification = {"LaunchTemplateId": template, "Version": "$Latest"}
-    (latest,) = lab.group(template, 1, LaunchTemplate=specification)["Instances"]
-    assert lab.view(latest["InstanceId"]).user_data == b"second"
-    assert lab.instance(latest["InstanceId"])["InstanceType"] == "t3.small"
-    first = lab.ec2.run_instances(LaunchTemplate={"LaunchTemplateId": template}, MinCount=1, MaxCount=1)
-    assert "PublicIpAddress" not in first["Instances"][0]
-    assert lab.view(first["Instances"][0]["InstanceId"]).user_data is None
-
-
-def test_a_terminated_member_is_replaced_where_it_was(lab: Lab) -> None:
-    group = lab.group(lab.template(), 6)
-    victim = group["Instances"][0]
-    lab.ec2.terminate_instances(InstanceIds=[victim["InstanceId"]])
-    after = lab.described_group()["Instances"]
-    assert len(after) == 6
-    assert victim["InstanceId"] not in {each["InstanceId"] for each in after}
-    assert set(Counter(each["AvailabilityZone"] for each in after).values()) == {2}
-
-
-def test_suspended_processes_are_honoured(lab: Lab) -> None:
-    group = lab.group(lab.template(), 3)
-    lab.autoscaling.suspend_processes(AutoScalingGroupName="group", ScalingProcesses=["Launch", "Terminate"])
-    lab.ec2.terminate_instances(InstanceIds=[group["Instances"][0]["InstanceId"]])
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=1)
-    shown = lab.described_group()
-    assert (shown["DesiredCapacity"], len(shown["Instances"])) == (1, 2)
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=3)
-    lab.autoscaling.resume_processes(AutoScalingGroupName="group")
-    assert len(lab.described_group()["Instances"]) == 3
-
-
-def test_scaling_in_keeps_the_zones_even(lab: Lab) -> None:
-    lab.group(lab.template(), 9)
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=3)
-    left = lab.described_group()["Instances"]
-    assert set(Counter(each["AvailabilityZone"] for each in left).values()) == {1}
-    assert len([entry for entry in lab.machines.asked if entry[0] == "terminate"]) == 6
-
-
-def test_deleting_a_group(lab: Lab) -> None:
-    group = lab.group(lab.template(), 3)
-    refused("ResourceInUse", lambda: lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group"))
-    lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group", ForceDelete=True)
-    ended = {entry[1:] for entry in lab.machines.asked if entry[0] == "terminate"}
-    assert ended == {(each["InstanceId"], True) for each in group["Instances"]}
-    assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
-    refused("ValidationError", lambda: lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group"))
-
-
-def test_a_group_whose_template_cannot_be_launched_is_refused(lab: Lab) -> None:
-    message = refused("ValidationError", lambda: lab.group(lab.template(ImageId="ami-00000000000000000"), 1))
-    assert "does not exist" in message
-    assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
-
-
-def test_a_member_that_ends_by_itself_is_unhealthy_and_not_replaced(lab: Lab) -> None:
-    (member,) = lab.group(lab.template(), 1)["Instances"]
-    lab.api.terminated(member["InstanceId"], "no init")
-    (shown,) = lab.described_group()["Instances"]
-    assert (shown["InstanceId"], shown["HealthStatus"]) == (member["InstanceId"], "Unhealthy")
 
 
 def test_a_security_group_in_use_cannot_be_deleted(lab: Lab) -> None:
@@ -789,14 +563,3 @@ def test_changed_metadata_options_leave_the_others(lab: Lab) -> None:
     assert (view.token_required, view.tags_in_metadata, view.hop_limit) == (True, True, 3)
     lab.ec2.modify_instance_metadata_options(InstanceId=instance_id, HttpEndpoint="disabled")
     assert not lab.view(instance_id).metadata_enabled
-
-
-def test_groups_are_spread_over_zones_before_subnets() -> None:
-    places = [Place("subnet-a1", "a"), Place("subnet-a2", "a"), Place("subnet-b", "b")]
-    assert spread(4, places, []) == {"subnet-a1": 1, "subnet-b": 2, "subnet-a2": 1}
-    assert spread(2, places, [Place("subnet-a1", "a")] * 3) == {"subnet-b": 2}
-
-
-def test_groups_shrink_evenly_and_spare_the_protected() -> None:
-    assert surplus(2, ["a", "a", "a", "b"], [False] * 4) == [0, 1]
-    assert surplus(3, ["a", "b", "b"], [True, False, True]) == [1]

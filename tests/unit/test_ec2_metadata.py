@@ -42,6 +42,8 @@ FULL = InstanceView(
     vpc_cidr="172.31.0.0/16",
     security_groups={"sg-1": "web", "sg-2": "ssh"},
     root_device_name="/dev/xvda",
+    block_devices=("/dev/sdf", "/dev/sdg"),
+    target_lifecycle_state="InService",
     key_name="my-key",
     public_key="ssh-ed25519 AAAA my-key",
     user_data=b"#!/bin/sh\n\xff\x00",
@@ -123,7 +125,9 @@ def token(service: MetadataService, ttl: str = "60", *, at: str = FULL_AT) -> st
     [
         ("ami-id", "ami-0123456789abcdef0"),
         ("ami-launch-index", "2"),
+        ("autoscaling/target-lifecycle-state", "InService"),
         ("block-device-mapping/ami", "xvda"),
+        ("block-device-mapping/ebs2", "sdg"),
         ("block-device-mapping/root", "/dev/xvda"),
         ("hostname", "ip-172-31-16-5.ec2.internal"),
         ("instance-id", "i-0000000000000000a"),
