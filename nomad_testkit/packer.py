@@ -28,6 +28,8 @@ FIRST_WITH_PLUGINS = (1, 7)
 """Since this version a template is a whole folder, which may name the plugins that it needs; before, one file."""
 REMEDY = "apt-get install packer, or see https://developer.hashicorp.com/packer/install"
 _LAST_LINES = 20
+_PHASE = re.compile(r"==> [^:]+: ((?:Launching|Connected|Uploading|Stopping|Waiting for AMI|Terminating).*)")
+"""What is worth a person's attention."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,8 @@ def _run(
             assert process.stdout is not None
             for line in process.stdout:
                 text = said.hear(line)
-                if text and progress is not None and text.startswith("==> "):
-                    progress(f"packer: {text.partition(': ')[2].strip() or text}")
+                if text and progress is not None and (phase := _PHASE.match(text)):
+                    progress(f"packer: {phase[1]}")
             said.status = process.wait()
     if late.is_set():
         raise PackerError(
