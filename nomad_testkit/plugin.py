@@ -14,24 +14,30 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from nomad_testkit.errors import SettingsError
+from nomad_testkit import topologies
+from nomad_testkit.errors import SettingsError, UsageError
 from nomad_testkit.settings import Settings, table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nomad_testkit.clients import ConsulClient, NomadClient
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.examples import Example
     from nomad_testkit.file_lock import FileLock
+    from nomad_testkit.host import Host
     from nomad_testkit.model import Progress
     from nomad_testkit.sharing import Sharing
     from nomad_testkit.targets import Target
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_EXAMPLE = "nomad-consul-colocated-cluster"
 _MARKERS = {
     "colocated": "the main job: a cluster with Nomad and Consul servers on the same hosts",
     "separate": "a cluster with Nomad and Consul servers on hosts of their own",
+    "encrypted": "a cluster with TLS, encrypted gossip and ACLs on both agents",
+    "ami": "an image for hosts, looked at on one instance",
+    "nomad_topology(name, ...)": "run the test with a cluster of each topology: colocated, separate or encrypted",
 }
 _SHARED = ("nomad_target", "nomad_cluster")
 _settings = pytest.StashKey[Settings | SettingsError]()
@@ -39,6 +45,8 @@ _sharing = pytest.StashKey["Sharing"]()
 _finishing = pytest.StashKey[pytest.Session]()
 _workers_said = pytest.StashKey[list[str]]()
 _starting = pytest.StashKey[dict[str, "FileLock | None"]]()
+_asked_for = pytest.StashKey[tuple[str, ...]]()
+_run = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +56,18 @@ def nomad_settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def nomad_example(nomad_settings: Settings) -> Example:
+def nomad_topology(request: pytest.FixtureRequest) -> str:
+    """The topology that a test's mark asks for, ``colocated`` or ``separate``; without a mark, colocated."""
+    return str(getattr(request, "param", None) or topologies.DEFAULT)
+
+
+@pytest.fixture(scope="session")
+def nomad_example(nomad_settings: Settings, nomad_topology: str) -> Example:
     """The example to deploy; override it in conftest.py to deploy another, or with other values."""
     from nomad_testkit.example_settings import chosen_example
 
     with _refused_without_traceback():
-        return chosen_example(nomad_settings, DEFAULT_EXAMPLE)
+        return chosen_example(nomad_settings, topologies.TOPOLOGIES[nomad_topology])
 
 
 @pytest.fixture(scope="session")
@@ -67,20 +81,61 @@ def nomad_target(nomad_settings: Settings, pytestconfig: pytest.Config) -> Itera
 
 @pytest.fixture(scope="session")
 def nomad_cluster(
-    nomad_settings: Settings, nomad_example: Example, nomad_target: Target, pytestconfig: pytest.Config
+    nomad_settings: Settings,
+    nomad_topology: str,
+    nomad_example: Example,
+    nomad_target: Target,
+    pytestconfig: pytest.Config,
 ) -> Iterator[Cluster]:
-    """The cluster that nomad_example makes, ready; destroyed when the session ends."""
+    """The cluster that nomad_example makes, ready; destroyed when no more test is for it."""
     from nomad_testkit import sharing
     from nomad_testkit.example_settings import changed
 
     join, progress = _join(pytestconfig), _progress(pytestconfig)
     with _refused_without_traceback():
         example = changed(nomad_example, nomad_settings)  # an example that conftest.py chose, too
+        topologies.refuse_another(example, pytestconfig.stash.get(_asked_for, ()), nomad_topology)
     with (
         _interrupted(pytestconfig),
         sharing.cluster(join, nomad_settings, example, nomad_target, progress) as cluster,
     ):
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def nomad_template() -> Path | None:
+    """The Packer template of nomad_ami; override it with one of your own that has the bundled one's variables."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def nomad_ami(
+    nomad_settings: Settings, nomad_template: Path | None, nomad_target: Target, pytestconfig: pytest.Config
+) -> Iterator[str]:
+    """The id of an AMI that Packer builds for this session, deleted at its end; with --nomad-ami that one."""
+    from nomad_testkit import sharing
+
+    join, progress = _join(pytestconfig), _progress(pytestconfig)
+    with (
+        _interrupted(pytestconfig),
+        sharing.ami(join, nomad_settings, nomad_template, nomad_target, progress) as ami,
+    ):
+        yield ami
+
+
+@pytest.fixture(scope="session")
+def nomad_ami_host(
+    nomad_settings: Settings, nomad_ami: str, nomad_example: Example, nomad_target: Target, pytestconfig: pytest.Config
+) -> Iterator[Host]:
+    """An instance of nomad_ami, without user data; nomad_example says which user it lets in."""
+    from nomad_testkit.amis import launched
+
+    how: dict[str, Any] = {"target": nomad_target, "progress": _progress(pytestconfig)}
+    with (
+        _interrupted(pytestconfig),
+        launched(nomad_settings, nomad_ami, ssh_user=nomad_example.ssh_user, **how) as host,
+    ):
+        yield host
 
 
 @pytest.fixture
@@ -134,6 +189,55 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"nomad_testkit: {line}" for line in lines]
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Let pytest-xdist keep the tests of one topology together, unless the user chose how it distributes."""
+    option = config.option
+    if getattr(option, "numprocesses", None) and option.dist == "no" and not option.distload:
+        option.dist = "loadgroup"
+    return (yield)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each topology that its marks ask for, marked with that one."""
+    if "nomad_topology" not in metafunc.fixturenames:
+        return
+    try:
+        asked = topologies.asked_for(metafunc.definition)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
+    if set(asked) - {topologies.DEFAULT}:
+        # The default one's value is None, as that of tests without a mark, so that they share its cluster.
+        params = [
+            pytest.param(None if name == topologies.DEFAULT else name, id=name, marks=getattr(pytest.mark, name))
+            for name in asked
+        ]
+        metafunc.parametrize("nomad_topology", params, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Keep the tests of one topology together, and give each topology to one worker of pytest-xdist.
+
+    After all other hooks, because only then it is known which topologies are in use: where it is but one, all workers
+    share its cluster.
+    """
+    result = yield
+    used = topologies.one_after_the_other(items)
+    if len(used) > 1 and hasattr(config, "workerinput"):
+        for item in items:
+            if (name := topologies.used_by(item)) and item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(name))
+    return result
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember what the test's marks ask for, for the cluster that it may be the first to use."""
+    if topologies.used_by(item):
+        item.config.stash[_asked_for] = topologies.asked_for(item)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Where clusters are going to be used, refuse settings that cannot be, and join the other workers.
@@ -144,7 +248,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
     if used and not session.config.option.collectonly:
         _refuse_the_example(_usable_settings(session.config))
-        _join(session.config)
+        _join(session.config).tell_groups(topologies.groups(session.items))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -176,8 +280,34 @@ def pytest_configure_node(node: Any) -> None:
     from nomad_testkit.runs import state_path
     from nomad_testkit.sharing import expect_worker
 
+    node.config.stash[_run] = node.workerinput["testrunuid"]
     starting = node.config.stash.setdefault(_starting, {})
     starting[node.gateway.id] = expect_worker(state_path(), node.workerinput["testrunuid"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tell the scheduler of loadgroup the groups that the workers have found.
+
+    Its own way, a suffix of the tests' names, comes before it is known what is in use, and does nothing with pytest 9.2
+    (https://github.com/pytest-dev/pytest-xdist/issues/1386).
+    """
+    if config.option.dist != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    from nomad_testkit.runs import state_path
+    from nomad_testkit.sharing import groups
+
+    class Scheduling(LoadGroupScheduling):  # type: ignore[misc]
+        found: dict[str, str] | None = None
+
+        def _split_scope(self, nodeid: str) -> str:
+            if self.found is None:  # it is asked when every worker has collected
+                self.found = groups(state_path(), config.stash[_run])
+            return self.found.get(nodeid) or str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -228,10 +358,10 @@ def _refuse_the_example(settings: Settings) -> None:
 
 @contextmanager
 def _refused_without_traceback() -> Iterator[None]:
-    """Show a setting that an example refuses as one message."""
+    """Show a setting that an example refuses, or an example that the tests are not for, as one message."""
     try:
         yield
-    except SettingsError as error:
+    except UsageError as error:
         pytest.fail(str(error), pytrace=False)
 
 

@@ -4,6 +4,7 @@ Who lives and who uses what is told by locks of files (flock), which the kernel 
 folder of the run's own, which only its owner can read:
 
 - ``members.lock``, shared by every worker until it leaves: the last one removes the folder;
+- ``groups.json``, which says what tests are to run in the same worker; all workers write the same;
 - ``run.lock``, shared by every worker that may still come to use something;
 - for each thing ``owner.lock``, held by the worker that made it, ``users.lock``, shared by all that use it, and
   ``result.json``, which says how to use it or why it could not be made.
@@ -40,6 +41,15 @@ T = TypeVar("T")
 
 RUN_VARIABLE = "PYTEST_XDIST_TESTRUNUID"
 WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
+_GROUPS = "groups.json"
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    part = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(dict(value), file)
+    part.replace(path)
 
 
 @dataclass
@@ -59,11 +69,7 @@ class _Place:
         return self.folder / "result.json"
 
     def tell(self, result: Mapping[str, Any]) -> None:
-        part = self.folder / "result.part"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(dict(result), file)
-        part.replace(self._file)
+        _write(self._file, result)
 
     def result(self) -> dict[str, Any] | None:
         try:
@@ -110,6 +116,11 @@ class Sharing:
         self._members.acquire("a worker to leave", shared=True)
         self._run = self._run or FileLock(self.folder / "run.lock")
         self._run.acquire("a worker to leave", shared=True)
+
+    def tell_groups(self, groups: Mapping[str, str]) -> None:
+        """Tell the controller which tests are to run in the same worker."""
+        if self.folder is not None:
+            _write(self.folder / _GROUPS, groups)
 
     def leave(self) -> None:
         """Say that this worker will not use anything any more; the last one removes the folder."""
@@ -241,6 +252,14 @@ def expect_worker(state: Path, run: str) -> FileLock | None:
         return lock if lock.try_acquire(shared=True) else None
     except FileNotFoundError:
         return None
+
+
+def groups(state: Path, run: str) -> dict[str, str]:
+    """Read, for the controller, which tests are to run in the same worker; none where nothing is shared."""
+    try:
+        return dict(json.loads((_folder(state, run) / _GROUPS).read_text()))
+    except FileNotFoundError:
+        return {}
 
 
 def _folder(state: Path, run: str) -> Path:

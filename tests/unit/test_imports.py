@@ -27,7 +27,7 @@ LAYERS = """
     checks
     cluster
     delivery host_watch readiness runs diagnostics lifecycle amis
-    sharing plugin bench cli __main__
+    topologies sharing plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
 

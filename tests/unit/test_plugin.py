@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fake_clusters import FAKES, deployments_alone, log, run
 
 from nomad_testkit.settings import table
-
-# A target and a deployment that are only lines in a file, put in the place of the real ones.
-FAKES = """
-import os
-from contextlib import contextmanager
-from pathlib import Path
-import pytest
-
-LOG = Path(__file__).with_name("log")
-
-def say(line):
-    with LOG.open("a") as file:
-        file.write(line + "\\n")
-
-class FakeTarget:
-    def describe(self):
-        return {"name": "fake"}
-
-class FakeExample:
-    folder, variables, name = Path("example"), {"num_clients": 1}, "example"
-
-# nomad_cluster asks for its example first. What is replaced is imported only then, for most runs here have no cluster.
-@pytest.fixture(scope="session")
-def nomad_example():
-    replace()
-    return FakeExample()
-
-def replace():
-    from nomad_testkit import lifecycle, targets
-    from nomad_testkit.cluster import Cluster
-    from nomad_testkit.examples import Roles
-
-    @contextmanager
-    def open_target(settings, *, progress):
-        say("open")
-        yield FakeTarget()
-        say("close")
-
-    @contextmanager
-    def attach_target(description):
-        yield FakeTarget()
-
-    @contextmanager
-    def deployed(settings, example, *, target, progress):
-        say("deploy")
-        progress("ready after 0.0 s")
-        if os.environ.get("FAIL_DEPLOYMENT"):
-            error = RuntimeError("host i-1: unit consul failed")
-            error.add_note("evidence of nt-1 is in /somewhere")
-            raise error
-        roles = Roles(("servers",), ("servers",), ("clients",))
-        yield Cluster("nt-20260101-abcdef", target, [], roles, "admin", Path("key"), example)
-        say("destroy")
-
-    targets.open_target, targets.attach_target, lifecycle.deployed = open_target, attach_target, deployed
-"""
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    for name in [name for name in os.environ if name.startswith(("NOMAD_TESTKIT_", "PYTEST_XDIST_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(pytester.path / "state"))
+    deployments_alone(pytester, monkeypatch)
     pytester.makeconftest(FAKES)
     pytester.makepyfile(
         test_some="""
@@ -94,16 +36,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
         """
     )
     return pytester
-
-
-def run(project: pytest.Pytester, *args: str) -> pytest.RunResult:
-    # Loaded here too where the package is not installed, as in a checkout that only PYTHONPATH knows.
-    return project.runpytest_subprocess("-p", "nomad_testkit.plugin", "-p", "no:cacheprovider", *args, timeout=60)
-
-
-def log(project: pytest.Pytester) -> list[str]:
-    path = project.path / "log"
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_one_cluster_a_session(project: pytest.Pytester) -> None:
@@ -248,7 +180,8 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     third_party, own = done.stdout.splitlines()
     assert third_party == ""
-    assert own.split() == ["nomad_testkit", "nomad_testkit.errors", "nomad_testkit.plugin", "nomad_testkit.settings"]
+    modules = ("errors", "plugin", "settings", "topologies")
+    assert own.split() == ["nomad_testkit", *(f"nomad_testkit.{name}" for name in modules)]
 
 
 def test_the_entry_point_has_the_modules_name() -> None:

@@ -1,18 +1,17 @@
-"""The main job: a colocated cluster forms, schedules, serves and forgets, seen from every server."""
+"""The main job: a cluster forms, schedules, serves and forgets, seen from every server; the same in each topology."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from nomad_testkit import Cluster
+from nomad_testkit import Cluster, Example
 from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.checks import (
     AllocationsRunning,
     AutopilotHealthy,
     BatchCompleted,
     BootstrapExpectAgrees,
+    ConsulAgents,
     HealthyServers,
     Leader,
     NodesReady,
@@ -27,17 +26,34 @@ from nomad_testkit.checks import (
     UnitsActive,
 )
 from nomad_testkit.errors import CheckFailed
+from nomad_testkit.examples import Sizes
 
-pytestmark = pytest.mark.colocated
+# The fixture too, so that the tests have both topologies even where nomad_cluster is overridden.
+pytestmark = [
+    pytest.mark.nomad_topology("colocated", "separate", "encrypted"),
+    pytest.mark.usefixtures("nomad_topology"),
+]
 
-SERVERS = 3
-CLIENTS = 6
+
+@pytest.fixture(name="example")
+def _example(nomad_cluster: Cluster) -> Example:
+    """The example as it was deployed, whatever the settings changed in it."""
+    assert nomad_cluster.example is not None
+    return nomad_cluster.example
 
 
-def test_it_forms(nomad_cluster: Cluster) -> None:
-    assert (len(nomad_cluster.servers), len(nomad_cluster.clients)) == (SERVERS, CLIENTS)
+@pytest.fixture(name="sizes")
+def _sizes(example: Example) -> Sizes:
+    return example.sizes
+
+
+def test_it_forms(nomad_cluster: Cluster, sizes: Sizes) -> None:
+    roles = (nomad_cluster.consul_servers, nomad_cluster.nomad_servers, nomad_cluster.nomad_clients)
+    assert Sizes(*map(len, roles)) == sizes
+    assert {host for role in roles for host in role} == set(nomad_cluster.hosts)
     nomad_cluster.require(
-        RaftPeers(SERVERS),
+        RaftPeers(sizes.consul_servers, ("consul",)),
+        RaftPeers(sizes.nomad_servers, ("nomad",)),
         NotSplit(),
         Leader(),
         BootstrapExpectAgrees(),
@@ -48,12 +64,13 @@ def test_it_forms(nomad_cluster: Cluster) -> None:
     )
 
 
-def test_everything_is_registered(nomad_cluster: Cluster) -> None:
+def test_everything_is_registered_in_the_one_consul_cluster(nomad_cluster: Cluster, sizes: Sizes) -> None:
     nomad_cluster.require(
-        NodesReady(CLIENTS),
-        Registered("consul", SERVERS),
-        Registered("nomad", SERVERS),
-        Registered("nomad-client", CLIENTS),
+        ConsulAgents(),
+        NodesReady(sizes.nomad_clients),
+        Registered("consul", sizes.consul_servers),
+        Registered("nomad", sizes.nomad_servers),
+        Registered("nomad-client", sizes.nomad_clients),
         within=30,
     )
 
@@ -63,18 +80,23 @@ def test_every_agent_is_a_unit_that_runs(nomad_cluster: Cluster) -> None:
 
 
 def test_hosts_are_spread_over_zones(nomad_cluster: Cluster) -> None:
-    for group, each in ((nomad_cluster.servers, SERVERS // 3), (nomad_cluster.clients, CLIENTS // 3)):
-        zones = [host.instance.availability_zone for host in group]
-        assert {zone: zones.count(zone) for zone in zones} == {f"us-east-1{zone}": each for zone in "abc"}
+    network = nomad_cluster.target.network()
+    zones = sorted({subnet.availability_zone for subnet in network.subnets})
+    for group in {host.instance.group for host in nomad_cluster.hosts}:
+        found = [host.instance.availability_zone for host in nomad_cluster.in_groups(group)]
+        assert set(found) <= set(zones)
+        counts = [found.count(zone) for zone in zones]
+        assert max(counts) - min(counts) <= 1, f"{group}: {dict(zip(zones, counts, strict=True))}"
 
 
 @pytest.mark.parametrize("driver", ["raw_exec", "exec"])
-def test_a_service_runs_on_every_client(driver: str, nomad_cluster: Cluster) -> None:
-    with nomad_cluster.submitted("web.nomad.hcl", count=CLIENTS, driver=driver) as job:
+def test_a_service_runs_on_every_client(driver: str, nomad_cluster: Cluster, sizes: Sizes) -> None:
+    clients = sizes.nomad_clients
+    with nomad_cluster.submitted("web.nomad.hcl", count=clients, driver=driver) as job:
         nomad_cluster.require(
             AllocationsRunning(job),
-            Spread(job, clients=CLIENTS),
-            ServiceHealthy(job.name, CLIENTS),
+            Spread(job, clients=clients),
+            ServiceHealthy(job.name, clients),
             ServiceResolves(job.name),
             within=60,
         )
@@ -98,7 +120,7 @@ def test_a_batch_job_completes_and_its_log_is_read_back(nomad_cluster: Cluster) 
             "missing-attr",
             ["${platform.aws.placement.availability-zone}", "${attr.platform.aws.placement.availability-zone}"],
         ),
-        ("datacenter", ["us-east-1a"]),
+        ("datacenter", ["no nodes in datacenters [dc1]"]),
     ],
 )
 def test_a_job_that_cannot_be_placed_fails_fast_with_nomads_reasons(
@@ -108,26 +130,29 @@ def test_a_job_that_cannot_be_placed_fails_fast_with_nomads_reasons(
     with nomad_cluster.submitted(path) as job, pytest.raises(CheckFailed) as caught:
         # Far longer than the whole suite may take: the check must not wait for it.
         nomad_cluster.require(AllocationsRunning(job), within=3600)
+    if spec == "datacenter":
+        reasons = [*reasons, *(client.instance.availability_zone for client in nomad_cluster.clients)]
     for reason in reasons:
         assert reason in str(caught.value)
 
 
-def test_the_example_has_a_job(nomad_cluster: Cluster) -> None:
-    assert nomad_cluster.example is not None
-    jobs = list(Path(nomad_cluster.example.folder).glob("*.nomad*"))
-    assert jobs
+def test_the_examples_jobs_run(nomad_cluster: Cluster, example: Example) -> None:
+    jobs = sorted(example.folder.glob("*.nomad*"))
+    assert jobs, f"{example.folder} has no job, such as web.nomad.hcl"
     for path in jobs:
         with nomad_cluster.submitted(path) as job:
             nomad_cluster.require(AllocationsRunning(job), within=60)
 
 
-def test_the_environment_redirects_nothing(nomad_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_redirects_nothing(
+    nomad_cluster: Cluster, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("NOMAD_ADDR", "CONSUL_HTTP_ADDR", "HTTP_PROXY", "http_proxy", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("NOMAD_TOKEN", "another cluster's")
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "another cluster's")
     monkeypatch.setenv("AWS_PROFILE", "another account's")
-    nomad_cluster.require(RaftPeers(SERVERS), NodesReady(CLIENTS), within=10)
+    nomad_cluster.require(RaftPeers(sizes.nomad_servers, ("nomad",)), NodesReady(sizes.nomad_clients), within=10)
     ids = {host.instance_id for host in nomad_cluster.hosts}
     found = nomad_cluster.target.client("ec2").describe_instances(InstanceIds=sorted(ids))["Reservations"]
     assert {instance["InstanceId"] for one in found for instance in one["Instances"]} == ids

@@ -1,0 +1,39 @@
+"""What is true only where Consul and Nomad have servers on hosts of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from nomad_testkit import Cluster
+from nomad_testkit.checks import ConsulAgents, RaftPeers, SeparateServers
+
+pytestmark = pytest.mark.separate
+
+
+def test_the_raft_groups_are_disjoint_sets_of_hosts(nomad_cluster: Cluster) -> None:
+    consul, nomad = (
+        {host.instance_id for host in hosts} for hosts in (nomad_cluster.consul_servers, nomad_cluster.nomad_servers)
+    )
+    assert consul & nomad == set()
+    nomad_cluster.require(
+        SeparateServers(),
+        RaftPeers(len(consul), ("consul",)),
+        RaftPeers(len(nomad), ("nomad",)),
+        within=30,
+    )
+
+
+def test_every_nomad_node_has_a_consul_client_and_no_consul_server(nomad_cluster: Cluster) -> None:
+    nomad_cluster.require(ConsulAgents(), within=30)
+    nodes = [*nomad_cluster.nomad_servers, *nomad_cluster.nomad_clients]
+    assert [host for host in nodes if host.consul.agent()["Config"]["Server"]] == []
+    # And none is a server in the eyes of the Consul servers (serf's tag `role`).
+    for server in nomad_cluster.consul_servers:
+        roles = {member["Name"]: member["Tags"]["role"] for member in server.consul.members()}
+        assert {roles[host.instance_id] for host in nodes} == {"node"}
+
+
+def test_no_nomad_runs_on_a_consul_server(nomad_cluster: Cluster) -> None:
+    for host in nomad_cluster.consul_servers:
+        assert host.unit_state("nomad").active == "inactive"
+        assert host.run("pgrep -x nomad", check=False).status == 1
