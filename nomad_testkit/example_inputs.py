@@ -52,7 +52,6 @@ def _checked(file: Path, key: str, hint: Any, value: Any) -> Any:
             for number, item in enumerate(value)
         )
     if isinstance(value, list | tuple):
-        value = tuple(value)
         fits = hint in (tuple[str, ...], str | tuple[str, ...]) and all(isinstance(item, str) for item in value)
     elif isinstance(value, dict):
         fits = hint == Mapping[str, str] and all(isinstance(item, str) for item in value.values())
@@ -62,7 +61,7 @@ def _checked(file: Path, key: str, hint: Any, value: Any) -> Any:
         fits = type(value) is hint or (type(value) is str and hint == str | tuple[str, ...])
     if not fits:
         raise refusal(file, key, kind_of(value), _described(hint))
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _table_of(hint: Any) -> type[Any] | None:

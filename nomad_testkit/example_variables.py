@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ def kind_of(value: object) -> str:
     return f"{kind} {told if len(told) <= 80 else told[:77] + '...'}"
 
 
+def _all(items: Iterable[object], type_: type) -> bool:
+    return all(isinstance(item, type_) for item in items)
+
+
 def _pattern(pattern: str, right: str) -> Callable[[Any], str | None]:
     return lambda value: None if re.fullmatch(pattern, value) else right
 
@@ -69,13 +74,20 @@ class _Type:
     described: str
     refused: Callable[[Any], str | None] = lambda value: None
     """Says what would be right where a value of the right type is not."""
+    items: type = str
+    """What a list is of."""
 
 
 TYPES: Mapping[str, _Type] = {
     "string": _Type(str, "a string"),
     "integer": _Type(int, "an integer"),
     "boolean": _Type(bool, "true or false"),
+    "number": _Type(float, "a number"),
     "strings": _Type(list, "a list of strings"),
+    "table": _Type(
+        dict, "a table of strings", lambda value: None if _all(value.values(), str) else "a table of strings"
+    ),
+    "tables": _Type(list, "a list of tables", items=dict),
     "ami-id": _Type(
         str, "a string", _pattern(r"|ami-[0-9a-f]{1,17}", 'an AMI id such as ami-0abc1234, or "" for the target\'s own')
     ),
@@ -158,9 +170,11 @@ class Variable:
         """Give the value if this variable may hold it. Raises ExampleError."""
         type_, key = TYPES[self.type], key or f"variable {self.name}"
         if type_.python is list:
-            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            if not isinstance(value, list | tuple) or not _all(value, type_.items):
                 raise refusal(file, key, kind_of(value), type_.described)
             return tuple(value)
+        if type_.python is float and type(value) is int:
+            value = float(value)
         if type(value) is not type_.python:  # a boolean is no integer here
             raise refusal(file, key, kind_of(value), type_.described)
         if right := type_.refused(value):
@@ -217,4 +231,6 @@ def _expanded(match: re.Match[str], values: Mapping[str, Any]) -> str:
     value = values[match[1]]
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict) or (isinstance(value, tuple) and not _all(value, str)):
+        return json.dumps(value)
     return " ".join(value) if isinstance(value, tuple) else str(value)

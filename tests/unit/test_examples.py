@@ -226,8 +226,8 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
         ("default = 3", "", "variables.size.default: found nothing; right is a default"),
         (
             '"server-count"',
-            '"number"',
-            "variables.size.type: found the string 'number'; right is one of string, integer",
+            '"figure"',
+            "variables.size.type: found the string 'figure'; right is one of string, integer",
         ),
         (
             '"consul-cluster"',
