@@ -12,10 +12,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -62,20 +58,23 @@ def test_the_agent_is_the_version_that_was_asked_for(
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_its_files_are_owned_by_its_user_and_in_their_modes(agent: str, nomad_ami_host: Host) -> None:
-    with as_root(nomad_ami_host) as look:
-        faults = [
-            fault
-            for path, mode in FOLDERS
-            for fault in stand(look, f"/opt/{agent}/{path}".rstrip("/"), agent, mode, folder=True)
-        ]
-        for name in (agent, f"run-{agent}"):
-            faults += stand(look, f"/opt/{agent}/bin/{name}", agent, 0o755, folder=False)
-        link = look.file(f"/usr/local/bin/{agent}")
-        if not link.is_symlink or link.linked_to != f"/opt/{agent}/bin/{agent}":
-            faults.append(f"{link.path} is no link to /opt/{agent}/bin/{agent}")
-        user = look.user(agent)
-        if not user.exists or Path(user.shell).name not in ("nologin", "false"):
-            faults.append(f"the user {agent} is missing, or can log in")
+    look = nomad_ami_host.testinfra
+    wanted = {f"/opt/{agent}/{path}".rstrip("/"): f"directory {agent} {mode:o}" for path, mode in FOLDERS}
+    wanted |= {f"/opt/{agent}/bin/{name}": f"regular file {agent} 755" for name in (agent, f"run-{agent}")}
+    # One command for all: each is a round trip.
+    shown = look.run("stat -c '%n %F %U %a' " + " ".join(wanted)).stdout
+    found = dict(line.split(" ", 1) for line in shown.splitlines())
+    faults = [
+        f"{path} is {found.get(path, 'missing')}; right is {right}"
+        for path, right in wanted.items()
+        if found.get(path) != right
+    ]
+    link = look.run(f"readlink /usr/local/bin/{agent}").stdout.strip()
+    if link != f"/opt/{agent}/bin/{agent}":
+        faults.append(f"/usr/local/bin/{agent} is {link or 'no link'}; right is a link to /opt/{agent}/bin/{agent}")
+    user = look.run(f"getent passwd {agent}").stdout.strip()
+    if user.rpartition("/")[2] not in ("nologin", "false"):
+        faults.append(f"the user {agent} is {user or 'missing'}; right is one who cannot log in")
     assert not faults, "\n".join(faults)
 
 
@@ -108,9 +107,9 @@ def test_its_unit_is_not_enabled_before_run_makes_it(agent: str, nomad_ami_host:
 )
 def test_bad_options_are_refused(command: str, said: str, nomad_ami_host: Host) -> None:
     agent = command.split("/")[2]
-    with as_root(nomad_ami_host) as look:
-        ended = look.run(command)
-        written = look.run(f"find /opt/{agent}/config /etc/systemd/system/{agent}.service -type f").stdout.split()
+    with nomad_ami_host.testinfra.sudo():
+        ended = nomad_ami_host.testinfra.run(command)
+    written = found(nomad_ami_host, f"find /opt/{agent}/config /etc/systemd/system/{agent}.service -type f")
     assert ended.rc == 2, f"`{command}` ended with status {ended.rc}; right is 2. It said: {ended.stderr}"
     assert said in ended.stderr, f"`{command}` does not name {said}, but says: {ended.stderr}"
     assert not written, f"`{command}` was refused, but has written {', '.join(written)}"
@@ -206,28 +205,9 @@ def test_it_boots_in_time_and_without_a_failed_unit(nomad_ami_host: Host) -> Non
     assert 0 < seconds <= BOOT_SECONDS, f"the boot took {seconds:.1f} s; right is at most {BOOT_SECONDS:.0f} s"
 
 
-@contextmanager
-def as_root(host: Host) -> Iterator[Any]:
-    """Look at a host with root's rights, by testinfra."""
-    with host.testinfra.sudo():
-        yield host.testinfra
-
-
 def found(host: Host, command: str) -> list[str]:
     """List the lines that a command prints; that it finds nothing, or not everything, is no fault of it."""
     return host.run(command, sudo=True, check=False, timeout=300).stdout.splitlines()
-
-
-def stand(look: Any, path: str, user: str, mode: int, *, folder: bool) -> Iterator[str]:
-    """Tell what is wrong with a file or folder."""
-    file = look.file(path)
-    if not file.exists or file.is_directory != folder:
-        yield f"{path} is missing, or no {'folder' if folder else 'file'}"
-        return
-    if file.user != user:
-        yield f"{path} belongs to {file.user}; right is {user}"
-    if file.mode != mode:
-        yield f"{path} has mode {file.mode:04o}; right is {mode:04o}"
 
 
 def older(host: Host, launched: float, *patterns: str) -> list[str]:
