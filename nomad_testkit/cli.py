@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nomad-testkit")
 def main() -> None:
-    """Clusters of Nomad and Consul: destroy them, measure them. pytest deploys them."""
+    """Clusters of Nomad and Consul: destroy them, measure them, allow them. pytest deploys them."""
 
 
 @main.command()
@@ -62,6 +63,15 @@ def sweep() -> None:
         click.echo("there is nothing to destroy")
     if failed:
         raise click.ClickException(f"{failed} of {len(runs)} clusters could not be destroyed")
+
+
+@main.command("iam-policy")
+def iam_policy() -> None:
+    """Print the least IAM policy with which runs can deploy to an account and destroy all of it again."""
+
+    from nomad_testkit.aws_policy import least_policy, seen_calls
+
+    click.echo(json.dumps(least_policy(seen_calls()), indent=2))
 
 
 @main.group()

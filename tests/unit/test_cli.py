@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nomad_testkit import lifecycle, targets
+from nomad_testkit.bundle import examples_dir
 from nomad_testkit.cli import main
 from nomad_testkit.errors import Ec2Error, TeardownError
 from nomad_testkit.runs import Run
@@ -150,3 +151,8 @@ def test_a_benchmark_takes_its_example_from_the_settings(monkeypatch: pytest.Mon
     assert result.exit_code == 1
     assert "environment variable NOMAD_TESTKIT_VAR: " in result.stderr
     assert "variable num_client: found a variable that this example does not declare" in result.stderr
+
+
+def test_the_policy_is_printed_as_the_nightly_has_it() -> None:
+    result = call("iam-policy")
+    assert result.stdout == (examples_dir() / "nightly" / "iam-policy.json").read_text()

@@ -1,0 +1,126 @@
+"""The least IAM policy: it allows what runs were seen to do, nothing else, and only to what is theirs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from policy_sentry.querying.actions import get_action_data
+
+from nomad_testkit import aws_policy
+from nomad_testkit.aws_policy import Need, least_policy, needs_of, seen_calls
+from nomad_testkit.bundle import examples_dir
+from nomad_testkit.errors import TestkitError
+
+FILE = examples_dir() / "nightly" / "iam-policy.json"
+# Of a managed policy, spaces not counted (IAM User Guide, "IAM and AWS STS quotas").
+MOST_CHARACTERS = 6144
+KNOWN = (*aws_policy._CREATES, *aws_policy._CHANGES, "ec2:DescribeVpcs", "iam:GetInstanceProfile")
+
+
+def allowed(policy: dict[str, Any]) -> set[str]:
+    return {action for statement in policy["Statement"] for action in statement["Action"]}
+
+
+def kinds_taken(action: str) -> dict[str, set[str]]:
+    """List the kinds of resources that an action takes, each with the condition keys that it has for them.
+
+    By the Service Authorization Reference, as policy_sentry has it.
+    """
+    service, name = action.split(":")
+    rows = get_action_data(service, name)
+    assert rows, f"AWS has no action {action}"
+    taken: dict[str, set[str]] = {}
+    for row in rows[service]:
+        keys = {key.partition("/")[0] for key in row["condition_keys"]}
+        taken[kind_of(row["resource_arn_format"])] = keys
+    everywhere = taken.get("*", set())
+    return {kind: keys | everywhere for kind, keys in taken.items()}
+
+
+def kind_of(arn: str) -> str:
+    return "*" if arn == "*" else arn.split(":", 5)[5].split("/")[0].split(":")[0]
+
+
+def test_the_nightlys_file_is_made_from_the_seen_calls() -> None:
+    again = "python -m nomad_testkit iam-policy > examples/nightly/iam-policy.json"
+    assert json.loads(FILE.read_text()) == least_policy(seen_calls()), f"make it again: {again}"
+
+
+def test_the_nightlys_file_allows_every_seen_call() -> None:
+    assert len(seen_calls()) > 25
+    assert set(seen_calls()) - allowed(json.loads(FILE.read_text())) == set()
+
+
+def test_the_nightlys_file_allows_nothing_that_no_run_makes_or_needs() -> None:
+    needed = {need.action for need in needs_of(seen_calls())}
+    assert allowed(json.loads(FILE.read_text())) == needed
+    besides = {need.action for needs in aws_policy.BESIDES.values() for need in needs} | {"ec2:CreateTags"}
+    assert needed - set(seen_calls()) <= besides
+
+
+def test_it_fits_in_a_managed_policy() -> None:
+    assert len(json.dumps(least_policy(KNOWN), separators=(",", ":"))) <= MOST_CHARACTERS
+
+
+def test_only_reading_is_allowed_everywhere_and_without_condition() -> None:
+    for need in needs_of(KNOWN):
+        if "*" in need.resources:
+            assert need.action.partition(":")[2].startswith(aws_policy.READING)
+        else:
+            assert need.condition or need.sid in ("InVpc", "LaunchFrom")
+
+
+def test_what_is_changed_bears_the_tag_and_what_is_created_gets_it() -> None:
+    own = {"Null": {"aws:ResourceTag/nomad-testkit-run": "false"}}
+    new = {"Null": {"aws:RequestTag/nomad-testkit-run": "false"}}
+    assert least_policy(["ec2:DeleteVolume", "ec2:ImportKeyPair", "ec2:DeleteSnapshot"])["Statement"] == [
+        {
+            "Sid": "Change",
+            "Effect": "Allow",
+            "Action": ["ec2:DeleteSnapshot", "ec2:DeleteVolume"],
+            "Resource": ["arn:aws:ec2:*::snapshot/*", "arn:aws:ec2:*:*:volume/*"],
+            "Condition": own,
+        },
+        {
+            "Sid": "Create",
+            "Effect": "Allow",
+            "Action": ["ec2:ImportKeyPair"],
+            "Resource": "arn:aws:ec2:*:*:key-pair/*",
+            "Condition": new,
+        },
+        {
+            "Sid": "TagWhenCreated",
+            "Effect": "Allow",
+            "Action": ["ec2:CreateTags"],
+            "Resource": "arn:aws:ec2:*:*:key-pair/*",
+            "Condition": {"StringEquals": {"ec2:CreateAction": ["ImportKeyPair"]}},
+        },
+    ]
+
+
+def test_a_call_that_is_not_known_is_refused() -> None:
+    with pytest.raises(TestkitError, match=r"add them to nomad_testkit.aws_policy: \['s3:DeleteBucket'\]"):
+        least_policy(["s3:DeleteBucket", "ec2:DescribeVpcs"])
+
+
+@pytest.mark.parametrize("need", needs_of(KNOWN), ids=lambda need: f"{need.sid} {need.action}")
+def test_aws_knows_each_action_its_resources_and_its_conditions(need: Need) -> None:
+    taken = kinds_taken(need.action)
+    if need.resources == ("*",):
+        return
+    keys = {key.partition("/")[0] for operator in need.condition.values() for key in operator}
+    for resource in need.resources:
+        assert kind_of(resource) in taken
+        assert keys - taken[kind_of(resource)] == set()
+
+
+def test_actions_together_in_a_statement_take_none_of_each_others_resources() -> None:
+    needs = [need for need in needs_of(KNOWN) if need.sid != "Read"]
+    for need in needs:
+        others = [other for other in needs if other.sid == need.sid]
+        resources = {resource for other in others for resource in other.resources}
+        taken = kinds_taken(need.action)
+        assert {resource for resource in resources if kind_of(resource) in taken} == set(need.resources)
+        assert all(other.condition == need.condition for other in others)

@@ -1,0 +1,116 @@
+"""The definitions for CIs: they are what those CIs take, and name only what the project has."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from nomad_testkit import plugin
+from nomad_testkit.bundle import examples_dir
+from nomad_testkit.cli import main
+from nomad_testkit.settings import TARGETS, table
+
+FOLDER = examples_dir() / "nightly"
+OPTIONS = {setting.option: setting for setting in table()}
+VARIABLES = {setting.variable for setting in table()} | {"NOMAD_TESTKIT_CACHE"}
+MARKERS = {name for name in plugin._MARKERS if "(" not in name}
+
+
+@pytest.fixture(scope="module")
+def github() -> dict[str, Any]:
+    # YAML 1.1 reads the key `on` as true.
+    text = re.sub(r"^on:", '"on":', (FOLDER / "github-actions.yml").read_text(), flags=re.MULTILINE)
+    return dict(yaml.safe_load(text))
+
+
+@pytest.fixture(scope="module")
+def gitlab() -> dict[str, Any]:
+    return dict(yaml.safe_load((FOLDER / "gitlab-ci.yml").read_text()))
+
+
+def commands(definition: Any) -> Iterator[str]:
+    """List every command of a definition, wherever it is."""
+    if isinstance(definition, dict):
+        for key, value in definition.items():
+            if key in ("run", "script", "before_script", "after_script"):
+                yield from [value] if isinstance(value, str) else value
+            else:
+                yield from commands(value)
+    elif isinstance(definition, list):
+        for one in definition:
+            yield from commands(one)
+
+
+@pytest.mark.parametrize("name", ["github", "gitlab"])
+def test_commands_name_what_there_is(name: str, request: pytest.FixtureRequest) -> None:
+    found = [shlex.split(command) for command in commands(request.getfixturevalue(name))]
+    tests = [words for words in found if any(word.endswith("pytest") for word in words)]
+    assert len(tests) == 2
+    for words in tests:
+        assert words[words.index("--pyargs") + 1] == "nomad_testkit.suite"
+        assert words[words.index("-m", words.index("--pyargs")) + 1] == "$SUITE"
+        for option, value in itertools.pairwise(words):
+            if option == "--nomad-target":
+                assert value == "aws"
+            elif option.startswith("--nomad-"):
+                OPTIONS[option].parse(value)
+    assert ["--nomad-target" in words for words in tests] == [False, True]
+    (sweep,) = (words for words in found if "sweep" in words)
+    assert sweep[-3:] == ["-m", "nomad_testkit", "sweep"]
+    assert "sweep" in main.commands
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
+def test_variables_are_those_of_settings(name: str) -> None:
+    found = set(re.findall(r"\bNOMAD_TESTKIT_[A-Z_]+", (FOLDER / name).read_text()))
+    assert found - VARIABLES == set()
+    assert "NOMAD_TESTKIT_ARTIFACTS" in found
+
+
+def test_suites_are_marks_of_tests(github: dict[str, Any], gitlab: dict[str, Any]) -> None:
+    suites = {name: job["strategy"]["matrix"]["suite"] for name, job in github["jobs"].items()}
+    assert suites["embedded"] == gitlab[".suite"]["parallel"]["matrix"][0]["SUITE"]
+    for names in suites.values():
+        assert set(names) - MARKERS == set()
+
+
+def test_the_token_can_do_the_least(github: dict[str, Any]) -> None:
+    assert github["permissions"] == {}
+    jobs = github["jobs"]
+    assert jobs["embedded"]["permissions"] == {"contents": "read"}
+    assert jobs["aws"]["permissions"] == {"contents": "read", "id-token": "write"}
+    checkouts = [step for job in jobs.values() for step in job["steps"] if "checkout" in step.get("uses", "")]
+    assert [step["with"] for step in checkouts] == [{"persist-credentials": False}] * 2
+
+
+def test_every_job_has_a_time_out_and_keeps_evidence_of_failures(
+    github: dict[str, Any], gitlab: dict[str, Any]
+) -> None:
+    for job in github["jobs"].values():
+        assert 0 < job["timeout-minutes"] < 60  # as long as the role can be held
+        (upload,) = (step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+        assert upload["if"] == "failure()"
+    assert [gitlab[name]["timeout"] for name in ("embedded", "aws")] == ["30 minutes", "55 minutes"]
+    assert gitlab[".suite"]["artifacts"]["when"] == "on_failure"
+
+
+def test_pushes_are_embedded_and_nights_are_on_aws(github: dict[str, Any], gitlab: dict[str, Any]) -> None:
+    assert set(github["on"]) == {"push", "schedule", "workflow_dispatch"}
+    assert {name: job["if"] for name, job in github["jobs"].items()} == {
+        "embedded": "github.event_name == 'push'",
+        "aws": "github.event_name != 'push'",
+    }
+    assert gitlab["embedded"]["rules"] == [{"if": '$CI_PIPELINE_SOURCE == "push"'}]
+    assert gitlab["aws"]["rules"] == [{"if": '$CI_PIPELINE_SOURCE != "push"'}]
+    assert gitlab["aws"]["id_tokens"] == {"AWS_ID_TOKEN": {"aud": "https://gitlab.com"}}
+
+
+def test_the_readme_tells_whether_the_target_is_there() -> None:
+    said = "The target `aws` is not yet there" in (FOLDER / "README.md").read_text()
+    assert said is ("aws" not in TARGETS)
