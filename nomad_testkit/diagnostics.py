@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import WaitTimeout
+from nomad_testkit.run_secrets import hide_private_keys
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ _SECRET = re.compile(
     (?: "(?:[^"\\]|\\.)*" | '[^']*' | (?!true\b|false\b|null\b|[\d{\["']) [^\s,}\]]+ )
     """
 )
-_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _TOKENS = re.compile(r"""(?i)(\btokens["']?\s*[:=]?\s*)\{[^{}]*\}""")
 """A block of tokens, whose names in it say nothing of secrets."""
 
@@ -79,7 +79,7 @@ def mask(text: str) -> str:
     >>> mask('token = "b1gs33cr3t"')
     'token = "(hidden)"'
     """
-    text = _PRIVATE_KEY.sub(r"\1(hidden)\2", text)
+    text = hide_private_keys(text)
     return _SECRET.sub(r'\1"(hidden)"', _TOKENS.sub(r'\1{"(hidden)"}', text))
 
 

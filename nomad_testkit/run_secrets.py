@@ -45,6 +45,9 @@ _LEAST = 16
 """Characters that a part of a secret must have to be looked for in a text: fewer would hide what is none."""
 
 
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+
+
 class Secret(str):
     """A text that hides itself wherever it is shown rather than used, such as in a traceback's variables.
 
@@ -144,7 +147,8 @@ class RunSecrets:
         return found
 
     def hide(self, text: str) -> str:
-        """Hide every secret of the run in a text, and each line of a key."""
+        """Hide every secret of the run in a text, each line of its keys, and every private key."""
+        text = hide_private_keys(text)
         return self._known.sub(HIDDEN, text) if self._parts else text
 
     @cached_property
@@ -184,6 +188,15 @@ class RunSecrets:
         addresses = filter(None, ("127.0.0.1", instance.private_ip, instance.public_ip, address))
         issued = self._authority.issue([*names, "localhost"], list(addresses), client=True)
         return {f"{agent}.pem": Secret(issued.cert_pem), f"{agent}-key.pem": Secret(issued.key_pem)}
+
+
+def hide_private_keys(text: str) -> str:
+    """Hide what stands between the first and the last line of every private key.
+
+    >>> hide_private_keys("-----BEGIN PRIVATE KEY-----\\nMIGH\\n-----END PRIVATE KEY-----")
+    '-----BEGIN PRIVATE KEY-----(hidden)-----END PRIVATE KEY-----'
+    """
+    return _PRIVATE_KEY.sub(rf"\1{HIDDEN}\2", text)
 
 
 def gossip_key() -> Secret:

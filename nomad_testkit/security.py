@@ -31,6 +31,11 @@ class Security:
         """Whether there is anything to make."""
         return self.tls or self.gossip_encryption or self.acl
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Name what it leaves open."""
+        return tuple(name for name in ("tls", "gossip_encryption", "acl") if not getattr(self, name))
+
     @classmethod
     def declared(cls, file: Path, table: dict[str, object]) -> Security:
         """Read the table. Raises ExampleError, which names the key, what was found and what would be right."""

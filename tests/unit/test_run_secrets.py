@@ -201,6 +201,8 @@ def test_they_are_hidden_in_a_text(secrets: RunSecrets) -> None:
     token, gossip = secrets["nomad-management.token"], secrets["consul-gossip.key"]
     lines = secrets["kit-key.pem"].splitlines()
     text = f"token={token} {gossip}\n{lines[1]}\nelse {secrets['ca.pem']}"
+    hosts_key = for_host(secrets, "servers")["nomad-key.pem"]
+    assert secrets.hide(hosts_key) == "-----BEGIN PRIVATE KEY-----(hidden)-----END PRIVATE KEY-----\n"
     assert secrets.hide(text) == f"token=(hidden) (hidden)\n(hidden)\nelse {secrets['ca.pem']}"
     assert secrets.hide("nothing of it") == "nothing of it"
 

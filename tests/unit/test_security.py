@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from nomad_testkit import Example
-from nomad_testkit.errors import ExampleError
+from nomad_testkit.errors import ExampleError, UsageError
 from nomad_testkit.security import Security
+from nomad_testkit.topologies import refuse_another
 
 ENCRYPTED = "nomad-consul-encrypted-cluster"
 
@@ -65,6 +66,20 @@ def test_what_is_wrong_is_named(declare: Callable[[str], Example], lines: str, s
     with pytest.raises(ExampleError) as caught:
         declare(lines)
     assert str(caught.value).endswith(f"example.toml: {said}")
+
+
+def test_tests_of_an_encrypted_cluster_refuse_one_that_leaves_something_open(
+    declare: Callable[[str], Example],
+) -> None:
+    refuse_another(Example.load(ENCRYPTED), ("encrypted",), "encrypted")
+    open_to_all = declare("[security]\nacl = true")
+    with pytest.raises(UsageError) as caught:
+        refuse_another(open_to_all, ("encrypted",), "encrypted")
+    assert str(caught.value) == (
+        f"{open_to_all.file}: security: found no tls, gossip_encryption; right for tests marked encrypted is tls, "
+        "gossip_encryption and acl, all of them true"
+    )
+    refuse_another(Example.load(ENCRYPTED), ("colocated",), "colocated")
 
 
 def test_it_is_a_table(tmp_path: Path) -> None:
