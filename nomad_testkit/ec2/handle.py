@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ class EmbeddedEc2:
         self.region: str = facts["region"]
         self.endpoint_url: str = facts["endpoint_url"]
         self.warden_pid: int = facts["warden_pid"]
+        self._clients: dict[str, Any] = {}
+        self._making = threading.Lock()
         self._lease = Connection(state_dir, timeout=START_TIMEOUT)
         self._lease.ask("lease")
 
@@ -114,8 +117,14 @@ class EmbeddedEc2:
         return cls(state_dir)
 
     def client(self, service: str) -> Any:
-        """Make a boto3 client of this cloud; nothing in the environment or in ``~/.aws`` has a say in it."""
-        return aws_client(service, endpoint_url=self.endpoint_url, region=self.region)
+        """Give the boto3 client of this cloud; nothing in the environment or in ``~/.aws`` has a say in it.
+
+        There is one for each service, for all threads: to make one takes a fifth of a second of processor time.
+        """
+        with self._making:
+            if service not in self._clients:
+                self._clients[service] = aws_client(service, endpoint_url=self.endpoint_url, region=self.region)
+            return self._clients[service]
 
     def public_address(self, private_ip: str) -> str:
         """Give the address at which this machine reaches a host, whether or not AWS would give it a public one."""
