@@ -1,0 +1,153 @@
+"""Images built by Packer: deployed from, refused with its own words, and never left behind."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nomad_testkit import Example
+from nomad_testkit.amis import built, default_template
+from nomad_testkit.checks import NodesReady, RaftPeers
+from nomad_testkit.errors import BrokenError, PackerError
+from nomad_testkit.lifecycle import deployed
+from nomad_testkit.runs import ENVIRONMENT_VARIABLE, Run
+from nomad_testkit.settings import Settings
+from nomad_testkit.targets import Target
+
+log = logging.getLogger(__name__)
+
+EXAMPLE = "nomad-consul-colocated-cluster"
+PROVISIONERS = "  # A fresh instance is reachable"
+"""What stands in the bundled template before its provisioners."""
+
+
+@pytest.fixture
+def settings(nomad_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    # The runs of a test's own are those of no other process on this machine.
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "state"))
+    return replace(nomad_settings, artifacts=tmp_path / "artifacts")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A copy of the bundled template without its provisioners: its image is Debian's, and has no agents."""
+    folder = tmp_path / "template"
+    shutil.copytree(default_template(), folder)
+    file = folder / "nomad-consul.pkr.hcl"
+    kept, found, _ = file.read_text().partition(PROVISIONERS)
+    assert found
+    file.write_text(kept + "}\n")
+    return folder
+
+
+def everything(target: Target) -> dict[str, list[str]]:
+    """List what Packer and a deployment may leave; instances only where they are not terminated."""
+    ec2 = target.client("ec2")
+    reservations = ec2.describe_instances()["Reservations"]
+    instances = [one for reservation in reservations for one in reservation["Instances"]]
+    return {
+        "AMIs": [one["ImageId"] for one in ec2.describe_images()["Images"]],
+        "snapshots": [one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]],
+        "instances": [one["InstanceId"] for one in instances if one["State"]["Name"] != "terminated"],
+        "volumes": [one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]],
+        "key pairs": [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
+        "security groups": [one["GroupName"] for one in ec2.describe_security_groups()["SecurityGroups"]],
+        "runs": [run.run_id for run in Run.every()],
+    }
+
+
+def test_a_cluster_is_deployed_from_the_image(nomad_ami: str, settings: Settings, nomad_target: Target) -> None:
+    example = Example.load(EXAMPLE).replace(ami_id=nomad_ami, num_servers=1, num_clients=1)
+    with deployed(settings, example, target=nomad_target, progress=log.info) as cluster:
+        assert {host.instance.image_id for host in cluster.hosts} == {nomad_ami}
+        cluster.require(RaftPeers(1), NodesReady(1), within=60)
+
+
+def test_the_image_is_deleted_after_a_deployment_that_failed(
+    bare: Path, settings: Settings, nomad_target: Target
+) -> None:
+    before = everything(nomad_target)
+
+    def build_and_deploy() -> None:
+        with built(settings, target=nomad_target, progress=log.info, template=bare) as ami:
+            made = everything(nomad_target)
+            assert set(made["AMIs"]) - set(before["AMIs"]) == {ami.ami_id}
+            assert len(set(made["snapshots"]) - set(before["snapshots"])) == 1
+            (image,) = nomad_target.client("ec2").describe_images(ImageIds=[ami.ami_id])["Images"]
+            assert {"Key": "nomad-testkit-run", "Value": ami.run_id} in image["Tags"]
+            # The example's agents are not on it, so that its user data must fail.
+            example = Example.load(EXAMPLE).replace(ami_id=ami.ami_id, num_servers=1, num_clients=0)
+            with deployed(settings, example, target=nomad_target, progress=log.info):
+                pytest.fail("it became ready")
+
+    with pytest.raises(BrokenError, match="user data"):
+        build_and_deploy()
+    assert everything(nomad_target) == before
+
+
+def test_an_interrupted_build_leaves_nothing(bare: Path, settings: Settings, nomad_target: Target) -> None:
+    before = everything(nomad_target)
+    seen: list[dict[str, list[str]]] = []
+
+    def interrupt(line: str) -> None:
+        if line.startswith("packer: Connected"):
+            seen.append(everything(nomad_target))
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        built(settings, target=nomad_target, progress=interrupt, template=bare),
+    ):
+        pytest.fail("it was built")
+    assert len(seen[0]["instances"]) == len(before["instances"]) + 1
+    assert len(seen[0]["key pairs"]) == len(before["key pairs"]) + 1
+    assert everything(nomad_target) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda text: text.replace("  instance_type  ", "  instanze_type  "),
+            'An argument named "instanze_type" is not',
+        ),
+        (lambda text: text.replace('variable "tags"', 'variable "labels"'), 'A "tags" variable was passed in'),
+        (lambda text: text + "\n}\n", "Argument or block definition required"),
+    ],
+    ids=["argument", "variable", "syntax"],
+)
+def test_a_template_that_packer_refuses_is_refused_in_its_words(
+    change: Callable[[str], str], words: str, bare: Path, settings: Settings, nomad_target: Target
+) -> None:
+    file = bare / "nomad-consul.pkr.hcl"
+    file.write_text(change(file.read_text()))
+    before = everything(nomad_target)
+    with (
+        pytest.raises(PackerError, match="Packer refuses") as refused,
+        built(settings, target=nomad_target, progress=log.info, template=bare),
+    ):
+        pytest.fail("it was built")
+    assert str(bare) in str(refused.value)
+    assert words in str(refused.value)
+    assert everything(nomad_target) == before
+    assert not settings.artifacts.exists()
+
+
+def test_a_provisioner_that_fails_is_shown(bare: Path, settings: Settings, nomad_target: Target) -> None:
+    file = bare / "nomad-consul.pkr.hcl"
+    failing = 'provisioner "shell" {\n inline = ["echo this went wrong", "exit 3"]\n}\n}\n'
+    file.write_text(file.read_text().rstrip().removesuffix("}") + failing)
+    before = everything(nomad_target)
+    with (
+        pytest.raises(PackerError) as refused,
+        built(settings, target=nomad_target, progress=log.info, template=bare),
+    ):
+        pytest.fail("it was built")
+    for words in ("could not build", "this went wrong", "non-zero exit status: 3"):
+        assert words in str(refused.value)
+    assert everything(nomad_target) == before
