@@ -67,9 +67,11 @@ def refuse_another(example: Example, asked: tuple[str, ...], topology: str) -> N
     if not asked:
         return
     if topology == "encrypted":
-        if not example.security.complete:
-            right = "[security] with tls, gossip_encryption and acl, all of them true"
-            raise UsageError(f"{example.file}: found {example.security}; right for tests marked encrypted is {right}")
+        if lacking := example.security.lacking:
+            right = "tls, gossip_encryption and acl, all of them true"
+            raise UsageError(
+                f"{example.file}: security: found no {', '.join(lacking)}; right for tests marked encrypted is {right}"
+            )
         return
     if (found := example.roles.topology) == topology:
         return

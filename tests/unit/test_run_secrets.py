@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from nomad_testkit import plugin
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.examples import Roles
 from nomad_testkit.model import Instance
@@ -195,6 +196,12 @@ def test_nothing_shows_a_secret_but_its_use(secrets: RunSecrets) -> None:
         if name not in ("ca.pem", "kit.pem"):
             assert not any(line in text for text in shown for line in value.splitlines()), name
     assert f"{Secret('b1gs33cr3t')}" == "b1gs33cr3t"
+
+
+def test_pytests_comparison_of_two_texts_shows_none() -> None:
+    assert plugin.pytest_assertrepr_compare("==", Secret("b1gs33cr3t"), "other") == ["'(hidden)' == 'other'"]
+    assert plugin.pytest_assertrepr_compare("in", "x", Secret("b1gs33cr3t")) == ["'x' in '(hidden)'"]
+    assert plugin.pytest_assertrepr_compare("==", "x", "y") is None
 
 
 def test_they_are_hidden_in_a_text(secrets: RunSecrets) -> None:
