@@ -31,6 +31,7 @@ Install what this Debian or Ubuntu machine lacks, then run COMMAND with tox in P
 
     python3 -m nomad_testkit.setup tox -e colocated    the main job: a real cluster, checked
     python3 -m nomad_testkit.setup tox                 all tests
+    python3 -m nomad_testkit.setup --install packer    what only some tests need: they install it by themselves
 
 It must be run by root. $NOMAD_TESTKIT_CACHE names the folder for everything slow (default: ~/.cache/nomad-testkit)."""
 
@@ -75,6 +76,9 @@ NEEDS = (
 )
 # Only a build of Nomad needs these, so only a machine that has Go does.
 GO_NEEDS = (Need("gcc", program="gcc"), Need("libc6-dev", file="/usr/include/stdlib.h"))
+
+# Only some tests need these, so only they have them installed.
+OPTIONAL_NEEDS = {"packer": Need("packer", program="packer")}
 
 
 class SetupError(Exception):
@@ -179,6 +183,43 @@ def install(packages: Sequence[str], run: Callable[[list[str], int], object], sa
     run([*apt, "install", "--yes", "--no-install-recommends", *packages], _APT_SECONDS)
 
 
+def check(lacking: Sequence[str]) -> list[Problem]:
+    """List what stands in the way of this machine, and tell it."""
+    found = problems(
+        system=platform.system(),
+        python=(sys.version_info[0], sys.version_info[1]),
+        root=os.geteuid() == 0,
+        has_apt=find_program("apt-get") is not None,
+        lacking=lacking,
+    )
+    if found:
+        print("nomad_testkit.setup: this machine cannot be made ready:", file=sys.stderr)
+        for problem in found:
+            print(f"  - {problem.what}: {problem.remedy}", file=sys.stderr)
+    return found
+
+
+def install_optional(names: Sequence[str], run: Callable[[list[str], int], object], say: Callable[[str], None]) -> int:
+    """Install what is missing of OPTIONAL_NEEDS, and return the exit status."""
+    unknown = [name for name in names if name not in OPTIONAL_NEEDS]
+    if unknown or not names:
+        found = " ".join(unknown) or "nothing"
+        print(f"--install names {found}; right is one or more of: {' '.join(OPTIONAL_NEEDS)}", file=sys.stderr)
+        return 2
+    lacking = [OPTIONAL_NEEDS[name].package for name in names if not OPTIONAL_NEEDS[name].met()]
+    if not lacking:
+        return 0
+    if check(lacking):
+        return 1
+    try:
+        install(lacking, run, say)
+    except SetupError as error:
+        print(f"nomad_testkit.setup: {error}", file=sys.stderr)
+        print(f"Where this system has no such package, put {' '.join(names)} into PATH yourself.", file=sys.stderr)
+        return 1
+    return 0
+
+
 def run_command(command: list[str], seconds: int) -> str:
     """Run a command and return what it said, which is shown only when it fails."""
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
@@ -237,24 +278,16 @@ def say(line: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Do it all; return an exit status only when the command could not be run."""
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] != "--install"):
         print(USAGE, file=sys.stdout if list(arguments) in (["-h"], ["--help"]) else sys.stderr)
         return 0 if list(arguments) in (["-h"], ["--help"]) else 2
+    if arguments[0] == "--install":
+        return install_optional(arguments[1:], run_command, say)
     python = (sys.version_info[0], sys.version_info[1])
     has_venv = importlib.util.find_spec("ensurepip") is not None
     has_go = find_program("go") is not None or Path("/usr/local/go/bin/go").exists()
     lacking = lacking_packages(has_venv=has_venv, has_go=has_go, python=python)
-    found = problems(
-        system=platform.system(),
-        python=python,
-        root=os.geteuid() == 0,
-        has_apt=find_program("apt-get") is not None,
-        lacking=lacking,
-    )
-    if found:
-        print("nomad_testkit.setup: this machine cannot be made ready:", file=sys.stderr)
-        for problem in found:
-            print(f"  - {problem.what}: {problem.remedy}", file=sys.stderr)
+    if check(lacking):
         return 1
     try:
         if lacking:

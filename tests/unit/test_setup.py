@@ -227,3 +227,26 @@ def test_only_the_standard_library_is_imported() -> None:
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
     assert imported - set(sys.stdlib_module_names) == set()
+
+
+def test_what_only_some_tests_need_is_installed_by_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup, "check", lambda lacking: [])
+    runner, lines = Runner(), list[str]()
+    there, missing = setup.Need("shell", program="sh"), setup.Need("missing-package", program="no-such-program")
+    monkeypatch.setattr(setup, "OPTIONAL_NEEDS", {"sh": there, "missing": missing})
+    assert setup.install_optional(["sh"], runner, lines.append) == 0
+    assert runner.commands == []
+    assert setup.install_optional(["sh", "missing"], runner, lines.append) == 0
+    assert runner.commands[-1][-1] == "missing-package"
+    assert "shell" not in runner.commands[-1]
+    assert setup.install_optional(["missing"], Runner(fails="missing-package"), lines.append) == 1
+    assert "put missing into PATH" in capsys.readouterr().err
+    assert setup.install_optional(["other"], runner, lines.append) == 2
+    assert "names other; right is one or more of: sh missing" in capsys.readouterr().err
+
+
+def test_packer_is_not_part_of_every_run() -> None:
+    assert "packer" in setup.OPTIONAL_NEEDS
+    assert "packer" not in [need.package for need in setup.NEEDS + setup.GO_NEEDS]
