@@ -53,6 +53,7 @@ class _Survey:
         images = {group.name: self.image(group) for group in self.groups}
         for group in self.groups:
             self.fits(group, images[group.name])
+            self.holds(group, images[group.name])
             self.login(group)
             self.profile(group)
         networks = {group.name: self.network(group) for group in self.groups}
@@ -113,6 +114,14 @@ class _Survey:
                 f"{name!r}, which is {' or '.join(known)}, for the AMI {image['ImageId']}, which is {wanted}",
                 f"an instance type of {wanted}{such} or an AMI of {known[0]} (ami_id, or the setting ami)",
             )
+
+    def holds(self, group: Group, image: Mapping[str, Any]) -> None:
+        """Compare the root volume with the snapshot that it is made from."""
+        devices = {one.get("DeviceName"): one.get("Ebs", {}) for one in image.get("BlockDeviceMappings", ())}
+        least = devices.get(image.get("RootDeviceName"), {}).get("VolumeSize", 0)
+        if group.module.root_volume_size < least:
+            found = f"{group.module.root_volume_size} for the AMI {image['ImageId']}"
+            raise self.refused(group, "root_volume_size", found, f"{least} GiB at least, as large as its snapshot")
 
     def login(self, group: Group) -> None:
         """Ask for the key pair that a group names, and compare it with the private key's file."""

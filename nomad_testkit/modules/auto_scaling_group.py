@@ -11,7 +11,7 @@ from typing import Any
 from nomad_testkit.model import Network
 from nomad_testkit.modules.cluster_variables import ANYWHERE, ClusterModule
 from nomad_testkit.modules.iam_policies import EC2_TRUST
-from nomad_testkit.modules.security_group_rules import Port, inbound_rules, outbound_rules
+from nomad_testkit.modules.security_group_rules import Port, fitted, inbound_rules, outbound_rules
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
     GROUP_TAG,
@@ -172,7 +172,7 @@ class _Maker:
             self.step("inbound rules"),
             "ec2",
             "authorize_security_group_ingress",
-            {"GroupId": group, "IpPermissions": inbound},
+            {"GroupId": group, "IpPermissions": fitted(inbound)},
             transient=not_yet,
         )
         if module.allow_outbound_cidr_blocks != ANYWHERE:  # a new group lets everything out

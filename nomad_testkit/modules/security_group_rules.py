@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from nomad_testkit.modules.steps import Ref
 
+MOST_RULES = 60
+"""Inbound rules of one security group, where nobody has asked AWS for more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -88,6 +91,48 @@ def inbound_rules(
         if len(rule) > 3:  # otherwise nobody is let in, and AWS refuses a rule without a source
             rules.append(rule)
     return rules
+
+
+def fitted(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write the rules with ranges of ports where there would be more than a security group may have.
+
+    Each source of each port counts (https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html).
+    """
+    if sum(len(sources) for rule in rules for sources in _sources(rule).values()) <= MOST_RULES:
+        return rules
+    joined: list[dict[str, Any]] = []
+    for rule in sorted(rules, key=lambda one: (one["IpProtocol"], one["FromPort"])):
+        last = joined[-1] if joined else None
+        if (
+            last is None
+            or (last["IpProtocol"], last["ToPort"] + 1) != (rule["IpProtocol"], rule["FromPort"])
+            or _sources(last) != _sources(rule)
+        ):
+            joined.append(rule)
+            continue
+        purposes = dict.fromkeys(text for one in (last, rule) for text in _purpose(one).split(", "))
+        described: dict[str, Any] = {
+            kind: [{**one, "Description": ", ".join(purposes)} for one in rule[kind]]
+            for kind in _SOURCES
+            if kind in rule
+        }
+        joined[-1] = {**last, "ToPort": rule["ToPort"], **described}
+    return joined
+
+
+_SOURCES = ("IpRanges", "Ipv6Ranges", "UserIdGroupPairs")
+
+
+def _sources(rule: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        kind: [{key: value for key, value in one.items() if key != "Description"} for one in rule[kind]]
+        for kind in _SOURCES
+        if kind in rule
+    }
+
+
+def _purpose(rule: Mapping[str, Any]) -> str:
+    return next(str(one["Description"]) for kind in _SOURCES for one in rule.get(kind, ()))
 
 
 def outbound_rules(cidr_blocks: Sequence[str]) -> list[dict[str, Any]]:

@@ -204,6 +204,21 @@ def test_an_image_of_another_architecture(account: Account) -> None:
     assert len(sites(account)) == 2
 
 
+def test_a_root_volume_smaller_than_the_image(
+    account: Account, with_inputs: Callable[..., Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = with_inputs("clients", "root_volume_size = 8")
+    root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8}}
+    image = {"ImageId": "ami-1", "Architecture": "x86_64", "RootDeviceName": "/dev/xvda", "BlockDeviceMappings": [root]}
+    monkeypatch.setattr(account.ec2, "describe_images", lambda **_: {"Images": [image]})
+    assert len(sites(account, example)) == 2
+    root["Ebs"] = {"VolumeSize": 9}
+    assert refused(account, example) == (
+        "groups.clients.inputs.root_volume_size: found 8 for the AMI ami-1; right is 9 GiB at least, as large as its "
+        "snapshot"
+    )
+
+
 def test_an_image_or_a_type_that_is_not_there(account: Account) -> None:
     example = Example.load(BUNDLED)
     assert refused(account, example.replace(instance_type="t9.micro")) == (

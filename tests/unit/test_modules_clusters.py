@@ -15,7 +15,14 @@ from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.iam_policies import CONSUL_AUTO_JOIN, EC2_TRUST
 from nomad_testkit.modules.nomad_cluster import NomadCluster
-from nomad_testkit.modules.security_group_rules import Port, inbound_rules, nomad_ports, outbound_rules
+from nomad_testkit.modules.security_group_rules import (
+    Port,
+    consul_client_ports,
+    fitted,
+    inbound_rules,
+    nomad_ports,
+    outbound_rules,
+)
 from nomad_testkit.modules.steps import Ref, Step, checked_run_id, resolve
 
 NETWORK = Network(
@@ -105,6 +112,27 @@ def test_ports_are_variables() -> None:
 def test_a_port_named_twice_is_one_rule() -> None:
     port = Port("tcp", 22, "SSH")
     assert len(inbound_rules([port, port], cidr_blocks=["10.0.0.0/8", "10.0.0.0/8"], security_groups=[])) == 1
+
+
+def test_ports_are_joined_only_where_there_would_be_too_many_rules() -> None:
+    ports = (*nomad_ports(), *consul_client_ports())
+    single = inbound_rules(ports, cidr_blocks=["10.0.0.0/8"], security_groups=["sg-1"])
+    assert fitted(single) == single
+    many = [f"10.{number}.0.0/16" for number in range(20)]
+    rules = inbound_rules(ports, cidr_blocks=many, security_groups=[])
+    ssh = inbound_rules([Port("tcp", 4649, "SSH")], cidr_blocks=["192.0.2.7/32"], security_groups=[])
+    assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in fitted(rules + ssh)] == [
+        ("tcp", 4646, 4648),
+        ("tcp", 4649, 4649),  # for others
+        ("tcp", 8301, 8301),
+        ("udp", 4648, 4648),
+        ("udp", 8301, 8301),
+    ]
+    (first, *_) = fitted(rules)
+    assert first["IpRanges"][19] == {
+        "CidrIp": "10.19.0.0/16",
+        "Description": "Nomad HTTP API, Nomad RPC, Nomad Serf WAN",
+    }
 
 
 def test_without_a_source_there_is_no_rule() -> None:
