@@ -1,17 +1,16 @@
 """The wheel, as a user has it: everything is in it, and it runs its suite far from any checkout.
 
-`tox -e wheel` builds it, installs it and names this file, which no other run collects.
+`tox -e wheel` names this file, which no other run collects, from an environment without nomad_testkit.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,9 @@ FOLDERS = {
     "examples": "nomad_testkit/_bundled/examples",
     "fixtures": "nomad_testkit/_bundled/fixtures",
 }
-SECONDS = 400
+# Variables that this run has and a user's has not.
+INNER = ("PYTHON", "PYTEST", "NOMAD_", "TOX_", "VIRTUAL_ENV")
+INSTALL_SECONDS, RUN_SECONDS = 300, 400
 INI = """\
 [pytest]
 nomad_example = my-cluster
@@ -43,18 +44,29 @@ def pytest_sessionfinish():
 """
 
 
-def installed() -> importlib.metadata.Distribution:
-    return importlib.metadata.distribution("nomad-testkit")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    uv("build", "--wheel", "--out-dir", str(folder), str(CHECKOUT))
+    (path,) = folder.glob("*.whl")
+    return path
 
 
-def test_it_is_no_editable_install() -> None:
-    told = json.loads(installed().read_text("direct_url.json") or "{}")
-    assert not told.get("dir_info", {}).get("editable"), "run this by `tox -e wheel`"
-    assert told["url"].endswith(".whl")
+@pytest.fixture(scope="module")
+def in_wheel(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
 
 
-def test_every_file_is_in_it() -> None:
-    in_wheel = {str(path) for path in installed().files or ()}
+def uv(*arguments: str) -> None:
+    """Run uv, as a user might; its environment is this one's, with the indexes that it is set up for."""
+    done = subprocess.run(
+        ["uv", *arguments], capture_output=True, text=True, timeout=INSTALL_SECONDS, cwd="/", check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_is_in_it(in_wheel: set[str]) -> None:
     wanted = {
         f"{inside}/{path.relative_to(CHECKOUT / folder)}"
         for folder, inside in FOLDERS.items()
@@ -74,37 +86,41 @@ def test_every_file_is_in_it() -> None:
     } <= wanted
 
 
-def test_nothing_else_is_in_it() -> None:
-    packages = {path.parts[0] for path in installed().files or () if path.parts[0] not in ("..", "__pycache__")}
-    assert {name for name in packages if not name.endswith(".dist-info")} == {"nomad_testkit"}
+def test_nothing_else_is_in_it(in_wheel: set[str]) -> None:
+    top = {name.split("/")[0] for name in in_wheel}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"nomad_testkit"}
 
 
-def test_the_suite_runs_against_an_example_of_the_users_own(tmp_path: Path) -> None:
-    bundled = installed().locate_file(f"{FOLDERS['examples']}/nomad-consul-colocated-cluster")
-    shutil.copytree(str(bundled), tmp_path / "my-cluster")
-    (tmp_path / "pytest.ini").write_text(INI)
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "NOMAD_"))}
+def test_the_suite_runs_against_an_example_of_the_users_own(wheel: Path, tmp_path: Path) -> None:
+    venv, folder = tmp_path / "venv", tmp_path / "project"
+    uv("venv", "--quiet", str(venv))
+    uv("pip", "install", "--quiet", "--python", str(venv), str(wheel))
+    (bundled,) = venv.glob(f"lib/*/site-packages/{FOLDERS['examples']}/nomad-consul-colocated-cluster")
+    shutil.copytree(bundled, folder / "my-cluster")
+    (folder / "pytest.ini").write_text(INI)
+    (folder / "conftest.py").write_text(CONFTEST)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(INNER)}
     kept |= {name: os.environ[name] for name in ("NOMAD_TESTKIT_CACHE",) if name in os.environ}
-    pytest_program = Path(sys.executable).with_name("pytest")
-    command = [str(pytest_program), "-p", "no:cacheprovider", "--pyargs", "nomad_testkit.suite", "-m", "colocated"]
-    done = subprocess.run(command, cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=SECONDS, check=False)
+    command = [str(venv / "bin" / "pytest"), "--pyargs", "nomad_testkit.suite", "-m", "colocated"]
+    done = subprocess.run(
+        command, cwd=folder, env=kept, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
+    )
     print(done.stdout, done.stderr)
     assert done.returncode == pytest.ExitCode.OK
     lines = done.stdout.splitlines()
-    assert f"rootdir: {tmp_path}" in lines
+    assert f"rootdir: {folder}" in lines
     assert "nomad_testkit: example=my-cluster (nomad_example in pytest.ini)" in [
-        line.replace(f"{tmp_path}/", "") for line in lines
+        line.replace(f"{folder}/", "") for line in lines
     ]
     assert "nomad_testkit: servers=1 (nomad_servers in pytest.ini)" in lines
     outcome = re.search(r"(\d+) passed(?:, \d+ deselected)? in ", lines[-1])
     assert outcome is not None
     assert int(outcome[1]) >= 10
-    imported = [Path(name) for name in json.loads((tmp_path / "imported.json").read_text())]
+    imported = [Path(name) for name in json.loads((folder / "imported.json").read_text())]
     assert any(path.match("nomad_testkit/suite/*.py") for path in imported)
-    assert [path for path in imported if path.is_relative_to(CHECKOUT) and ".tox" not in path.parts] == []
-    # No evidence of failures, no cache of compiled tests: only what the user has put there.
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
+    assert [path for path in imported if path.is_relative_to(CHECKOUT)] == []
+    # No evidence of failures, only what the user and pytest have put there.
+    assert sorted(path.name for path in folder.iterdir() if path.name not in ("__pycache__", ".pytest_cache")) == [
         "conftest.py",
         "imported.json",
         "my-cluster",
