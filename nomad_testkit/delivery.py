@@ -10,13 +10,13 @@ from nomad_testkit.errors import HostError
 from nomad_testkit.examples import Roles
 from nomad_testkit.host import Host
 from nomad_testkit.run_secrets import RunSecrets, archive
+from nomad_testkit.security import SECRETS_FOLDER as FOLDER
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
-FOLDER = "/etc/nomad-testkit"
-"""Where user data finds the files: a folder of root's, there with all that belongs in it or not at all."""
 SECONDS = 120.0
 """From the moment at which sshd answers."""
 _ARCHIVE = f"{FOLDER}.tar"
+# The folder is root's, and there with all that belongs in it or not at all.
 _UNPACK = (
     f"test -d {FOLDER} || {{ rm -rf {FOLDER}.part && mkdir -m 0700 {FOLDER}.part"
     f" && tar --no-same-owner -xf {_ARCHIVE} -C {FOLDER}.part && mv -T {FOLDER}.part {FOLDER}; }} && rm -f {_ARCHIVE}"

@@ -94,7 +94,7 @@ class Example:
     variables: Mapping[str, Any]
     roles: Roles
     description: str = ""
-    security: Security = Security()
+    security: Security = field(default_factory=Security)
     _groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     _scripts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -178,6 +178,7 @@ class Example:
             _groups=groups,
             _scripts={name: _script(file, name, group) for name, group in groups.items() if "user_data" in group},
         )
+        example.security.check(file, example._scripts)
         example._check_login(example.render())
         return example
 

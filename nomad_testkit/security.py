@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nomad_testkit.example_variables import kind_of, near_miss, refusal
 
+SECRETS_FOLDER = "/etc/nomad-testkit"
+"""Where user data finds the run's secrets on a host."""
 _DATACENTER = re.compile(r"[A-Za-z0-9_-]{0,64}")
 
 
@@ -35,6 +38,13 @@ class Security:
     def lacking(self) -> tuple[str, ...]:
         """Name what it leaves open."""
         return tuple(name for name in ("tls", "gossip_encryption", "acl") if not getattr(self, name))
+
+    def check(self, file: Path, scripts: Mapping[str, str]) -> None:
+        """Refuse user data, by the names of its groups, that would wait for what nobody makes. Raises ExampleError."""
+        waiting = [group for group, text in scripts.items() if SECRETS_FOLDER in text]
+        if waiting and not self.wanted:
+            right = f"a table [security], for the user data of {', '.join(waiting)} refers to {SECRETS_FOLDER}"
+            raise refusal(file, "security", "nothing that a run is to make", right)
 
     @classmethod
     def declared(cls, file: Path, table: dict[str, object]) -> Security:

@@ -56,7 +56,7 @@ def refusal(call: Callable[[], object]) -> AgentApiError:
 def test_plain_http_is_refused(nomad_cluster: Cluster) -> None:
     for host in nomad_cluster.hosts:
         off = refusal(lambda: ConsulClient(f"http://{host.address}:{CONSUL_HTTP_PORT}").get("/v1/status/leader"))  # noqa: B023
-        assert (off.status, off.message) == (None, "connection refused")
+        assert off.status is None  # refused, or dropped where a security group has no such port
         for port in (CONSUL_HTTPS_PORT, NOMAD_HTTP_PORT):
             spoken = refusal(lambda: NomadClient(f"http://{host.address}:{port}").get("/v1/status/leader"))  # noqa: B023
             assert (spoken.status, spoken.message.strip()) == (400, "Client sent an HTTP request to an HTTPS server.")

@@ -82,6 +82,16 @@ def test_tests_of_an_encrypted_cluster_refuse_one_that_leaves_something_open(
     refuse_another(Example.load(ENCRYPTED), ("colocated",), "colocated")
 
 
+@pytest.mark.parametrize("lines", ["", "[security]\ntls = false"])
+def test_user_data_that_would_wait_for_nothing_is_refused(declare: Callable[[str], Example], lines: str) -> None:
+    with pytest.raises(ExampleError) as caught:
+        declare(lines)
+    assert str(caught.value).endswith(
+        "example.toml: security: found nothing that a run is to make; right is a table [security], for the user data "
+        "of servers, clients refers to /etc/nomad-testkit"
+    )
+
+
 def test_it_is_a_table(tmp_path: Path) -> None:
     folder = tmp_path / "example"
     shutil.copytree(Example.load("nomad-consul-colocated-cluster").folder, folder)
