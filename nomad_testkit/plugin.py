@@ -248,7 +248,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
     if used and not session.config.option.collectonly:
-        _refuse_the_example(_usable_settings(session.config))
+        _refuse_the_example(_usable_settings(session.config), session.items)
         _join(session.config).tell_groups(topologies.groups(session.items))
 
 
@@ -354,16 +354,26 @@ def _usable_settings(config: pytest.Config) -> Settings:
     return settings
 
 
-def _refuse_the_example(settings: Settings) -> None:
-    """Refuse an example that the settings name, before the first test."""
-    if settings.example is None:
+def _refuse_the_example(settings: Settings, items: list[pytest.Item]) -> None:
+    """Refuse an example that the settings name, or what they change in the bundled one, before the first test."""
+    if settings.example is None and not settings.changes_examples:
         return
     from nomad_testkit.example_settings import chosen_example
 
+    used = {topologies.used_by(item) for item in items if not _has_an_example_of_its_own(item)}
+    bundled = [example for name, example in topologies.TOPOLOGIES.items() if name in used]
     try:
-        chosen_example(settings, settings.example)
+        for default in bundled or filter(None, [settings.example]):
+            chosen_example(settings, default)
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _has_an_example_of_its_own(item: pytest.Item) -> bool:
+    """Tell whether a conftest.py has overridden nomad_example for a test."""
+    found: Any = getattr(item, "_fixtureinfo", None)
+    definitions = list(found.name2fixturedefs.get("nomad_example", ())) if found else []
+    return bool(definitions) and definitions[-1].func.__module__ != __name__
 
 
 @contextmanager

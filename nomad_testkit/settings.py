@@ -276,6 +276,11 @@ class Settings:
         """Tell where a value came from; that of a variable of the example is named as ``var num_clients``."""
         return self.sources.get(name, "default")
 
+    @property
+    def changes_examples(self) -> bool:
+        """Whether an example gets other values of its variables."""
+        return bool(self.var) or self.servers is not None or self.clients is not None
+
     def in_force(self) -> list[str]:
         """Tell the values in force in lines: the chosen ones, each with where it came from, and the defaults in one.
 

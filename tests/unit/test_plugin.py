@@ -124,12 +124,19 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
 def test_an_example_that_cannot_be_used_is_a_usage_error(project: pytest.Pytester) -> None:
     result = run(project, "--nomad-example", "nowhere")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*option --nomad-example: there is no example at */nowhere (no example.toml in it)*"])
-    wrong = ("--nomad-example", "nomad-consul-colocated-cluster", "--nomad-var", "num_client=1")
-    result = run(project, *wrong)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*option --nomad-var: */example.toml: variable num_client: *perhaps num_clients*"])
+    result.stderr.fnmatch_lines(["*option --nomad-example: there is no example at */nowhere*"])
     assert log(project) == []
+
+
+@pytest.mark.parametrize("mark", ["colocated", "separate"])
+def test_a_variable_that_the_example_of_the_tests_has_not_is_a_usage_error(
+    mark: str, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(nomad_cluster): pass")
+    result = run(pytester, "--nomad-var", "num_client=1", "--nomad-servers", "1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    wanted = f"*option --nomad-var: */nomad-consul-{mark}-cluster/example.toml: variable num_client: *perhaps num_*"
+    result.stderr.fnmatch_lines([wanted])
 
 
 def test_an_example_of_the_conftest_gets_the_settings_too(project: pytest.Pytester) -> None:
