@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -122,7 +123,9 @@ def _variables(
     run_id: str, upload: Path, settings: Settings, target: Target, agents: Sequence[Agent]
 ) -> dict[str, str]:
     """Give the template's variables, in HCL's syntax where they are no strings."""
-    zips = {f"{agent.name}_zip": f"{agent.name}.zip" for agent in agents}
+    own = {f"{agent.name}_zip": f"{agent.name}.zip" for agent in agents}
+    if target.endpoint_url and os.uname().machine == "aarch64":  # where hosts are of this machine's architecture
+        own |= {"architecture": "arm64", "instance_type": INSTANCE_TYPES["arm64"]}
     return {
         "aws_region": target.region,
         "ami_name_prefix": f"nomad-consul-{run_id or 'validated'}",
@@ -132,7 +135,7 @@ def _variables(
         "allowed_ssh_cidr_blocks": json.dumps(list(target.inbound_cidrs)),
         "tags": json.dumps({RUN_TAG: run_id} if run_id else {}),
         "ec2_endpoint": target.endpoint_url or "",
-        **zips,
+        **own,
     }
 
 

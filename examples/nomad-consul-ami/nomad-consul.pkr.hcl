@@ -27,7 +27,13 @@ variable "ami_name_prefix" {
 variable "instance_type" {
   type        = string
   default     = "t3.micro"
-  description = "The type of the instance that the image is made on, x86_64."
+  description = "The type of the instance that the image is made on, of that architecture."
+}
+
+variable "architecture" {
+  type        = string
+  default     = "amd64"
+  description = "The image's architecture, amd64 or arm64."
 }
 
 variable "allowed_ssh_cidr_blocks" {
@@ -71,6 +77,7 @@ locals {
   uploaded     = "/tmp/nomad-testkit"
   consul       = var.consul_zip != "" ? "--download-url file://${local.uploaded}/${var.consul_zip}" : "--version ${var.consul_version}"
   nomad        = var.nomad_zip != "" ? "--download-url file://${local.uploaded}/${var.nomad_zip}" : "--version ${var.nomad_version}"
+  machine      = var.architecture == "arm64" ? "arm64" : "x86_64" # as Amazon names it
   time         = formatdate("YYYYMMDD-hhmmss", timestamp())
 }
 
@@ -102,7 +109,7 @@ build {
     source_ami_filter {
       owners      = ["136693071363"] # Debian
       most_recent = true
-      filters     = { name = "debian-12-amd64-*", virtualization-type = "hvm", root-device-type = "ebs" }
+      filters     = { name = "debian-12-${var.architecture}-*", virtualization-type = "hvm", root-device-type = "ebs" }
     }
   }
 
@@ -114,7 +121,7 @@ build {
       owners      = ["099720109477"] # Canonical
       most_recent = true
       filters = {
-        name                = "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-*"
+        name                = "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-${var.architecture}-server-*"
         virtualization-type = "hvm"
         root-device-type    = "ebs"
       }
@@ -129,7 +136,7 @@ build {
       owners      = ["099720109477"] # Canonical
       most_recent = true
       filters = {
-        name                = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-*"
+        name                = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-${var.architecture}-server-*"
         virtualization-type = "hvm"
         root-device-type    = "ebs"
       }
@@ -143,7 +150,7 @@ build {
     source_ami_filter {
       owners      = ["137112412989"] # Amazon
       most_recent = true
-      filters     = { name = "al2023-ami-2023.*-x86_64", virtualization-type = "hvm", root-device-type = "ebs" }
+      filters     = { name = "al2023-ami-2023.*-${local.machine}", virtualization-type = "hvm", root-device-type = "ebs" }
     }
   }
 
