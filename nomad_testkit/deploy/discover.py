@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.deploy.refusals import REFUSALS, told
 from nomad_testkit.model import Instance
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
     from mypy_boto3_ec2 import EC2Client
+
+logger = logging.getLogger(__name__)
 
 
 def instances(client: Callable[[str], Any], run_id: str, *, terminated: bool = False) -> list[Instance]:
@@ -44,10 +48,22 @@ def instances(client: Callable[[str], Any], run_id: str, *, terminated: bool = F
 
 
 def scaling_activities(client: Callable[[str], Any], run_id: str, group: str) -> str:
-    """Tell what the auto scaling group of one of the example's groups has failed in; empty where in nothing."""
+    """Tell what the auto scaling group of one of the example's groups has failed in; empty where in nothing.
+
+    It goes into an error, and so raises none.
+    """
+    try:
+        failed = _failed_activities(client, run_id, group)
+    except REFUSALS as error:
+        logger.warning("the scaling activities of %s in %s: %s", group, run_id, told(error))
+        return ""
+    return "".join(f"; {message}" for message in dict.fromkeys(failed) if message)
+
+
+def _failed_activities(client: Callable[[str], Any], run_id: str, group: str) -> list[str]:
     autoscaling: AutoScalingClient = client("autoscaling")
     filters = [{"Name": f"tag:{RUN_TAG}", "Values": [checked_run_id(run_id)]}]
-    failed = []
+    failed: list[str] = []
     for page in autoscaling.get_paginator("describe_auto_scaling_groups").paginate(Filters=filters):  # type: ignore[arg-type]
         for one in page["AutoScalingGroups"]:
             if group not in (tag.get("Value") for tag in one.get("Tags", ()) if tag.get("Key") == GROUP_TAG):
@@ -56,4 +72,4 @@ def scaling_activities(client: Callable[[str], Any], run_id: str, group: str) ->
             activities = autoscaling.describe_scaling_activities(AutoScalingGroupName=name)["Activities"]
             ended = [each for each in activities if each["StatusCode"] in ("Failed", "Cancelled")]
             failed += [each.get("StatusMessage", "") for each in ended]
-    return "".join(f"; {message}" for message in dict.fromkeys(failed) if message)
+    return failed

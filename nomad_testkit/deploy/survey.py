@@ -48,6 +48,8 @@ class _Survey:
         self.ec2: Any = target.client("ec2")
         self.groups = example.render()
         self.chosen_image = target.image(example)
+        self.images: dict[str, Mapping[str, Any] | None] = {}
+        self.types: dict[str, Sequence[str]] = {}
 
     def sites(self) -> dict[str, Site]:
         images = {group.name: self.image(group) for group in self.groups}
@@ -76,37 +78,36 @@ class _Survey:
         """Ask for a group's image; the setting `ami` stands in the place of the example's own."""
         own = group.module.ami_id
         image_id = self.chosen_image if own in ("", self.example.ami_id) else own
+        if image_id not in self.images:
+            self.images[image_id] = self.described_image(image_id)
+        image = self.images[image_id]
+        if image is None:
+            found, right = f"{image_id!r}, which is not in {self.target.region}", "an AMI of this region"
+            raise self.refused(group, "ami_id", found, right)
+        if image.get("State", "available") != "available":
+            found = f"{image_id!r}, which is {image['State']}"
+            raise self.refused(group, "ami_id", found, "an AMI that is available")
+        return image
+
+    def described_image(self, image_id: str) -> Mapping[str, Any] | None:
         try:
-            images = self.ec2.describe_images(ImageIds=[image_id])["Images"]
+            images: list[Mapping[str, Any]] = self.ec2.describe_images(ImageIds=[image_id])["Images"]
         except REFUSALS as error:
             if not code_of(error).startswith("InvalidAMIID"):
                 raise
-            images = []
-        if not images:
-            found, right = f"{image_id!r}, which is not in {self.target.region}", "an AMI of this region"
-            raise self.refused(group, "ami_id", found, right)
-        if images[0].get("State", "available") != "available":
-            found = f"{image_id!r}, which is {images[0]['State']}"
-            raise self.refused(group, "ami_id", found, "an AMI that is available")
-        image: Mapping[str, Any] = images[0]
-        return image
+            return None
+        return images[0] if images else None
 
     def fits(self, group: Group, image: Mapping[str, Any]) -> None:
         """Compare an image's architecture with the instance type's, unless the target's own image fits every type."""
-        if image["ImageId"] == getattr(self.target, "own_image", None):
-            return
         wanted, name = image.get("Architecture", "x86_64"), group.module.instance_type
-        try:
-            types = self.ec2.describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
-        except REFUSALS as error:
-            if code_of(error) != "InvalidInstanceType":
-                raise
-            types = []
-        if not types:
+        if name not in self.types:
+            self.types[name] = self.architectures(name)
+        known = self.types[name]
+        if not known:
             found = f"{name!r}, which is not in {self.target.region}"
             raise self.refused(group, "instance_type", found, "an instance type of this region")
-        known = types[0]["ProcessorInfo"]["SupportedArchitectures"]
-        if wanted not in known:
+        if wanted not in known and image["ImageId"] != getattr(self.target, "own_image", None):
             such = {"arm64": ", such as t4g.micro,", "x86_64": ", such as t3.micro,"}.get(wanted, "")
             raise self.refused(
                 group,
@@ -114,6 +115,16 @@ class _Survey:
                 f"{name!r}, which is {' or '.join(known)}, for the AMI {image['ImageId']}, which is {wanted}",
                 f"an instance type of {wanted}{such} or an AMI of {known[0]} (ami_id, or the setting ami)",
             )
+
+    def architectures(self, instance_type: str) -> Sequence[str]:
+        try:
+            types = self.ec2.describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"]
+        except REFUSALS as error:
+            if code_of(error) != "InvalidInstanceType":
+                raise
+            return ()
+        known: Sequence[str] = types[0]["ProcessorInfo"]["SupportedArchitectures"] if types else ()
+        return known
 
     def holds(self, group: Group, image: Mapping[str, Any]) -> None:
         """Compare the root volume with the snapshot that it is made from."""
