@@ -116,7 +116,9 @@ class Cluster:
         return {
             "run_id": self.run_id,
             "target": dict(self.target.describe()),
-            "hosts": [{"address": host.address, **asdict(host.instance)} for host in self.hosts],
+            "hosts": [
+                {"address": host.address, "ssh_port": host.ssh.port, **asdict(host.instance)} for host in self.hosts
+            ],
             "roles": asdict(self.roles),
             "ssh_user": self.ssh_user,
             "key_path": str(self.key_path),
@@ -153,8 +155,15 @@ class Cluster:
 
 def _host(facts: Mapping[str, Any], ssh_user: str, key_path: Path, secrets: RunSecrets | None) -> Host:
     fields = dict(facts)
-    address = fields.pop("address")
-    return Host(Instance(**fields), address=address, ssh_user=ssh_user, key_path=key_path, secrets=secrets)
+    address, ssh_port = fields.pop("address"), fields.pop("ssh_port")
+    return Host(
+        Instance(**fields),
+        address=address,
+        ssh_user=ssh_user,
+        key_path=key_path,
+        ssh_port=ssh_port,
+        secrets=secrets,
+    )
 
 
 def _names(hosts: Iterable[Host]) -> str:

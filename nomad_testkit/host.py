@@ -62,11 +62,18 @@ class Host:
     """
 
     def __init__(
-        self, instance: Instance, *, address: str, ssh_user: str, key_path: Path, secrets: RunSecrets | None = None
+        self,
+        instance: Instance,
+        *,
+        address: str,
+        ssh_user: str,
+        key_path: Path,
+        ssh_port: int = 22,
+        secrets: RunSecrets | None = None,
     ) -> None:
         self.instance, self.address, self._secrets = instance, address, secrets
         self._access = ApiAccess() if secrets is None else secrets.access
-        self.ssh = SshConnection(address, ssh_user, key_path)
+        self.ssh = SshConnection(address, ssh_user, key_path, port=ssh_port)
         self._lock = threading.Lock()
         self._nomad: NomadClient | None = None
         self._consul: ConsulClient | None = None

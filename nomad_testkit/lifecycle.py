@@ -142,7 +142,14 @@ def _deploy(
 
     def make(instance: Instance) -> Host:
         address = target.address(instance)
-        host = Host(instance, address=address, ssh_user=example.ssh_user, key_path=key_path, secrets=secrets)
+        host = Host(
+            instance,
+            address=address,
+            ssh_user=example.ssh_user,
+            key_path=key_path,
+            ssh_port=steps.ssh_ports.get(instance.group, 22),
+            secrets=secrets,
+        )
         hosts.append(host)
         return host
 
@@ -204,6 +211,8 @@ def how_to_reach(run: Run) -> str:
     if hosts:
         options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
         login = f"ssh {options} -i {told['key_path']} {told['ssh_user']}"
-        lines += [f"{login}@{host['address']}  # {host['instance_id']} in {host['group']}" for host in hosts]
+        for host in hosts:
+            port = "" if host["ssh_port"] == 22 else f" -p {host['ssh_port']}"
+            lines.append(f"{login}@{host['address']}{port}  # {host['instance_id']} in {host['group']}")
     lines.append(f"python -m nomad_testkit down {run.run_id}")
     return "\n".join(lines)

@@ -37,6 +37,8 @@ class Plan:
     """What the deployment tells when it is done; values that AWS chooses are Refs."""
     capacity_seconds: Mapping[str, float | None] = field(default_factory=dict)
     """How long the hosts of each group may take until all of them are up; None where there is no limit of its own."""
+    ssh_ports: Mapping[str, int] = field(default_factory=dict)
+    """The port on which the hosts of each group let in SSH."""
 
 
 def plan(
@@ -80,7 +82,14 @@ def plan(
             if group.name in names:
                 outputs[f"{role}_servers_cluster_tag_key"] = group.module.cluster_tag_key
                 outputs[f"{role}_servers_cluster_tag_value"] = group.module.cluster_tag_value
-    return Plan(run_id, region, tuple(steps), outputs, {group.name: group.module.capacity_seconds for group in groups})
+    return Plan(
+        run_id,
+        region,
+        tuple(steps),
+        outputs,
+        capacity_seconds={group.name: group.module.capacity_seconds for group in groups},
+        ssh_ports={group.name: group.module.ssh_port for group in groups},
+    )
 
 
 def key_pair_step(run_id: str, public_key: str) -> Step:

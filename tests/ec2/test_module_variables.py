@@ -50,6 +50,7 @@ root_volume_encrypted = true
 iam_permissions_boundary = "${boundary}"
 instance_profile_path = "/testing/"
 metadata_http_tokens = "required"
+ssh_port = 2222
 server_rpc_port = 18300
 cli_rpc_port = 18400
 serf_lan_port = 18301
@@ -187,6 +188,11 @@ def example(folder: Path, own: Own, **variables: Any) -> Example:
     client = client.replace('min_size = "${num_clients}"\nmax_size = "${num_clients}"', "min_size = 0\nmax_size = 20")
     description = 'description = "Nomad and Consul servers on the same hosts, and Nomad clients on others."\n'
     file.write_text(description + head.replace(description, "") + "[groups.clients]" + client)
+    script = folder / "user-data-server.sh"
+    listening = "printf 'Port 22\\nPort 2222\\n' >/etc/ssh/sshd_config.d/60-ports.conf\nsystemctl restart ssh\n"
+    script.write_text(
+        script.read_text().replace("/opt/consul/bin/run-consul", f"{listening}\n/opt/consul/bin/run-consul")
+    )
     login = {"ssh_key_name": "users-own", "ssh_private_key_file": str(own.key_file)}
     return Example.load(folder).replace(num_servers=1, num_clients=1, **login, **variables)
 
@@ -316,6 +322,15 @@ def test_hosts_see_what_they_are(made: Deployed) -> None:
     assert public.stdout == "404"
 
 
+def test_hosts_are_logged_in_to_on_the_port_that_is_open(made: Deployed) -> None:
+    server, client = made.host("servers"), made.host("clients")
+    assert server.run("echo $SSH_CONNECTION").stdout.split()[3] == "2222"
+    assert client.run("echo $SSH_CONNECTION").stdout.split()[3] == "22"
+    again = Cluster.from_description(json.loads(json.dumps(made.cluster.describe())), target=made.target)
+    assert [host.ssh.port for host in again.hosts] == [host.ssh.port for host in made.cluster.hosts]
+    assert again.outputs == made.cluster.outputs
+
+
 def test_volumes(made: Deployed) -> None:
     server, client = made.volumes("servers"), made.volumes("clients")
     assert list(server) == ["/dev/xvda"]
@@ -343,13 +358,13 @@ def test_security_groups(made: Deployed) -> None:
     servers, clients = made.security_group("servers"), made.security_group("clients")
     assert tags(servers)["purpose"] == "testing"
     assert {
-        *(("tcp", port) for port in (22, 4646, 4647, 4648, 18300, 18301, 18302, 18400, 18500, 18501, 18600)),
+        *(("tcp", port) for port in (2222, 4646, 4647, 4648, 18300, 18301, 18302, 18400, 18500, 18501, 18600)),
         *(("udp", port) for port in (4648, 18301, 18302, 18600)),
     } == ports(servers["IpPermissions"])
     for rule in servers["IpPermissions"]:
         sources = {pair["GroupId"] for pair in rule["UserIdGroupPairs"]}
         assert sources == (
-            {made.own.extra_group} if rule["FromPort"] == 22 else {made.own.extra_group, servers["GroupId"]}
+            {made.own.extra_group} if rule["FromPort"] == 2222 else {made.own.extra_group, servers["GroupId"]}
         )
         # Both groups' subnets, though they are in different zones, and this machine; nobody else.
         blocks = {one["CidrIp"] for one in rule["IpRanges"]}

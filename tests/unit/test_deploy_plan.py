@@ -140,6 +140,7 @@ def test_each_group_has_a_site_of_its_own_and_all_reach_each_other() -> None:
 
 def test_how_long_the_hosts_may_take() -> None:
     assert make().capacity_seconds == {"servers": 600, "clients": 600}
+    assert make().ssh_ports == {"servers": 22, "clients": 22}
 
 
 def test_a_key_pair_of_the_users_own_is_not_imported(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
         assert facts["public_key"].startswith("ssh-ed25519 ")
         assert facts["inbound_cidrs"] == ("169.254.253.1/32",)
         stage.act("plan")
-        return SimpleNamespace(steps=(), capacity_seconds={})
+        return SimpleNamespace(steps=(), capacity_seconds={}, ssh_ports={"servers": 2222})
 
     def apply(*_: Any, **__: Any) -> dict[str, str]:
         stage.act("apply")
@@ -222,7 +222,7 @@ def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Ca
     assert "export NOMAD_ADDR=http://127.31.0.4:4646" in told
     assert "export CONSUL_HTTP_ADDR=http://127.31.0.4:8500" in told
     assert "export AWS_ENDPOINT_URL=http://127.31.255.1" in told
-    assert any(f"-i {run.key_path} admin@127.31.0.4" in line for line in told)
+    assert any(f"-i {run.key_path} admin@127.31.0.4 -p 2222 " in line for line in told)
     assert told[-1] == f"python -m nomad_testkit down {run.run_id}"
 
 
