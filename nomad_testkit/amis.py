@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,19 +73,19 @@ def built(
         raise PreflightError(missing)
     environment = packer.environment(endpoint_url=target.endpoint_url, region=target.region)
     path = template or default_template()
-    with ExitStack() as staged:
-        agents = agents_of(settings, progress=progress) if target.endpoint_url else []
-        upload = staged.enter_context(_staged(agents))
-        packer.validate(Template(path, _variables("", upload, settings, target, agents), only), environment)
-        with new_run(settings, (), target=target, progress=progress) as run:
-            name = f"nomad-consul-{run.run_id}"
-            progress(f"building an AMI with Packer as {run.run_id}")
-            run.journal.record(IMAGE, name, template=str(path))
+    agents = agents_of(settings, progress=progress) if target.endpoint_url else []
+    scripts = host_scripts()[0].parent
+    packer.validate(Template(path, _variables("", scripts, settings, target, agents), only), environment)
+    with new_run(settings, (), target=target, progress=progress) as run:
+        name = f"nomad-consul-{run.run_id}"
+        progress(f"building an AMI with Packer as {run.run_id}")
+        run.journal.record(IMAGE, name, template=str(path))
+        with _staged(run.folder / "upload", agents) as upload:
             recipe = Template(path, _variables(run.run_id, upload, settings, target, agents), only)
-            ami = packer.build(recipe, environment, deadline=Deadline.after(BUILD_SECONDS), progress=progress)
-            run.journal.created(IMAGE, name, ami)
-            staged.close()
-            yield BuiltAmi(ami, run.run_id)
+            deadline = Deadline.after(BUILD_SECONDS)
+            ami = packer.build(recipe, environment, deadline=deadline, progress=progress)
+        run.journal.created(IMAGE, name, ami)
+        yield BuiltAmi(ami, run.run_id)
 
 
 @contextmanager
@@ -140,10 +139,10 @@ def _variables(
 
 
 @contextmanager
-def _staged(agents: Sequence[Agent]) -> Iterator[Path]:
+def _staged(folder: Path, agents: Sequence[Agent]) -> Iterator[Path]:
     """Lend a folder with all that is uploaded: the host scripts, and the agents as zip files."""
-    with tempfile.TemporaryDirectory(prefix="nomad-testkit-ami-") as name:
-        folder = Path(name)
+    folder.mkdir()
+    try:
         for script in host_scripts():
             shutil.copy(script, folder)
         for agent in agents:
@@ -151,6 +150,8 @@ def _staged(agents: Sequence[Agent]) -> Iterator[Path]:
             with zipfile.ZipFile(folder / f"{agent.name}.zip", "w", zipfile.ZIP_STORED) as archive:
                 archive.write(agent.path, agent.name)
         yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _image(ec2: Any, ami: str) -> dict[str, Any]:

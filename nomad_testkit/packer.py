@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -170,30 +169,28 @@ def _run(
 ) -> _Said:
     """Run Packer to its end; it is interrupted at the deadline, and by whatever interrupts this."""
     said = _Said()
-    # Where the process that started Packer is killed, Packer still cleans up.
-    leash = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
-    with tempfile.TemporaryDirectory(prefix="nomad-testkit-packer-") as folder:
-        try:
-            process = subprocess.Popen(
-                [*leash, "packer", *arguments[:1], "-machine-readable", *arguments[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                cwd=folder,
-                env={**environment, "PACKER_CACHE_DIR": folder, "TMPDIR": folder},
-                start_new_session=True,  # so that Ctrl-C reaches it once, from here
-            )
-        except OSError as error:
-            raise PackerError(f"packer cannot be run: {error}; {REMEDY}") from error
-        with _ending(process, deadline) as late:
-            assert process.stdout is not None
-            for line in process.stdout:
-                text = said.hear(line)
-                if text and progress is not None and (phase := _PHASE.match(text)):
-                    progress(f"packer: {phase[1]}")
-            said.status = process.wait()
+    # Where the process that started Packer is killed, Packer still cleans up; its outer process passes on TERM alone.
+    leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    try:
+        process = subprocess.Popen(
+            [*leash, "packer", *arguments[:1], "-machine-readable", *arguments[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=dict(environment),
+            start_new_session=True,  # so that Ctrl-C reaches it once, from here
+        )
+    except OSError as error:
+        raise PackerError(f"packer cannot be run: {error}; {REMEDY}") from error
+    with _ending(process, deadline) as late:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = said.hear(line)
+            if text and progress is not None and (phase := _PHASE.match(text)):
+                progress(f"packer: {phase[1]}")
+        said.status = process.wait()
     if late.is_set():
         raise PackerError(
             f"`packer {arguments[0]}` did not end in time and was interrupted. Its own words:\n{said.own_words()}"
@@ -229,7 +226,10 @@ def _ending(process: subprocess.Popen[str], deadline: Deadline) -> Iterator[thre
 
 def _interrupt(process: subprocess.Popen[str]) -> None:
     """Let Packer terminate its instance and end; it ends for good when that takes too long."""
-    process.send_signal(signal.SIGINT)
+    if process.poll() is not None:
+        return
+    # To all of its processes, as a terminal does: the outer one ignores it, the inner one cleans up, plugins go on.
+    os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(CLEANUP_SECONDS)
     except subprocess.TimeoutExpired:

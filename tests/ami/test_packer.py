@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nomad_testkit import Example
-from nomad_testkit.amis import built, default_template
+from nomad_testkit.amis import built
 from nomad_testkit.checks import NodesReady, RaftPeers
 from nomad_testkit.errors import BrokenError, PackerError
 from nomad_testkit.lifecycle import deployed
@@ -22,8 +21,6 @@ from nomad_testkit.targets import Target
 log = logging.getLogger(__name__)
 
 EXAMPLE = "nomad-consul-colocated-cluster"
-PROVISIONERS = "  # A fresh instance is reachable"
-"""What stands in the bundled template before its provisioners."""
 
 
 @pytest.fixture
@@ -33,16 +30,10 @@ def settings(nomad_settings: Settings, tmp_path: Path, monkeypatch: pytest.Monke
     return replace(nomad_settings, artifacts=tmp_path / "artifacts")
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> Path:
-    """A copy of the bundled template without its provisioners: its image is Debian's, and has no agents."""
-    folder = tmp_path / "template"
-    shutil.copytree(default_template(), folder)
-    file = folder / "nomad-consul.pkr.hcl"
-    kept, found, _ = file.read_text().partition(PROVISIONERS)
-    assert found
-    file.write_text(kept + "}\n")
-    return folder
+def with_provisioner(bare: Path, lines: str) -> None:
+    file = bare / "nomad-consul.pkr.hcl"
+    provisioner = f'  provisioner "shell" {{\n    inline = [{lines}]\n  }}\n}}\n'
+    file.write_text(file.read_text().rstrip().removesuffix("}") + provisioner)
 
 
 def everything(target: Target) -> dict[str, list[str]]:
@@ -91,6 +82,7 @@ def test_the_image_is_deleted_after_a_deployment_that_failed(
 
 
 def test_an_interrupted_build_leaves_nothing(bare: Path, settings: Settings, nomad_target: Target) -> None:
+    with_provisioner(bare, '"sleep 600"')
     before = everything(nomad_target)
     seen: list[dict[str, list[str]]] = []
 
@@ -139,9 +131,7 @@ def test_a_template_that_packer_refuses_is_refused_in_its_words(
 
 
 def test_a_provisioner_that_fails_is_shown(bare: Path, settings: Settings, nomad_target: Target) -> None:
-    file = bare / "nomad-consul.pkr.hcl"
-    failing = 'provisioner "shell" {\n inline = ["echo this went wrong", "exit 3"]\n}\n}\n'
-    file.write_text(file.read_text().rstrip().removesuffix("}") + failing)
+    with_provisioner(bare, '"echo this went wrong", "exit 3"')
     before = everything(nomad_target)
     with (
         pytest.raises(PackerError) as refused,
