@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from nomad_testkit.ec2.machine_spec import ImageRecord, Machines
+from nomad_testkit.ec2.network import VPC
 
 _RESERVED_FIRST = 4  # addresses of each subnet that AWS keeps for itself, besides the last
 
@@ -19,6 +20,8 @@ class Hardware:
     machines: Machines
     public_block: ipaddress.IPv4Network
     images: Sequence[ImageRecord]
+    private_block: ipaddress.IPv4Network = VPC
+    """The only addresses that machines can have."""
     lock: threading.RLock = field(default_factory=threading.RLock)
     """moto is not thread-safe: whoever touches its objects holds this."""
     reserved: set[str] = field(default_factory=set)

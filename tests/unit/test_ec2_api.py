@@ -205,6 +205,13 @@ def test_a_full_subnet_is_refused(lab: Lab) -> None:
     refused("InsufficientFreeAddressesInSubnet", lambda: lab.run(SubnetId=subnet))
 
 
+def test_hosts_are_in_the_one_block_that_has_machines(lab: Lab) -> None:
+    vpc = lab.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = lab.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
+    message = refused("Unsupported", lambda: lab.run(SubnetId=subnet))
+    assert message == f"Subnet {subnet} is 10.9.0.0/24: there are hosts in 172.31.0.0/16 only"
+
+
 def test_bad_launches_are_refused_as_aws_words_it(lab: Lab) -> None:
     message = refused("InvalidAMIID.NotFound", lambda: lab.run(ImageId="ami-00000000000000000"))
     assert message == "The image id '[ami-00000000000000000]' does not exist"
