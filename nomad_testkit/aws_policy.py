@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.modules.steps import RUN_TAG
 
+Whose = Literal["runs", "packer"]
 READING = ("Describe", "List", "Get")
 """How the names of calls begin that change nothing. Most of them cannot be limited to resources, and a sweep has to
 look at everything in order to find what bears the tag."""
@@ -86,13 +87,32 @@ class Need:
     condition: Mapping[str, Mapping[str, Any]]
 
 
+def _tagging(*resources: str) -> Need:
+    """The tags that come with a creation, which are authorized as a tagging of their own."""
+    actions = ["CreateLaunchTemplate", "CreateSecurityGroup", "ImportKeyPair", "RunInstances"]
+    return Need("TagWhenCreated", "ec2:CreateTags", resources, {"StringEquals": {"ec2:CreateAction": actions}})
+
+
+_ITSELF: Mapping[str, tuple[Need, ...]] = {
+    **{
+        call: (Need("Launch" if call == "ec2:RunInstances" else "Create", call, resources, _NEW),)
+        for call, resources in _CREATES.items()
+    },
+    **{call: (Need("Change", call, (resource,), _OWN),) for call, resource in _CHANGES.items()},
+}
+"""What the calls of a run need as themselves."""
+
 _GROUP_CALL = "autoscaling:CreateAutoScalingGroup"
 _LAUNCH_RESOURCES = tuple(_ec2(kind) for kind in ("instance", "volume", "network-interface", "subnet"))
 
 BESIDES: Mapping[str, tuple[Need, ...]] = {
     # The VPC that a group is made in.
-    "ec2:CreateSecurityGroup": (Need("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),),
-    # Tags that come with a creation are authorized as a tagging; those of EC2 are below.
+    "ec2:CreateSecurityGroup": (
+        Need("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),
+        _tagging(_SECURITY_GROUP),
+    ),
+    "ec2:CreateLaunchTemplate": (_tagging(_TEMPLATE),),
+    "ec2:ImportKeyPair": (_tagging(_KEY_PAIR),),
     "iam:CreateRole": (Need("Create", "iam:TagRole", (_ROLE,), _NEW),),
     "iam:CreateInstanceProfile": (Need("Create", "iam:TagInstanceProfile", (_PROFILE,), _NEW),),
     _GROUP_CALL: (
@@ -105,6 +125,7 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
             (_IMAGE, _SECURITY_GROUP, _KEY_PAIR, *_LAUNCH_RESOURCES),
             {"ArnLike": {"ec2:LaunchTemplate": _TEMPLATE}},
         ),
+        _tagging(*_CREATES["ec2:RunInstances"]),
         # The instances get the role of their profile.
         Need("PassRole", "iam:PassRole", (_ROLE,), {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}),
         # The first group of an account makes the service's own role.
@@ -117,6 +138,7 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
     ),
     # An instance without a template has to bear the tag, and so do its key pair and its security group.
     "ec2:RunInstances": (
+        _tagging(*_CREATES["ec2:RunInstances"]),
         Need("LaunchWithOwn", "ec2:RunInstances", (_SECURITY_GROUP, _KEY_PAIR), _OWN),
         Need("LaunchFrom", "ec2:RunInstances", (_IMAGE, _ec2("network-interface"), _ec2("subnet")), {}),
     ),
@@ -124,51 +146,71 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
 """What a call needs besides its own action, which nobody sees as a call."""
 
 
-def seen_calls() -> tuple[str, ...]:
-    """List the calls that runs were seen to make, as ``ec2:DescribeInstances``."""
-    return tuple(json.loads((fixtures_dir() / "recorded" / "aws-calls.json").read_text())["calls"])
+_PACKERS_KEY_PAIR = "arn:aws:ec2:*:*:key-pair/packer_*"
+
+PACKER: Mapping[str, tuple[Need, ...]] = {
+    "ec2:CreateKeyPair": (Need("KeyPair", "ec2:CreateKeyPair", (_PACKERS_KEY_PAIR,), {}),),
+    "ec2:DeleteKeyPair": (Need("KeyPair", "ec2:DeleteKeyPair", (_PACKERS_KEY_PAIR,), {}),),
+    # Its security group has neither a tag nor an ARN with a name in it.
+    "ec2:CreateSecurityGroup": (
+        Need("SecurityGroup", "ec2:CreateSecurityGroup", (_SECURITY_GROUP,), {}),
+        Need("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),
+    ),
+    "ec2:AuthorizeSecurityGroupIngress": (
+        Need("SecurityGroup", "ec2:AuthorizeSecurityGroupIngress", (_SECURITY_GROUP,), {}),
+    ),
+    "ec2:DeleteSecurityGroup": (Need("SecurityGroup", "ec2:DeleteSecurityGroup", (_SECURITY_GROUP,), {}),),
+    "ec2:RunInstances": (
+        Need("Launch", "ec2:RunInstances", _CREATES["ec2:RunInstances"], _NEW),
+        Need(
+            "LaunchFrom",
+            "ec2:RunInstances",
+            (_IMAGE, _SECURITY_GROUP, _PACKERS_KEY_PAIR, _ec2("network-interface"), _ec2("subnet")),
+            {},
+        ),
+        _tagging(*_CREATES["ec2:RunInstances"]),
+    ),
+    "ec2:StopInstances": (Need("Change", "ec2:StopInstances", (_ec2("instance"),), _OWN),),
+    "ec2:TerminateInstances": (Need("Change", "ec2:TerminateInstances", (_ec2("instance"),), _OWN),),
+    # Only of an instance that bears the tag; the image gets it a moment later.
+    "ec2:CreateImage": (
+        Need("ImageOf", "ec2:CreateImage", (_ec2("instance"),), _OWN),
+        Need("Image", "ec2:CreateImage", (_IMAGE, _SNAPSHOT), {}),
+    ),
+    "ec2:ModifyImageAttribute": (Need("DescribeImage", "ec2:ModifyImageAttribute", (_IMAGE,), {}),),
+    "ec2:CreateTags": (Need("TagImage", "ec2:CreateTags", (_IMAGE, _SNAPSHOT), _NEW),),
+}
+"""What Packer's calls need, which tags less than a run does."""
 
 
-def needs_of(calls: Iterable[str]) -> list[Need]:
+def seen_calls(whose: Whose) -> tuple[str, ...]:
+    """List the calls that runs, or Packer for one of them, were seen to make, as ``ec2:DescribeInstances``."""
+    return tuple(json.loads((fixtures_dir() / "recorded" / "aws-calls.json").read_text())[whose])
+
+
+def needs_of(calls: Iterable[str], *, packer: bool = False) -> list[Need]:
     """List what these calls need. Raises TestkitError for a call that is not known here."""
-    needs, unknown = [], []
-    calls = sorted(set(calls))
-    for call in calls:
+    needs: list[Need] = []
+    unknown = []
+    for call in sorted(set(calls)):
+        known = PACKER.get(call, ()) if packer else (*_ITSELF.get(call, ()), *BESIDES.get(call, ()))
         if call.partition(":")[2].startswith(READING):
-            needs.append(Need("Read", call, ("*",), {}))
-        elif call in _CREATES:
-            sid = "Launch" if call == "ec2:RunInstances" else "Create"
-            needs.append(Need(sid, call, _CREATES[call], _NEW))
-        elif call in _CHANGES:
-            needs.append(Need("Change", call, (_CHANGES[call],), _OWN))
-        else:
+            known = (Need("Read", call, ("*",), {}),)
+        if not known:
             unknown.append(call)
-        needs += BESIDES.get(call, ())
+        needs += known
     if unknown:
         raise TestkitError(f"it is not known which resources these calls need; add them to {__name__}: {unknown}")
-    return needs + _tagging(calls)
+    return needs
 
 
-def _tagging(calls: Iterable[str]) -> list[Need]:
-    """EC2 authorizes the tags that come with a creation by the action that brings them."""
-    creating = {
-        call.removeprefix("ec2:"): _CREATES[call] for call in calls if call in _CREATES and call.startswith("ec2:")
-    }
-    if _GROUP_CALL in calls:
-        creating["RunInstances"] = _CREATES["ec2:RunInstances"]
-    if not creating:
-        return []
-    resources = tuple(resource for some in creating.values() for resource in some)
-    return [Need("TagWhenCreated", "ec2:CreateTags", resources, {"StringEquals": {"ec2:CreateAction": [*creating]}})]
-
-
-def least_policy(calls: Iterable[str]) -> dict[str, Any]:
+def least_policy(calls: Iterable[str], *, packer: bool = False) -> dict[str, Any]:
     """Make the policy that allows these calls and nothing else. Raises TestkitError for one that it does not know.
 
     >>> least_policy(["ec2:DescribeVpcs"])["Statement"][0]["Action"]
     ['ec2:DescribeVpcs']
     """
-    needs = needs_of(calls)
+    needs = needs_of(calls, packer=packer)
     statements = []
     for sid in dict.fromkeys(need.sid for need in needs):
         # Together, since each action takes but one kind of these resources: a managed policy may not be long.

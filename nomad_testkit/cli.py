@@ -66,12 +66,14 @@ def sweep() -> None:
 
 
 @main.command("iam-policy")
-def iam_policy() -> None:
+@click.option("--packer", is_flag=True, help="What Packer needs for the AMI of a run, besides.")
+def iam_policy(packer: bool) -> None:
     """Print the least IAM policy with which runs can deploy to an account and destroy all of it again."""
 
     from nomad_testkit.aws_policy import least_policy, seen_calls
 
-    click.echo(json.dumps(least_policy(seen_calls()), indent=2))
+    calls = seen_calls("packer" if packer else "runs")
+    click.echo(json.dumps(least_policy(calls, packer=packer), indent=2))
 
 
 @main.group()

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
-from nomad_testkit.targets import Target
+from nomad_testkit.ec2.handle import aws_client
+from nomad_testkit.targets.embedded import EmbeddedTarget
 
 
-def note_calls(target: Target, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Give a set that gets each call that is made through a target's clients, as ``ec2:DescribeInstances``."""
-    made, calls = target.client, set[str]()
+def note_calls(target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Give a set that gets each call that is made through a target's clients, as ``ec2:DescribeInstances``.
+
+    Clients that the target has given before are its own, and note nothing.
+    """
+    calls = set[str]()
 
     def note(model: Any, **_: Any) -> None:
         calls.add(f"{model.service_model.signing_name}:{model.name}")
 
+    @functools.cache
     def client(service: str) -> Any:
-        noting = made(service)
+        noting = aws_client(service, endpoint_url=target.endpoint_url, region=target.region)
         noting.meta.events.register("before-call", note)
         return noting
 

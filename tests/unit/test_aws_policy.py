@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from policy_sentry.querying.actions import get_action_data
 
 from nomad_testkit import aws_policy
-from nomad_testkit.aws_policy import Need, least_policy, needs_of, seen_calls
+from nomad_testkit.aws_policy import Need, Whose, least_policy, needs_of, seen_calls
 from nomad_testkit.bundle import examples_dir
 from nomad_testkit.errors import TestkitError
 
-FILE = examples_dir() / "nightly" / "iam-policy.json"
+FILES: dict[Whose, Path] = {
+    "runs": examples_dir() / "nightly" / "iam-policy.json",
+    "packer": examples_dir() / "nightly" / "iam-policy-packer.json",
+}
 # Of a managed policy, spaces not counted (IAM User Guide, "IAM and AWS STS quotas").
 MOST_CHARACTERS = 6144
+CREATING = ["CreateLaunchTemplate", "CreateSecurityGroup", "ImportKeyPair", "RunInstances"]
 KNOWN = (*aws_policy._CREATES, *aws_policy._CHANGES, "ec2:DescribeVpcs", "iam:GetInstanceProfile")
 
 
@@ -43,21 +48,23 @@ def kind_of(arn: str) -> str:
     return "*" if arn == "*" else arn.split(":", 5)[5].split("/")[0].split(":")[0]
 
 
-def test_the_nightlys_file_is_made_from_the_seen_calls() -> None:
-    again = "python -m nomad_testkit iam-policy > examples/nightly/iam-policy.json"
-    assert json.loads(FILE.read_text()) == least_policy(seen_calls()), f"make it again: {again}"
+@pytest.mark.parametrize("whose", FILES)
+def test_the_nightlys_file_is_made_from_the_seen_calls(whose: Whose) -> None:
+    again = "python -m nomad_testkit iam-policy [--packer] > examples/nightly/iam-policy[-packer].json"
+    made = least_policy(seen_calls(whose), packer=whose == "packer")
+    assert json.loads(FILES[whose].read_text()) == made, f"make it again: {again}"
 
 
-def test_the_nightlys_file_allows_every_seen_call() -> None:
-    assert len(seen_calls()) > 25
-    assert set(seen_calls()) - allowed(json.loads(FILE.read_text())) == set()
+@pytest.mark.parametrize(("whose", "least"), [("runs", 40), ("packer", 15)])
+def test_the_nightlys_file_allows_every_seen_call(whose: Whose, least: int) -> None:
+    assert len(seen_calls(whose)) >= least
+    assert set(seen_calls(whose)) - allowed(json.loads(FILES[whose].read_text())) == set()
 
 
 def test_the_nightlys_file_allows_nothing_that_no_run_makes_or_needs() -> None:
-    needed = {need.action for need in needs_of(seen_calls())}
-    assert allowed(json.loads(FILE.read_text())) == needed
-    besides = {need.action for needs in aws_policy.BESIDES.values() for need in needs} | {"ec2:CreateTags"}
-    assert needed - set(seen_calls()) <= besides
+    besides = {need.action for needs in aws_policy.BESIDES.values() for need in needs}
+    assert allowed(json.loads(FILES["runs"].read_text())) - set(seen_calls("runs")) <= besides
+    assert allowed(json.loads(FILES["packer"].read_text())) == set(seen_calls("packer"))
 
 
 def test_it_fits_in_a_managed_policy() -> None:
@@ -70,6 +77,12 @@ def test_only_reading_is_allowed_everywhere_and_without_condition() -> None:
             assert need.action.partition(":")[2].startswith(aws_policy.READING)
         else:
             assert need.condition or need.sid in ("InVpc", "LaunchFrom")
+
+
+def test_packer_launches_changes_and_tags_only_for_a_run() -> None:
+    by_sid = {need.sid: need.condition for need in needs_of(seen_calls("packer"), packer=True)}
+    assert by_sid["Launch"] == by_sid["TagImage"] == {"Null": {"aws:RequestTag/nomad-testkit-run": "false"}}
+    assert by_sid["Change"] == by_sid["ImageOf"] == {"Null": {"aws:ResourceTag/nomad-testkit-run": "false"}}
 
 
 def test_what_is_changed_bears_the_tag_and_what_is_created_gets_it() -> None:
@@ -95,7 +108,7 @@ def test_what_is_changed_bears_the_tag_and_what_is_created_gets_it() -> None:
             "Effect": "Allow",
             "Action": ["ec2:CreateTags"],
             "Resource": "arn:aws:ec2:*:*:key-pair/*",
-            "Condition": {"StringEquals": {"ec2:CreateAction": ["ImportKeyPair"]}},
+            "Condition": {"StringEquals": {"ec2:CreateAction": CREATING}},
         },
     ]
 
@@ -103,9 +116,13 @@ def test_what_is_changed_bears_the_tag_and_what_is_created_gets_it() -> None:
 def test_a_call_that_is_not_known_is_refused() -> None:
     with pytest.raises(TestkitError, match=r"add them to nomad_testkit.aws_policy: \['s3:DeleteBucket'\]"):
         least_policy(["s3:DeleteBucket", "ec2:DescribeVpcs"])
+    with pytest.raises(TestkitError, match="'iam:CreateRole'"):
+        least_policy(["iam:CreateRole"], packer=True)
 
 
-@pytest.mark.parametrize("need", needs_of(KNOWN), ids=lambda need: f"{need.sid} {need.action}")
+@pytest.mark.parametrize(
+    "need", [*needs_of(KNOWN), *needs_of(aws_policy.PACKER, packer=True)], ids=lambda need: f"{need.sid} {need.action}"
+)
 def test_aws_knows_each_action_its_resources_and_its_conditions(need: Need) -> None:
     taken = kinds_taken(need.action)
     if need.resources == ("*",):
@@ -116,11 +133,13 @@ def test_aws_knows_each_action_its_resources_and_its_conditions(need: Need) -> N
         assert keys - taken[kind_of(resource)] == set()
 
 
-def test_actions_together_in_a_statement_take_none_of_each_others_resources() -> None:
-    needs = [need for need in needs_of(KNOWN) if need.sid != "Read"]
+@pytest.mark.parametrize("needs", [needs_of(KNOWN), needs_of(aws_policy.PACKER, packer=True)], ids=["runs", "packer"])
+def test_actions_together_in_a_statement_take_none_of_each_others_resources(needs: list[Need]) -> None:
+    needs = [need for need in needs if need.sid != "Read"]
     for need in needs:
-        others = [other for other in needs if other.sid == need.sid]
-        resources = {resource for other in others for resource in other.resources}
+        together = [other for other in needs if other.sid == need.sid]
+        meant = {resource for other in together if other.action == need.action for resource in other.resources}
+        all_of_them = {resource for other in together for resource in other.resources}
         taken = kinds_taken(need.action)
-        assert {resource for resource in resources if kind_of(resource) in taken} == set(need.resources)
-        assert all(other.condition == need.condition for other in others)
+        assert {resource for resource in all_of_them if kind_of(resource) in taken} == meant
+        assert all(other.condition == need.condition for other in together)

@@ -153,6 +153,7 @@ def test_a_benchmark_takes_its_example_from_the_settings(monkeypatch: pytest.Mon
     assert "variable num_client: found a variable that this example does not declare" in result.stderr
 
 
-def test_the_policy_is_printed_as_the_nightly_has_it() -> None:
-    result = call("iam-policy")
-    assert result.stdout == (examples_dir() / "nightly" / "iam-policy.json").read_text()
+def test_policies_are_printed_as_the_nightly_has_them() -> None:
+    folder = examples_dir() / "nightly"
+    assert call("iam-policy").stdout == (folder / "iam-policy.json").read_text()
+    assert call("iam-policy", "--packer").stdout == (folder / "iam-policy-packer.json").read_text()
