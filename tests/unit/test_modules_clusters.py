@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from nomad_testkit.bundle import examples_dir
 from nomad_testkit.errors import UsageError
 from nomad_testkit.model import Network, Subnet
 from nomad_testkit.modules.auto_scaling_group import Placement, cluster_outputs, cluster_steps
@@ -388,3 +391,24 @@ def test_resolve_reaches_every_ref() -> None:
 def test_run_ids(run_id: str) -> None:
     with pytest.raises(UsageError, match="1 to 20 small letters"):
         checked_run_id(run_id)
+
+
+def test_the_readme_tells_every_input_and_output() -> None:
+    text = (examples_dir() / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|", text, re.MULTILINE)
+    told = {name: cells for name, *cells in rows}
+    modules = (ConsulCluster, NomadCluster)
+    fields = [{item.name: item for item in dataclasses.fields(module)} for module in modules]
+    names = {name for one in fields for name in one} - {"user_data"}  # a key of the group, not an input
+    assert {name: [in_toml(one[name]) if name in one else "-" for one in fields] for name in names} == told
+    for name in cluster_outputs(consul(), PLACEMENT):
+        shown = "num" if name == "cluster_size" else name
+        assert f"`{shown}_" in text, name
+
+
+def in_toml(item: dataclasses.Field[Any]) -> str:
+    if item.default_factory is not dataclasses.MISSING:
+        return "`{}`"
+    if item.default is dataclasses.MISSING:
+        return "required"
+    return f"`{json.dumps(item.default)}`"
