@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 from ec2_box import Box, Launch
+from script_host import ScriptHost, script_hosts
 
 from nomad_testkit.cache import Cache
 from nomad_testkit.ec2.base_image import DESCRIPTION, NAME, OWNER_ID, base_image, image_key
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage, image_id
+from nomad_testkit.settings import Settings
+from nomad_testkit.targets import image_builder
+from nomad_testkit.targets.embedded import agents_of
 
 log = logging.getLogger(__name__)
+
+ONLY_WITH_TOKEN: dict[str, Any] = {"MetadataOptions": {"HttpTokens": "required"}}
+WITHOUT_TAGS: dict[str, Any] = {"TagSpecifications": []}
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +80,27 @@ def box(launch: Launch) -> Iterator[Box]:
         started.await_status_ok()
         started.await_user_data()
         yield started
+
+
+@pytest.fixture(scope="session")
+def hosts(debian: LocalImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptHost, ScriptHost]]:
+    """Two instances of the image with the agents.
+
+    The first has the servers' tag, and its metadata is only for who has a token (IMDSv2).
+    """
+    agents = agents_of(Settings.load(environ={}), progress=log.info)
+    image = image_builder.agents_image(Cache(), debian, agents, region="us-east-1", progress=log.info)
+    folder = tmp_path_factory.mktemp("scripts")
+    with (
+        EmbeddedEc2.start(region="us-east-1", images=[image, debian]) as ec2,
+        script_hosts(ec2, image.image_id, folder, ONLY_WITH_TOKEN, WITHOUT_TAGS) as (one, other),
+    ):
+        yield one, other
+
+
+@pytest.fixture
+def fresh(hosts: tuple[ScriptHost, ScriptHost]) -> tuple[ScriptHost, ScriptHost]:
+    """The two instances, on which no agent runs or ever has."""
+    for host in hosts:
+        host.reset()
+    return hosts

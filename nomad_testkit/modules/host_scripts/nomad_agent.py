@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from host_commons import UNREACHABLE, Service, Waiting
+from host_commons import UNREACHABLE, HostFault, Service, Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,16 +94,27 @@ class Agent:
     def bootstrap_acl(self, secret: str) -> None:
         """Make a token the first management token (https://developer.hashicorp.com/nomad/api-docs/acl).
 
-        Raises Waiting while there is no leader, and where another token was the first.
+        Raises Waiting while there is no leader, and HostFault where another token was the first.
         """
-        headers = {"X-Nomad-Token": secret}
-        status, _ = self._request("GET", "/v1/acl/token/self", headers)
-        if status == 200:
-            return  # another server was faster, or this one has been here before
+        if self._knows(secret):
+            return  # this host has been here before
         body = json.dumps({"BootstrapSecret": secret}).encode()
         status, text = self._request("POST", "/v1/acl/bootstrap", {}, body)
-        if status != 200:
-            raise Waiting(f"Nomad says {text[:200]!r}, and does not know this token")
+        if status == 200:
+            return
+        if "already done" not in text:
+            raise Waiting(f"Nomad says {text[:200]!r}")
+        if not self._knows(secret):  # or another server was faster with the same token
+            raise HostFault(
+                f"Nomad says {text[:200]!r}, and does not know the token that was given: give the first management "
+                "token, or none"
+            )
+
+    def _knows(self, secret: str) -> bool:
+        status, text = self._request("GET", "/v1/acl/token/self", {"X-Nomad-Token": secret})
+        if status not in (200, 403, 404):
+            raise Waiting(f"Nomad says {text[:200]!r}")
+        return status == 200
 
     def _request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None

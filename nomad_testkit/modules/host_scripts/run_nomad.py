@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 UNIT = "nomad.service"
 SETTINGS = "wait_for_consul.settings"
 READY_SECONDS = 180.0
-BOOTSTRAP_SECONDS = 30.0
+BOOTSTRAP_SECONDS = 60.0
 
 
 def render_config(options: argparse.Namespace, *, instance_id: str, address: str, region: str, zone: str) -> str:
