@@ -297,27 +297,14 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tell the scheduler of loadgroup the groups that the workers have found.
-
-    Its own way, a suffix of the tests' names, comes before it is known what is in use, and does nothing with pytest 9.2
-    (https://github.com/pytest-dev/pytest-xdist/issues/1386).
-    """
+    """Distribute by the groups that the workers have found, unless the user chose another way than loadgroup."""
     if config.option.dist != "loadgroup":
         return None
-    from xdist.scheduler import LoadGroupScheduling
-
+    from nomad_testkit import sharing
     from nomad_testkit.runs import state_path
-    from nomad_testkit.sharing import groups
+    from nomad_testkit.scheduling import GroupScheduling
 
-    class Scheduling(LoadGroupScheduling):  # type: ignore[misc]
-        found: dict[str, str] | None = None
-
-        def _split_scope(self, nodeid: str) -> str:
-            if self.found is None:  # it is asked when every worker has collected
-                self.found = groups(state_path(), config.stash[_run])
-            return self.found.get(nodeid) or str(super()._split_scope(nodeid))
-
-    return Scheduling(config, log)
+    return GroupScheduling(config, log, lambda: sharing.groups(state_path(), config.stash[_run]))
 
 
 @pytest.hookimpl(optionalhook=True)

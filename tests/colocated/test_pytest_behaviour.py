@@ -17,6 +17,7 @@ NothingLeft = Callable[[], None]
 SAYS_WHICH = """
 import os
 import pytest
+from nomad_testkit.checks import NoFailedMembers
 
 @pytest.mark.parametrize("number", range({count}))
 def test_it(number, nomad_cluster, signs):
@@ -25,6 +26,7 @@ def test_it(number, nomad_cluster, signs):
     assert nomad_cluster.servers[0].run("hostname").stdout.startswith("ip-172-31-")
     signs.give(f"used-{{number}}", f"{{worker}} {{os.getpid()}} {{nomad_cluster.run_id}}")
     signs.wait("go")
+    nomad_cluster.require(NoFailedMembers(), within=60)  # exactly its own hosts, whatever else is up
 """
 
 
@@ -96,7 +98,7 @@ def test_uses_it(nomad_cluster):
         found, text = project.run(*arguments)
         assert found == status, text
         assert outcome in text, text
-        assert "nomad_testkit:" not in text, text
+        assert "starting the embedded EC2" not in text, text
         assert not project.state.exists(), arguments
     nothing_left()
 
@@ -107,7 +109,8 @@ def test_two_sessions_at_once_one_of_which_is_kept(project: Project, tmp_path: P
         other.state = project.state  # as two sessions of one user have it
         runs = {}
         for each, arguments in ((project, ["--nomad-keep"]), (other, [])):
-            each.write(SAYS_WHICH.format(count=1))
+            topology = "colocated" if each is project else "separate"
+            each.write(SAYS_WHICH.format(count=1) + f"\npytestmark = pytest.mark.{topology}\n")
             runs[each] = each.start(*arguments)
         for each, run in runs.items():
             run.await_value("a cluster", lambda each=each: uses(each) or None)  # type: ignore[misc]

@@ -49,12 +49,13 @@ def signs():
 
 
 @pytest.fixture(scope="session")
-def nomad_example():
+def nomad_example(nomad_topology):
     own = HERE / "example"
-    example = Example.load(own if own.exists() else "nomad-consul-colocated-cluster")
-    return example.replace(num_servers=1, num_clients=1)
+    example = Example.load(own if own.exists() else f"nomad-consul-{nomad_topology}-cluster")
+    sizes = [name for name in example.declarations if name.startswith("num_")]
+    return example.replace(**dict.fromkeys(sizes, 1))
 """
-"""A cluster of one server and one client, and signs: files that the test inside and the test outside wait for."""
+"""A cluster with one host of each kind, and signs: files that the test inside and the test outside wait for."""
 
 
 class PytestRun:

@@ -27,7 +27,7 @@ LAYERS = """
     checks
     cluster
     delivery host_watch readiness runs diagnostics lifecycle amis
-    topologies sharing plugin bench cli suite __main__
+    topologies sharing scheduling plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
 
@@ -39,7 +39,7 @@ IGNORANT_OF = {
     "ec2": ("nomad", "consul", "pytest", "agents", "modules", "clients"),
     "modules": ("targets", "ec2"),
 }
-IMPORT_PYTEST = ("plugin", "suite")
+IMPORT_PYTEST = ("plugin", "scheduling", "suite")
 
 
 def modules() -> list[Path]:

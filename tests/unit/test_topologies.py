@@ -104,11 +104,8 @@ def test_workers_share_the_cluster_of_the_only_topology(project: pytest.Pytester
     ("args", "used"),
     [
         (("-n", "2"), "loadgroup"),
-        (("-n", "2", "--dist", "worksteal"), "worksteal"),
         (("-n", "2", "--dist", "load"), "load"),
-        (("-n", "2", "-d"), "load"),
         ((), "no"),
-        (("-n", "0"), "no"),
     ],
 )
 def test_who_chooses_how_to_distribute_is_obeyed(project: pytest.Pytester, args: tuple[str, ...], used: str) -> None:
@@ -136,6 +133,25 @@ def test_it(told):
     )
     run(project, "-n", "2").assert_outcomes(passed=2)
     assert {line.split()[0] for line in log(project) if line.startswith("gw")} in ({"gw0"}, {"gw1"})
+
+
+def test_the_tests_of_a_dead_worker_are_run_by_another(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_some="""
+import os
+import pytest
+
+@pytest.mark.nomad_topology("colocated", "separate")
+@pytest.mark.parametrize("number", range(4))
+def test_it(number, told, nomad_topology):
+    if (number, nomad_topology) == (1, "separate"):
+        os._exit(1)
+"""
+    )
+    result = run(project, "-n", "2")
+    result.assert_outcomes(passed=7, failed=1)
+    result.stdout.fnmatch_lines(["*worker 'gw?' crashed while running *test_it[[]*separate*"])
+    assert list((project.path / "state" / "shared").iterdir()) == []
 
 
 def test_an_example_of_another_topology_is_refused_before_it_is_deployed(project: pytest.Pytester) -> None:
