@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from recording_endpoint import recording
 
 from nomad_testkit import Example
 from nomad_testkit.amis import built
+from nomad_testkit.aws_policy import seen_calls
 from nomad_testkit.checks import NodesReady, RaftPeers
 from nomad_testkit.errors import BrokenError, PackerError
 from nomad_testkit.lifecycle import deployed
 from nomad_testkit.runs import ENVIRONMENT_VARIABLE, Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
+from nomad_testkit.targets.embedded import EmbeddedTarget
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +63,12 @@ def test_a_cluster_is_deployed_from_the_image(nomad_ami: str, settings: Settings
 
 
 def test_the_image_is_deleted_after_a_deployment_that_failed(
-    bare: Path, settings: Settings, nomad_target: Target
+    bare: Path, settings: Settings, nomad_target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything(nomad_target)
 
-    def build_and_deploy() -> None:
+    def build_and_deploy(url: str) -> None:
+        monkeypatch.setattr(EmbeddedTarget, "endpoint_url", url)
         with built(settings, target=nomad_target, progress=log.info, template=bare) as ami:
             made = everything(nomad_target)
             assert set(made["AMIs"]) - set(before["AMIs"]) == {ami.ami_id}
@@ -76,9 +80,13 @@ def test_the_image_is_deleted_after_a_deployment_that_failed(
             with deployed(settings, example, target=nomad_target, progress=log.info):
                 pytest.fail("it became ready")
 
-    with pytest.raises(BrokenError, match="user data"):
-        build_and_deploy()
+    with recording(nomad_target.endpoint_url) as (url, calls), pytest.raises(BrokenError, match="user data"):
+        build_and_deploy(url)
     assert everything(nomad_target) == before
+    # From these its IAM policy is made.
+    assert sorted(set(calls)) == list(seen_calls("packer")), (
+        "fixtures/recorded/aws-calls.json has other calls of Packer"
+    )
 
 
 def test_an_interrupted_build_leaves_nothing(bare: Path, settings: Settings, nomad_target: Target) -> None:
@@ -128,16 +136,3 @@ def test_a_template_that_packer_refuses_is_refused_in_its_words(
     assert words in str(refused.value)
     assert everything(nomad_target) == before
     assert not settings.artifacts.exists()
-
-
-def test_a_provisioner_that_fails_is_shown(bare: Path, settings: Settings, nomad_target: Target) -> None:
-    with_provisioner(bare, '"echo this went wrong", "exit 3"')
-    before = everything(nomad_target)
-    with (
-        pytest.raises(PackerError) as refused,
-        built(settings, target=nomad_target, progress=log.info, template=bare),
-    ):
-        pytest.fail("it was built")
-    for words in ("could not build", "this went wrong", "non-zero exit status: 3"):
-        assert words in str(refused.value)
-    assert everything(nomad_target) == before
