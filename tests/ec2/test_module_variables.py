@@ -51,11 +51,8 @@ iam_permissions_boundary = "${boundary}"
 instance_profile_path = "/testing/"
 metadata_http_tokens = "required"
 ssh_port = 2222
-server_rpc_port = 18300
 cli_rpc_port = 18400
-serf_lan_port = 18301
 serf_wan_port = 18302
-http_api_port = 18500
 https_api_port = 18501
 enable_https_port = true
 dns_port = 18600
@@ -71,8 +68,6 @@ security_groups = ["${extra_group}"]
 allow_outbound_cidr_blocks = ["172.31.0.0/16", "0.0.0.0/0"]
 enable_iam_setup = false
 iam_instance_profile_name = "${profile}"
-http_port = 14646
-rpc_port = 14647
 serf_port = 14648
 root_volume_type = "io1"
 root_volume_iops = 200
@@ -359,8 +354,8 @@ def test_security_groups(made: Deployed) -> None:
     servers, clients = made.security_group("servers"), made.security_group("clients")
     assert tags(servers)["purpose"] == "testing"
     assert {
-        *(("tcp", port) for port in (2222, 4646, 4647, 4648, 18300, 18301, 18302, 18400, 18500, 18501, 18600)),
-        *(("udp", port) for port in (4648, 18301, 18302, 18600)),
+        *(("tcp", port) for port in (2222, 4646, 4647, 4648, 8300, 8301, 8500, 18302, 18400, 18501, 18600)),
+        *(("udp", port) for port in (4648, 8301, 18302, 18600)),
     } == ports(servers["IpPermissions"])
     for rule in servers["IpPermissions"]:
         sources = {pair["GroupId"] for pair in rule["UserIdGroupPairs"]}
@@ -371,7 +366,7 @@ def test_security_groups(made: Deployed) -> None:
         blocks = {one["CidrIp"] for one in rule["IpRanges"]}
         assert blocks == {"172.31.64.0/20", "172.31.240.0/28", *made.target.inbound_cidrs}
     consul_client = {("tcp", 8301), ("udp", 8301)}
-    nomad = {*(("tcp", port) for port in (14646, 14647, 14648)), ("udp", 14648)}
+    nomad = {*(("tcp", port) for port in (4646, 4647, 14648)), ("udp", 14648)}
     assert ports(clients["IpPermissions"]) == {("tcp", 22)} | consul_client | nomad
     (outbound,) = clients["IpPermissionsEgress"]
     assert {one["CidrIp"] for one in outbound["IpRanges"]} == {"172.31.0.0/16", "0.0.0.0/0"}

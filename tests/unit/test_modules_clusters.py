@@ -106,10 +106,25 @@ def test_an_example_adds_ports_and_ssh_where_it_is_allowed() -> None:
 
 
 def test_ports_are_variables() -> None:
-    module = consul(http_api_port=18500, enable_https_port=True, serf_lan_port=18301)
-    found = open_ports(steps(module)["authorize_security_group_ingress"])
-    assert {("tcp", 18500), ("tcp", 8501), ("tcp", 18301), ("udp", 18301)} <= found
-    assert ("tcp", 8500) not in found
+    module = consul(
+        server_rpc_port=18300,
+        cli_rpc_port=18400,
+        serf_lan_port=18301,
+        serf_wan_port=18302,
+        http_api_port=18500,
+        https_api_port=18501,
+        enable_https_port=True,
+        dns_port=18600,
+    )
+    assert open_ports(steps(module)["authorize_security_group_ingress"]) == {
+        *(("tcp", port) for port in (18300, 18301, 18302, 18400, 18500, 18501, 18600)),
+        *(("udp", port) for port in (18301, 18302, 18600)),
+    }
+    other = nomad(http_port=14646, rpc_port=14647, serf_port=14648, ssh_port=2222, allowed_ssh_cidr_blocks=("::/0",))
+    assert open_ports(steps(other)["authorize_security_group_ingress"]) == {
+        *(("tcp", port) for port in (2222, 8301, 14646, 14647, 14648)),
+        *(("udp", port) for port in (8301, 14648)),
+    }
 
 
 def test_a_port_named_twice_is_one_rule() -> None:
