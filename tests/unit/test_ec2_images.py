@@ -72,3 +72,11 @@ def test_a_copy_that_fails_leaves_nothing(store: ImageStore, tmp_path: Path) -> 
         store.add("ami-new", tmp_path / "no-such-disk", "ami-base")
     assert not (tmp_path / "made/ami-new").exists()
     assert not store.has("ami-new")
+
+
+def test_a_resolver_configuration_that_a_program_of_the_image_keeps_stays(store: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "disk/etc").mkdir(parents=True)
+    stub = Path("/run/systemd/resolve/stub-resolv.conf")
+    (tmp_path / "disk/etc/resolv.conf").symlink_to(stub)
+    store.add("ami-new", tmp_path / "disk", "ami-base")
+    assert (tmp_path / "made/ami-new/etc/resolv.conf").readlink() == stub

@@ -24,6 +24,9 @@ import pytest
         (host_options.dns_server, "fd00:ec2::253", "fd00:ec2::253"),
         (host_options.endpoint, "http://10.0.0.1:5000/", "http://10.0.0.1:5000"),
         (host_options.endpoint, "", ""),
+        (host_options.token, "6CDB7D0B-ab20-4d39-9a3c-6dd5ec2a01b5", "6cdb7d0b-ab20-4d39-9a3c-6dd5ec2a01b5"),
+        (host_options.agent_address, "localhost:8500", ("localhost", 8500)),
+        (host_options.ip_address, "FD00::1", "fd00::1"),
         (host_options.environment, "A=b=c d", ("A", "b=c d")),
         (host_options.systemd_output, "append:/var/log/consul.log", "append:/var/log/consul.log"),
         (host_options.systemd_output, "journal+console", "journal+console"),
@@ -82,6 +85,20 @@ def test_a_refused_gossip_key_is_not_shown(text: str, message: str) -> None:
         host_options.gossip_key(text)
     assert message in str(caught.value)
     assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hunter2", "what was given has 7 characters; right is a UUID"),
+        ("hunter2-" * 4 + "2222", "what was given is not one; right is a UUID"),
+    ],
+)
+def test_a_refused_token_is_not_shown(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        host_options.token(text)
+    assert message in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_refused_environment_is_not_shown() -> None:

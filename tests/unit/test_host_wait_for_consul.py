@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from fake_host import FakeClock
@@ -119,6 +121,30 @@ def test_the_units_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     service = FakeService({"/v1/status/leader": (200, '"a"')})
     Consul(service).leader()
     assert service.tokens == {"hidden"}
+
+
+def test_a_token_of_its_own_has_to_be_known_too() -> None:
+    answers: dict[str, tuple[int, str] | None] = {"/v1/status/leader": (200, '"a"')}
+    service = FakeService({**answers, "/v1/acl/token/self": (403, "ACL not found")})
+    with pytest.raises(Waiting, match=r"Consul says 'ACL not found' \(HTTP 403\)"):
+        Consul(service, token="hidden").leader()
+    Consul(FakeService({**answers, "/v1/acl/token/self": (200, "{}")}), token="hidden").leader()
+    assert service.tokens == {"hidden"}
+
+
+def test_settings_tell_where_consul_is(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = {"consul": {"address": ["127.0.0.1", port], "token": "hidden"}}
+    (tmp_path / "settings").write_text(json.dumps(settings))
+    with pytest.raises(Waiting, match=rf"Consul does not answer on http://127.0.0.1:{port}"):
+        Consul.of(settings).leader()
+    assert main(["leader", "1", str(tmp_path / "settings")], None, FakeClock()) == 1
+
+
+def test_settings_that_are_not_there_are_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leader", "1", str(tmp_path / "settings")]) == 1
+    assert f"error: {tmp_path}/settings: No such file or directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["leader"], ["leader", "x"], ["other", "1"]])

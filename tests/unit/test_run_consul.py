@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from consul_options import parse
+from consul_tokens import Tokens
 from fake_host import FakeHost
 from host_commons import HostFault
 from host_metadata import Metadata
@@ -17,6 +18,7 @@ from host_systemd import Place
 from run_consul import joins_by_itself, main, render_config, render_service, retry_join, run
 
 KEY = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s="
+TOKEN = "6cdb7d0b-ab20-4d39-9a3c-6dd5ec2a01b5"
 TAGS = ["--cluster-tag-key", "consul-servers", "--cluster-tag-value", "auto-join"]
 RPC = [
     "--enable-rpc-encryption",
@@ -74,6 +76,33 @@ RPC = [
         (["--server", "--autopilot-last-contact-threshold", "200"], "'200' is refused; right is a duration"),
         (["--server", "--datacenter", "a b"], "argument --datacenter: 'a b' is refused"),
         (["--server", "--raft-multiplier", "0"], "'0' is refused; right is a whole number from 1 to 10"),
+        (["--server", "--enable-https"], "--enable-https: would do nothing without --enable-rpc-encryption"),
+        (["--server", *RPC, "--verify-https-client"], "--verify-https-client: would do nothing without --enable-https"),
+        (["--client", "--acl-agent-token", TOKEN], "--acl-agent-token: would do nothing without --enable-acl"),
+        (
+            ["--client", "--enable-acl", "--acl-initial-management-token-file", "/f"],
+            "--acl-initial-management-token-file: would do nothing with --client",
+        ),
+        (
+            ["--server", "--enable-acl", "--acl-nomad-token", TOKEN],
+            "--acl-nomad-token: would do nothing without --acl-initial-management-token",
+        ),
+        (
+            ["--server", "--enable-acl", "--acl-agent-token", "short"],
+            "argument --acl-agent-token: what was given has 5 characters; right is a UUID",
+        ),
+        (
+            ["--server", "--enable-acl", "--acl-agent-token", TOKEN, "--acl-agent-token-file", "/f"],
+            "--acl-agent-token and --acl-agent-token-file exclude each other",
+        ),
+        (
+            ["--server", "--enable-gossip-encryption", "--gossip-encryption-key-file", "/nonexistent"],
+            "argument --gossip-encryption-key-file: '/nonexistent' is refused: No such file or directory",
+        ),
+        (
+            ["--server", "--skip-consul-config", "--enable-acl", "--enable-https"],
+            "--enable-https, --enable-acl: would do nothing with --skip-consul-config",
+        ),
     ],
 )
 def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,6 +201,42 @@ def test_every_other_option_reaches_the_configuration() -> None:
     }
     assert made["performance"] == {"raft_multiplier": 5}
     assert "retry_join" not in made
+
+
+def test_an_api_for_tokens_and_certificates_alone() -> None:
+    tokens = ["--acl-initial-management-token", TOKEN, "--acl-agent-token", TOKEN.replace("6", "7")]
+    made = config("--server", *RPC, "--enable-https", "--verify-https-client", "--enable-acl", *tokens)
+    assert made["ports"] == {"http": -1, "https": 8501}
+    assert made["tls"]["https"] == {"verify_incoming": True}
+    assert made["acl"] == {
+        "enabled": True,
+        "default_policy": "deny",
+        "tokens": {"initial_management": TOKEN, "agent": TOKEN.replace("6", "7")},
+    }
+    assert config("--client", "--enable-acl", "--acl-default-token", TOKEN)["acl"]["tokens"] == {"default": TOKEN}
+
+
+def test_secrets_come_from_files_too(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "token").write_text(f"  {TOKEN.upper()}\n")
+    made = config(
+        *("--client", "--enable-gossip-encryption", "--gossip-encryption-key-file", f"{tmp_path}/key"),
+        *("--enable-acl", "--acl-agent-token-file", f"{tmp_path}/token"),
+    )
+    assert made["encrypt"] == KEY
+    assert made["acl"]["tokens"] == {"agent": TOKEN}
+
+
+@pytest.mark.parametrize("content", [b"hunter2", b"", b"\xff\xfe"])
+def test_what_a_file_holds_instead_of_a_secret_is_not_shown(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(SystemExit):
+        parse(["--client", "--enable-gossip-encryption", "--gossip-encryption-key-file", f"{tmp_path}/key"])
+    said = capsys.readouterr().err
+    assert f"argument --gossip-encryption-key-file: '{tmp_path}/key'" in said
+    assert "hunter2" not in said
 
 
 def test_tags_are_quoted_as_go_discover_reads_them() -> None:
@@ -287,6 +352,20 @@ def test_only_a_configuration_that_joins_makes_a_unit_that_waits_for_it(tmp_path
 def test_not_root_is_status_1(host: FakeHost) -> None:
     host.root = False
     assert main(["--client", *TAGS], host) == 1
+
+
+def test_a_server_makes_the_tokens_that_it_was_given(
+    host: FakeHost, opt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {name: TOKEN[:-1] + digit for name, digit in (("management", "1"), ("agent", "2"), ("nomad", "3"))}
+    asked: list[object] = []
+    monkeypatch.setattr(Tokens, "make", lambda _, management, wanted: asked.append((management, wanted)))
+    monkeypatch.setattr(Tokens, "adopt", lambda _, secret: asked.append(secret))
+    monkeypatch.setattr("run_consul.configure", lambda *_: True)
+    options = ["--acl-initial-management-token", secrets["management"], "--acl-agent-token", secrets["agent"]]
+    start(host, opt, "--server", *TAGS, "--enable-acl", *options, "--acl-nomad-token", secrets["nomad"])
+    made = {"consul-agent": secrets["agent"], "nomad-agent": secrets["nomad"]}
+    assert asked == [(secrets["management"], made), secrets["agent"]]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze on this machine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -18,12 +19,24 @@ from nomad_options import parse
 from run_nomad import main, render_config, render_service, run
 from wait_for_consul import Consul
 
+from nomad_testkit.certificates import CertificateAuthority
+
 ME = {
     "instance_id": "i-0123456789abcdef0",
     "address": "172.31.16.5",
     "region": "us-east-1",
     "zone": "us-east-1b",
 }
+
+
+KEY = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s="
+TOKEN = "6cdb7d0b-ab20-4d39-9a3c-6dd5ec2a01b5"
+SERVER = ["--server", "--num-servers", "3"]
+TLS = [
+    *("--enable-rpc-encryption", "--ca-file-path", "/tls/ca.pem"),
+    *("--cert-file-path", "/tls/c.pem", "--key-file-path", "/tls/k.pem"),
+]
+CONSUL = ["--consul-https", "--consul-ca-file-path", "/tls/consul.pem", "--consul-token", TOKEN]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +61,34 @@ ME = {
             "--num-servers: would do nothing with --skip-nomad-config",
         ),
         (["--client", "--consul-wait-seconds", "300"], "right is a whole number from 0 to 280"),
+        ([*SERVER, "--node-class", "big"], "--node-class: would do nothing without --client"),
+        (["--client", "--node-class", "a b"], "argument --node-class: 'a b' is refused"),
+        (["--client", "--datacenter", "${x}"], "argument --datacenter: '${x}' is refused"),
+        (["--client", "--enable-gossip-encryption"], "--enable-gossip-encryption: would do nothing without --server"),
+        ([*SERVER, "--enable-gossip-encryption"], "needs --gossip-encryption-key or --gossip-encryption-key-file"),
+        ([*SERVER, "--gossip-encryption-key", KEY], "would do nothing without --enable-gossip-encryption"),
+        ([*SERVER, "--enable-rpc-encryption"], "needs --ca-file-path, --cert-file-path, --key-file-path too"),
+        ([*SERVER, "--enable-https"], "--enable-https: would do nothing without --enable-rpc-encryption"),
+        ([*SERVER, *TLS, "--verify-https-client"], "--verify-https-client: would do nothing without --enable-https"),
+        ([*SERVER, "--acl-bootstrap-token", TOKEN], "--acl-bootstrap-token: would do nothing without --enable-acl"),
+        (["--client", "--enable-acl", "--acl-bootstrap-token", TOKEN], "would do nothing without --server"),
+        (["--client", "--consul-https"], "--consul-https needs --consul-ca-file-path"),
+        (["--client", "--consul-ca-file-path", "/c"], "--consul-ca-file-path: would do nothing without --consul-https"),
+        (
+            ["--client", "--consul-https", "--consul-ca-file-path", "/c", "--consul-cert-file-path", "/c"],
+            "--consul-key-file-path belong together",
+        ),
+        (["--client", "--consul-address", "localhost"], "right is a host and a port, such as 127.0.0.1:8500"),
+        (["--client", "--consul-address", "localhost:65536"], "right is a port from 1 to 65535"),
+        (["--client", "--consul-token", "hunter2"], "argument --consul-token: what was given has 7 characters"),
+        (
+            ["--client", "--skip-nomad-config", "--consul-wait-seconds", "0", "--consul-token-file", "/f"],
+            "--consul-token-file: would do nothing with --skip-nomad-config and without a wait",
+        ),
+        (
+            ["--client", "--skip-nomad-config", "--enable-acl", "--datacenter", "a"],
+            "--datacenter, --enable-acl: would do nothing with --skip-nomad-config",
+        ),
     ],
 )
 def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +98,7 @@ def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: 
     assert caught.value.code == 2
     assert said.startswith("usage: run-nomad")
     assert message in said
+    assert "hunter2" not in said
 
 
 def test_the_configuration_of_a_server() -> None:
@@ -93,6 +135,44 @@ def test_the_configuration_of_a_client() -> None:
 def test_raw_exec_is_a_plugin_of_the_client() -> None:
     made = render_config(parse(["--client", "--enable-raw-exec"]), **ME)
     assert 'plugin "raw_exec" {\n  config {\n    enabled = true\n  }\n}\n' in made
+
+
+def test_where_it_is_and_what_class_it_has() -> None:
+    made = render_config(parse(["--client", "--datacenter", "dc1", "--node-class", "large"]), **ME)
+    assert made.startswith('datacenter = "dc1"\n')
+    assert 'client {\n  enabled = true\n  node_class = "large"\n}\n' in made
+
+
+def test_the_configuration_of_a_secure_server() -> None:
+    options = ["--enable-gossip-encryption", "--gossip-encryption-key", KEY, "--enable-acl", "--enable-https"]
+    made = render_config(parse([*SERVER, *TLS, *options, "--verify-server-hostname", *CONSUL]), **ME)
+    assert f'server {{\n  enabled = true\n  bootstrap_expect = 3\n  encrypt = "{KEY}"\n}}\n' in made
+    assert (
+        "tls {\n"
+        "  http = true\n"
+        "  rpc = true\n"
+        '  ca_file = "/tls/ca.pem"\n'
+        '  cert_file = "/tls/c.pem"\n'
+        '  key_file = "/tls/k.pem"\n'
+        "  verify_server_hostname = true\n"
+        "  verify_https_client = false\n"
+        "}\n"
+    ) in made
+    assert "acl {\n  enabled = true\n}\n" in made
+    assert made.endswith(
+        "consul {\n"
+        '  address = "127.0.0.1:8501"\n'
+        "  ssl = true\n"
+        '  ca_file = "/tls/consul.pem"\n'
+        f'  token = "{TOKEN}"\n'
+        "}\n"
+    )
+
+
+def test_consul_can_be_elsewhere() -> None:
+    assert 'address = "10.0.0.5:18500"' in render_config(
+        parse(["--client", "--consul-address", "10.0.0.5:18500"]), **ME
+    )
 
 
 def test_an_agent_can_be_both() -> None:
@@ -183,6 +263,31 @@ def test_sudo_makes_a_server_root_too(host: FakeHost, opt: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready")
+def test_the_wait_for_consul_is_told_how_to_reach_it(host: FakeHost, opt: Path, tmp_path: Path) -> None:
+    tls = ["--ca-file-path", f"{tmp_path}/ca.pem", "--cert-file-path", "/c.pem", "--key-file-path", "/k.pem"]
+    certificate = CertificateAuthority("test", days=1).cert_pem
+    (tmp_path / "ca.pem").write_text(certificate)
+    (tmp_path / "consul.pem").write_text(certificate)
+    consul = ["--consul-https", "--consul-ca-file-path", f"{tmp_path}/consul.pem", "--consul-token", TOKEN]
+    unit = start(host, opt, "--client", "--enable-rpc-encryption", "--enable-https", *tls, *consul)
+    written = opt / "config" / "wait_for_consul.settings"
+    assert f"wait_for_consul.py nomad 240 {written}\n" in unit
+    assert TOKEN not in unit
+    assert written.stat().st_mode & 0o777 == 0o640
+    assert host.owners["wait_for_consul.settings.new"] == "nomad"
+    assert json.loads(written.read_text()) == {
+        "consul": {
+            "address": ["127.0.0.1", 8501],
+            "token": TOKEN,
+            "tls": {"ca_file": f"{tmp_path}/consul.pem", "cert_file": "", "key_file": ""},
+        },
+        "nomad": {"tls": {"ca_file": f"{tmp_path}/ca.pem", "server_name": "server.us-east-1.nomad"}},
+    }
+    assert "settings" not in start(host, opt, "--client")
+    assert not written.exists()
+
+
+@pytest.mark.usefixtures("ready")
 def test_the_wait_for_consul_can_be_left_out(host: FakeHost, opt: Path) -> None:
     assert "ExecStartPre" not in start(host, opt, "--client", "--consul-wait-seconds", "0")
 
@@ -217,11 +322,15 @@ class FakeNomad(Service):
         super().__init__("127.0.0.1", 4646)
         self.answers = answers
         self.asked: list[str] = []
+        self.sent: list[object] = []
+        self.tokens: list[str | None] = []
 
     def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
         self.asked.append(f"{method} {path}")
+        self.sent.append(json.loads(body) if body else None)
+        self.tokens.append((headers or {}).get("X-Nomad-Token"))
         for name, (status, text) in self.answers.items():
             if name in path:
                 return Answer(status, text.encode())
@@ -273,6 +382,38 @@ def test_a_refused_join_is_tried_again() -> None:
         with pytest.raises(Waiting, match="no route to host"):
             agent.ready()
     assert len([asked for asked in nomad.asked if "join" in asked]) == 2
+
+
+def server(**answers: tuple[int, str]) -> tuple[Agent, FakeNomad]:
+    nomad = FakeNomad(**answers)
+    return Agent(FakeCatalog(), server=True, address="172.31.16.5", data_dir=Path("/opt"), service=nomad), nomad
+
+
+def test_a_token_is_made_the_first() -> None:
+    agent, nomad = server(token=(403, "ACL token not found"), bootstrap=(200, "{}"))
+    agent.bootstrap_acl(TOKEN)
+    assert nomad.asked == ["GET /v1/acl/token/self", "POST /v1/acl/bootstrap"]
+    assert nomad.sent == [None, {"BootstrapSecret": TOKEN}]
+    assert nomad.tokens == [TOKEN, None]
+
+
+def test_the_first_token_is_made_once() -> None:
+    agent, nomad = server(token=(200, "{}"))
+    agent.bootstrap_acl(TOKEN)
+    assert nomad.asked == ["GET /v1/acl/token/self"]
+
+
+def test_the_first_token_waits_for_a_leader() -> None:
+    agent, _ = server(token=(500, "No cluster leader"))
+    with pytest.raises(Waiting, match="No cluster leader"):
+        agent.bootstrap_acl(TOKEN)
+
+
+def test_another_first_token_is_a_fault() -> None:
+    agent, _ = server(token=(403, ""), bootstrap=(400, "ACL bootstrap already done (reset index: 7)"))
+    with pytest.raises(HostFault, match=r"already done \(reset index: 7\)', and does not know the token") as caught:
+        agent.bootstrap_acl(TOKEN)
+    assert TOKEN not in str(caught.value)
 
 
 def client(folder: Path, nomad: FakeNomad) -> Agent:
