@@ -29,6 +29,7 @@ PACKAGES = (
     "dnsmasq",
     "iproute2",
     "iputils-ping",
+    "nftables",
     "openssh-server",
     "procps",
     "python3",
