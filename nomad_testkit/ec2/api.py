@@ -23,6 +23,7 @@ from nomad_testkit.ec2.names import API_SERVICES, api_names, public_hostname
 
 if TYPE_CHECKING:
     from nomad_testkit.ec2.api_server import ApiServer
+    from nomad_testkit.ec2.security_groups import SecurityGroups
     from nomad_testkit.ec2.tls import CloudCa
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class CloudApi:
         self._lock = self._hardware.lock
         self._undo = contextlib.ExitStack()
         self._servers: list[ApiServer] = []
+        self._in_force: SecurityGroups | None = None
         with _no_aws_environment():
             from moto.core import DEFAULT_ACCOUNT_ID
 
@@ -75,6 +77,8 @@ class CloudApi:
             self._undo.enter_context(install(self._hardware))
             self._application = ApiApplication(region, self._lock)
             self._warm_up()
+        self._lock.settle = self._protect
+        self._protect()
 
     def _warm_up(self) -> None:
         """Make the region, and load what the first requests would have to wait for."""
@@ -90,6 +94,15 @@ class CloudApi:
         self._sts: Any = sts_backends[self._account]["aws"]
         for service in API_SERVICES:
             get_service_model(service)
+
+    def _protect(self) -> None:
+        """Bring the security groups into force as they are now: whoever changes them holds the lock, and waits."""
+        from nomad_testkit.ec2.api_security_groups import security_groups
+
+        wanted = security_groups(self._ec2)
+        if self._in_force is None or not wanted.adds_nothing_to(self._in_force):
+            self._hardware.machines.protect(wanted)
+            self._in_force = wanted
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -114,6 +127,7 @@ class CloudApi:
         with self._lock:
             for group in self._groups.autoscaling_groups.values():
                 group.actions.close()
+            self._lock.settle = lambda: None
         self._undo.close()
 
     # What the machines say.

@@ -33,6 +33,7 @@ from nomad_testkit.ec2.api_hardware import Hardware
 from nomad_testkit.ec2.api_request import LaunchRequest
 from nomad_testkit.ec2.api_resources import CloudAmi, CloudInstance, CloudInterface
 from nomad_testkit.ec2.api_responses import CloudEc2Response
+from nomad_testkit.ec2.api_security_groups import CheckedSecurityGroups
 from nomad_testkit.ec2.machine_spec import MachineSpec
 from nomad_testkit.ec2.names import API_SERVICES
 from nomad_testkit.errors import Ec2Error, TestkitError
@@ -40,7 +41,7 @@ from nomad_testkit.errors import Ec2Error, TestkitError
 log = logging.getLogger(__name__)
 
 
-class CloudEc2Backend(ec2_models.EC2Backend):
+class CloudEc2Backend(CheckedSecurityGroups, ec2_models.EC2Backend):
     """moto's EC2 over machines. `install` makes a subclass that has `hardware`."""
 
     hardware: Hardware

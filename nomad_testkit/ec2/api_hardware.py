@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from nomad_testkit.ec2.machine_spec import ImageRecord, Machines
 from nomad_testkit.ec2.network import VPC
 
 _RESERVED_FIRST = 4  # addresses of each subnet that AWS keeps for itself, besides the last
+
+
+class ChangeLock:
+    """A reentrant lock; `settle` is called whenever a holder is about to give it up."""
+
+    def __init__(self) -> None:
+        self.settle: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._depth == 1:
+                self.settle()
+        finally:
+            self._depth -= 1
+            self._lock.release()
 
 
 @dataclass
@@ -22,7 +43,7 @@ class Hardware:
     images: Sequence[ImageRecord]
     private_block: ipaddress.IPv4Network = VPC
     """The only addresses that machines can have."""
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: ChangeLock = field(default_factory=ChangeLock)
     """moto is not thread-safe: whoever touches its objects holds this."""
     reserved: set[str] = field(default_factory=set)
     """Private addresses that no instance gets."""

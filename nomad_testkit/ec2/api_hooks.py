@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ class _Action:
 class LifecycleActions:
     """The waits of a group's members; `proceed` is told a member's id, and CONTINUE or ABANDON, when its waits end."""
 
-    def __init__(self, lock: threading.RLock, proceed: Callable[[str, str], None]) -> None:
+    def __init__(self, lock: AbstractContextManager[object], proceed: Callable[[str, str], None]) -> None:
         self._lock, self._proceed = lock, proceed
         self._waiting: dict[tuple[str, str], _Action] = {}
 

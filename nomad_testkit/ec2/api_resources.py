@@ -32,6 +32,10 @@ class CloudInterface(NetworkInterface):
         if self.public_ip_auto_assign and self.private_ip_address:
             self.public_ip = self.ec2_backend.hardware.public_address(self.private_ip_address)
 
+    @property
+    def group_set(self) -> list[Any]:
+        return list(dict.fromkeys(self._group_set))
+
 
 class CloudInstance(Instance):
     """An instance whose states follow its machine's."""
@@ -40,7 +44,7 @@ class CloudInstance(Instance):
         self.reachable: bool | None = None
         self.credentials: Any = None
         self.images_to_make: list[CloudAmi] = []
-        self.nics: dict[int, CloudInterface]
+        self.nics: dict[int, CloudInterface] = {}
         self._state: InstanceState
         if not kwargs.get("private_ip") and not LaunchRequest.chooses_address(kwargs.get("nics") or []):
             kwargs["private_ip"] = ec2_backend.free_address(kwargs["subnet_id"])
@@ -110,11 +114,24 @@ class CloudInstance(Instance):
             subnet.del_subnet_ip(address)
         self._private_ips.clear()
         self.nics = {}
+        self.security_groups = []
         self._subnet_id = None
         if before == "shutting-down":
             self.state_reason, self._reason = reason_before, transition
         else:
             self.enter_by_itself("terminated", reason or "Server.InternalError: The machine is gone")
+
+    @property
+    def security_groups(self) -> list[Any]:
+        # An instance has the groups of its first interface.
+        return self.nics[0].group_set if 0 in self.nics else self._groups
+
+    @security_groups.setter
+    def security_groups(self, groups: list[Any]) -> None:
+        if 0 in self.nics:
+            self.nics[0]._group_set = list(groups)
+        else:
+            self._groups = list(groups)
 
     @property
     def subnet_id(self) -> str | None:

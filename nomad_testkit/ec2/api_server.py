@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -42,7 +43,7 @@ class _Refusal(Exception):
 class ApiApplication:
     """The WSGI application: one request at a time, since moto is not thread-safe."""
 
-    def __init__(self, region: str, lock: threading.RLock) -> None:
+    def __init__(self, region: str, lock: AbstractContextManager[object]) -> None:
         self._region = region
         self._lock = lock
         self._applications = {service: create_backend_app(service) for service in API_SERVICES}

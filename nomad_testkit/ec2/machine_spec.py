@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nomad_testkit.ec2.security_groups import SecurityGroups
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,8 @@ class MachineEvents(Protocol):
 class Machines(Protocol):
     """What the API asks of the machines.
 
-    The API calls these with its lock held, so all but `snapshot` and `console` return at once, and none of them may
-    wait for a lock under which an event is sent.
+    The API calls these with its lock held, so all but `snapshot`, `console` and `protect` return at once, and none of
+    them may wait for a lock under which an event is sent.
     """
 
     def launch(self, spec: MachineSpec) -> None:
@@ -71,6 +74,9 @@ class Machines(Protocol):
 
     def forget_image(self, image_id: str) -> None:
         """Forget an image."""
+
+    def protect(self, groups: SecurityGroups) -> None:
+        """Bring security groups into force for all machines; returns when they are. Raises Ec2Error."""
 
 
 @dataclass(frozen=True, slots=True)

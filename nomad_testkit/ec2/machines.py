@@ -7,6 +7,8 @@ import subprocess
 from nomad_testkit.ec2.images import ImageStore
 from nomad_testkit.ec2.machine import Cloud, Machine, Wish
 from nomad_testkit.ec2.machine_spec import MachineSpec
+from nomad_testkit.ec2.network import filter_hosts
+from nomad_testkit.ec2.security_groups import SecurityGroups
 from nomad_testkit.errors import MachineError
 
 
@@ -62,6 +64,10 @@ class NspawnMachines:
     def forget_image(self, image_id: str) -> None:
         """Forget an image."""
         self._images.forget(image_id)
+
+    def protect(self, groups: SecurityGroups) -> None:
+        """Bring security groups into force. Raises Ec2Error."""
+        filter_hosts(groups.ruleset())
 
     def _machine(self, instance_id: str) -> Machine:
         try:

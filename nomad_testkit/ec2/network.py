@@ -26,7 +26,8 @@ METADATA_ADDRESS = "169.254.169.254"
 RESOLVER_ADDRESSES = ("169.254.169.253", "172.31.0.2")
 _FIRST_PUBLIC = 31
 MOST_CLOUDS = 32
-_MACHINE_LINK = "machine"
+MACHINE_LINK = "machine"
+"""The name that the link to the machine has in the cloud."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def join_machine(addresses: CloudAddresses, cloud_pid: int) -> None:
     link = addresses.link
     _batch(
         [],
-        f"link add {link} type veth peer name {_MACHINE_LINK} netns {cloud_pid}",
+        f"link add {link} type veth peer name {MACHINE_LINK} netns {cloud_pid}",
         f"addr add {addresses.machine_address}/30 dev {link}",
         f"link set {link} up",
     )
@@ -145,23 +146,28 @@ def open_cloud(addresses: CloudAddresses) -> None:
     route_hosts()
     _batch(
         [],
-        f"addr add {addresses.cloud_address}/30 dev {_MACHINE_LINK}",
-        f"link set {_MACHINE_LINK} up",
+        f"addr add {addresses.cloud_address}/30 dev {MACHINE_LINK}",
+        f"link set {MACHINE_LINK} up",
         *(f"addr add {address}/32 dev lo" for address in (API_ADDRESS, METADATA_ADDRESS, *RESOLVER_ADDRESSES)),
     )
     for name, value in (("route_localnet", "1"), ("rp_filter", "0")):
-        Path(f"/proc/sys/net/ipv4/conf/{_MACHINE_LINK}/{name}").write_text(value)
+        Path(f"/proc/sys/net/ipv4/conf/{MACHINE_LINK}/{name}").write_text(value)
     _run(
         ["nft", "-f", "-"],
         f"""
         table ip cloud {{
             chain public_addresses {{
                 type nat hook prerouting priority dstnat; policy accept;
-                iifname "{_MACHINE_LINK}" dnat ip prefix to ip daddr map {{ {addresses.public_block} : {VPC} }}
+                iifname "{MACHINE_LINK}" dnat ip prefix to ip daddr map {{ {addresses.public_block} : {VPC} }}
             }}
         }}
         """,
     )
+
+
+def filter_hosts(ruleset: str) -> None:
+    """From within the cloud's namespace: bring nftables rules into force, all or none. Raises Ec2Error."""
+    _run(["nft", "-f", "-"], ruleset)
 
 
 def route_hosts() -> None:

@@ -80,7 +80,14 @@ def _build(layer: Path, below: LocalImage, agents: Sequence[Agent], region: str,
         ec2 = cloud.client("ec2")
         key_path = Path(folder, "id_ed25519")
         ec2.import_key_pair(KeyName="image-builder", PublicKeyMaterial=write_key_pair(key_path).encode())
-        started = ec2.run_instances(ImageId=below.image_id, MinCount=1, MaxCount=1, KeyName="image-builder")
+        group = ec2.create_security_group(GroupName="image-builder", Description="SSH from the builder")["GroupId"]
+        ssh_only = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        ec2.authorize_security_group_ingress(
+            GroupId=group, IpPermissions=[{**ssh_only, "IpRanges": [{"CidrIp": f"{cloud.machine_address}/32"}]}]
+        )
+        started = ec2.run_instances(
+            ImageId=below.image_id, MinCount=1, MaxCount=1, KeyName="image-builder", SecurityGroupIds=[group]
+        )
         instance = started["Instances"][0]["InstanceId"]
         facts = _await_state(ec2, instance, "running")
         address = cloud.public_address(facts["PrivateIpAddress"])

@@ -115,6 +115,17 @@ class LateServers:
             "#!/bin/bash\nexec > /var/log/user-data.log 2>&1\n"
             "/opt/consul/bin/run-consul --server --cluster-tag-key late --cluster-tag-value late\n"
         )
+        self.group = self.ec2.create_security_group(GroupName="late", Description="All from each other, and SSH")[
+            "GroupId"
+        ]
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        self.ec2.authorize_security_group_ingress(
+            GroupId=self.group,
+            IpPermissions=[
+                {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": self.group}]},
+                {**ssh, "IpRanges": [{"CidrIp": cidr} for cidr in target.inbound_cidrs]},
+            ],
+        )
         self.iam = target.client("iam")
         self.iam.create_role(RoleName="late", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
         self.iam.create_instance_profile(InstanceProfileName="late")
@@ -125,6 +136,7 @@ class LateServers:
                 "ImageId": target.image(Example.load("nomad-consul-colocated-cluster")),
                 "InstanceType": "t2.micro",
                 "KeyName": key_name,
+                "SecurityGroupIds": [self.group],
                 "IamInstanceProfile": {"Name": "late"},
                 "UserData": base64.b64encode(script.encode()).decode(),
             },
@@ -155,6 +167,7 @@ class LateServers:
         self.scaling.delete_auto_scaling_group(AutoScalingGroupName="late", ForceDelete=True)
         self.ec2.get_waiter("instance_terminated").wait(InstanceIds=ids, WaiterConfig={"Delay": 1})
         self.ec2.delete_launch_template(LaunchTemplateName="late")
+        self.ec2.delete_security_group(GroupId=self.group)
         self.iam.remove_role_from_instance_profile(InstanceProfileName="late", RoleName="late")
         self.iam.delete_instance_profile(InstanceProfileName="late")
         self.iam.delete_role(RoleName="late")

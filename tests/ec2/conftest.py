@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_box import Box, Launch
+from ec2_box import Box, Launch, let_in
 from script_host import ScriptHost, script_hosts
 
 from nomad_testkit.cache import Cache
@@ -37,6 +37,7 @@ def debian() -> LocalImage:
 def cloud(debian: LocalImage) -> Iterator[EmbeddedEc2]:
     """A cloud with the base image."""
     with EmbeddedEc2.start(region="us-east-1", images=[debian]) as ec2:
+        let_in(ec2.client("ec2"), f"{ec2.machine_address}/32")
         yield ec2
 
 

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from nomad_testkit.ec2.api import CloudApi
 from nomad_testkit.ec2.machine_spec import ImageRecord, InstanceView, MachineSpec
+from nomad_testkit.ec2.security_groups import SecurityGroups
 from nomad_testkit.ec2.tls import CloudCa
 from nomad_testkit.errors import ImageError, MachineError
 
@@ -34,6 +35,7 @@ class FakeMachines:
         self.images = {AMI}
         self.failing_snapshot = ""
         self.failing_launch = ""
+        self.protected: list[SecurityGroups] = []
 
     def launch(self, spec: MachineSpec) -> None:
         if self.failing_launch:
@@ -67,6 +69,9 @@ class FakeMachines:
 
     def forget_image(self, image_id: str) -> None:
         self.images.discard(image_id)
+
+    def protect(self, groups: SecurityGroups) -> None:
+        self.protected.append(groups)
 
 
 class Lab:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ec2_box import Box
+from ec2_box import Box, let_in
 
 from nomad_testkit.bundle import host_scripts
 from nomad_testkit.ec2.handle import EmbeddedEc2
@@ -120,6 +120,7 @@ def script_hosts(cloud: EmbeddedEc2, image: str, folder: Path, *options: dict[st
     """Run an instance with each of some parameters of RunInstances, and with the role by which agents find another."""
     key_path = folder / "id"
     api, iam = cloud.client("ec2"), cloud.client("iam")
+    let_in(api, f"{cloud.machine_address}/32")
     api.import_key_pair(KeyName="scripts", PublicKeyMaterial=write_key_pair(key_path).encode())
     trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole"}]}
     trust["Statement"][0]["Principal"] = {"Service": "ec2.amazonaws.com"}  # type: ignore[index]
