@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from machine_state import MachineState
 
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that count what is on the machine, and keep each file's tests, and so its hosts, together."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "nothing_left" in fixtures:
+            item.add_marker("alone")
+        if HERE in item.path.parents and "nomad_cluster" not in fixtures:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture
