@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from nomad_testkit import topologies
-from nomad_testkit.errors import SettingsError, UsageError
+from nomad_testkit.errors import PackerError, SettingsError, UsageError
 from nomad_testkit.settings import Settings, table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nomad_testkit.clients import ConsulClient, NomadClient
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.examples import Example
+    from nomad_testkit.faults import Faults
     from nomad_testkit.file_lock import FileLock
     from nomad_testkit.host import Host
     from nomad_testkit.model import Progress
@@ -38,6 +39,7 @@ _MARKERS = {
     "separate": "a cluster with Nomad and Consul servers on hosts of their own",
     "encrypted": "a cluster with TLS, encrypted gossip and ACLs on both agents",
     "ami": "an image for hosts, looked at on one instance",
+    "faults": "a cluster whose agents, instances and network are made to fail, and that has to heal",
     "nomad_topology(name, ...)": "run the test with a cluster of each topology: colocated, separate or encrypted",
 }
 _SHARED = ("nomad_target", "nomad_cluster")
@@ -103,6 +105,15 @@ def nomad_cluster(
         yield cluster
 
 
+@pytest.fixture
+def nomad_faults(nomad_cluster: Cluster) -> Iterator[Faults]:
+    """What can be done to the hosts of the cluster; what is left of it when the test is over is undone then."""
+    from nomad_testkit.faults import Faults
+
+    with Faults(nomad_cluster) as faults:
+        yield faults
+
+
 @pytest.fixture(scope="session")
 def nomad_template() -> Path | None:
     """The Packer template of nomad_ami; override it with one of your own that has the bundled one's variables."""
@@ -118,6 +129,7 @@ def nomad_ami(
 
     join, progress = _join(pytestconfig), _progress(pytestconfig)
     with (
+        _refused_without_traceback(),
         _interrupted(pytestconfig),
         sharing.ami(join, nomad_settings, nomad_template, nomad_target, progress) as ami,
     ):
@@ -347,12 +359,15 @@ def _refuse_the_example(settings: Settings, items: list[pytest.Item]) -> None:
         return
     from nomad_testkit.example_settings import chosen_example
 
-    used = {topologies.used_by(item) for item in items if not _has_an_example_of_its_own(item)}
-    bundled = [example for name, example in topologies.TOPOLOGIES.items() if name in used]
+    users = [item for item in items if topologies.used_by(item) and not _has_an_example_of_its_own(item)]
+    uses = {(str(topologies.used_by(item)), topologies.asked_for(item)) for item in users}
     try:
-        for default in bundled or filter(None, [settings.example]):
-            chosen_example(settings, default)
-    except SettingsError as error:
+        for topology, asked in sorted(uses):
+            example = chosen_example(settings, topologies.TOPOLOGIES[topology])
+            topologies.refuse_another(example, asked, topology)
+        if settings.example and not uses:
+            chosen_example(settings, settings.example)
+    except UsageError as error:
         raise pytest.UsageError(str(error)) from error
 
 
@@ -365,10 +380,10 @@ def _has_an_example_of_its_own(item: pytest.Item) -> bool:
 
 @contextmanager
 def _refused_without_traceback() -> Iterator[None]:
-    """Show a setting that an example refuses, or an example that the tests are not for, as one message."""
+    """Show what a user has to change in a setting, an example or a Packer template as one message."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, PackerError) as error:
         pytest.fail(str(error), pytrace=False)
 
 

@@ -128,6 +128,13 @@ def test_an_example_that_cannot_be_used_is_a_usage_error(project: pytest.Pyteste
     assert log(project) == []
 
 
+def test_an_example_of_another_topology_is_a_usage_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.separate\ndef test_it(nomad_cluster): pass")
+    result = run(pytester, "--nomad-example", "nomad-consul-colocated-cluster")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*/example.toml: found a colocated cluster: *right for tests marked separate is *"])
+
+
 @pytest.mark.parametrize("mark", ["colocated", "separate"])
 def test_a_variable_that_the_example_of_the_tests_has_not_is_a_usage_error(
     mark: str, pytester: pytest.Pytester
