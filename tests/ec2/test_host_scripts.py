@@ -51,6 +51,7 @@ def test_every_option_of_a_consul_server(fresh: Pair) -> None:
         *("--autopilot-max-trailing-logs", "123", "--autopilot-server-stabilization-time", "3s"),
         *("--autopilot-redundancy-zone-tag", "zone", "--autopilot-disable-upgrade-migration", "true"),
         *("--autopilot-upgrade-version-tag", "build", "--raft-multiplier", "2", "--retry-interval", "1s"),
+        *("--endpoint", "http://172.31.255.1"),
     ]
     host.script(RUN_CONSUL, *arguments)
     host.await_answer("a leader", f"curl -s {CONSUL}/v1/status/leader", f"{host.private_ip}:8300")
@@ -163,6 +164,17 @@ def test_a_configuration_of_ones_own_is_used_and_left_alone(fresh: Pair) -> None
     assert "status=1" in said
     assert "invalid config key no_such_key" in said
     assert host.run("systemctl is-active consul").strip() == "active"
+
+
+def test_a_server_without_its_tag_does_not_start_alone(fresh: Pair) -> None:
+    _, untagged = fresh
+    said = untagged.refused(RUN_CONSUL, "--server", *TAGS, "--tag-wait-seconds", "1")
+    assert "status=1" in said
+    assert (
+        f"waiting for the tag {TAGS[1]}={TAGS[3]} and the group's size: {untagged.instance_id} has no such tag" in said
+    )
+    assert untagged.run("systemctl is-active consul || true").strip() == "inactive"
+    assert "has no such tag" in untagged.run("journalctl -u consul -o cat --no-pager")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ RPC = [
     *("--cert-file-path", f"{FOLDER}/consul.pem", "--key-file-path", f"{FOLDER}/consul-key.pem"),
 ]
 ACL = [
-    *("--enable-https", "--enable-acl", "--acl-agent-token-file", f"{FOLDER}/agent"),
+    *("--enable-https", "--verify-https-client", "--enable-acl", "--acl-agent-token-file", f"{FOLDER}/agent"),
     *("--acl-default-token-file", f"{FOLDER}/default"),
 ]
 SERVER_ACL = [
@@ -39,12 +39,13 @@ NOMAD_TLS = [
     *("--cert-file-path", f"{FOLDER}/nomad.pem", "--key-file-path", f"{FOLDER}/nomad-key.pem"),
     *("--verify-https-client", "--enable-acl"),
     *("--consul-https", "--consul-ca-file-path", CA, "--consul-token-file", f"{FOLDER}/nomad"),
+    *("--consul-cert-file-path", f"{FOLDER}/nomad.pem", "--consul-key-file-path", f"{FOLDER}/nomad-key.pem"),
 ]
 NOMAD_SERVER = [
     *("--enable-gossip-encryption", "--gossip-encryption-key-file", f"{FOLDER}/nomad-gossip"),
     *("--acl-bootstrap-token-file", f"{FOLDER}/bootstrap"),
 ]
-SHOWN_TO_NOMAD = ["--cert", f"{FOLDER}/nomad.pem", "--key", f"{FOLDER}/nomad-key.pem"]
+CERTIFICATE = ["--cert", f"{FOLDER}/nomad.pem", "--key", f"{FOLDER}/nomad-key.pem"]
 
 
 def gossip_key() -> str:
@@ -138,20 +139,20 @@ def secure(hosts: Pair, authority: CertificateAuthority, secrets: Mapping[str, s
 
 
 def with_token(name: str) -> list[str]:
-    return ["--cacert", CA, "-H", f"@{FOLDER}/{name}.headers"]
+    return ["--cacert", CA, *CERTIFICATE, "-H", f"@{FOLDER}/{name}.headers"]
 
 
 def test_a_cluster_with_everything(secure: Pair, secrets: Mapping[str, str]) -> None:
     server, client = secure
     # Both agents know each other, and their tokens.
-    (node,) = server.get(f"{NOMAD}/v1/nodes", *with_token("bootstrap"), *SHOWN_TO_NOMAD)
+    (node,) = server.get(f"{NOMAD}/v1/nodes", *with_token("bootstrap"))
     assert (node["Name"], node["Status"]) == (client.instance_id, "ready")
     server.await_answer(
         "the client's registration",
         f"curl -s {' '.join(with_token('agent'))} {CONSUL}/v1/catalog/service/nomad-client",
         client.instance_id,
     )
-    own = server.get(f"{NOMAD}/v1/acl/token/self", *with_token("bootstrap"), *SHOWN_TO_NOMAD)
+    own = server.get(f"{NOMAD}/v1/acl/token/self", *with_token("bootstrap"))
     assert own["Type"] == "management"
     policies = {
         name: [one["Name"] for one in server.get(f"{CONSUL}/v1/acl/token/self", *with_token(name))["Policies"]]
@@ -164,13 +165,19 @@ def test_a_cluster_with_everything(secure: Pair, secrets: Mapping[str, str]) -> 
         "nomad": ["nomad-agent"],
     }
 
-    # Nobody else gets anything, and nobody without TLS.
+    consul = server.get(f"{CONSUL}/v1/agent/self", *with_token("management"))["Stats"]["serf_lan"]["encrypted"]
+    nomad = server.get(f"{NOMAD}/v1/agent/self", *with_token("bootstrap"))["stats"]["serf"]["encrypted"]
+    assert (consul, nomad) == ("true", "true")
+
+    # Nobody else gets anything: without a certificate, without a token, without TLS.
     ask = "curl -s -o /dev/null -w '%{http_code} %{exitcode}'"
-    assert server.run(f"{ask} --cacert {CA} {NOMAD}/v1/nodes || true") == "000 56"  # no certificate shown
-    assert server.run(f"{ask} --cacert {CA} {' '.join(SHOWN_TO_NOMAD)} {NOMAD}/v1/nodes") == "403 0"
-    assert server.run(f"{ask} --cacert {CA} {CONSUL}/v1/acl/tokens") == "403 0"
-    assert server.run(f"{ask} http://127.0.0.1:8500/v1/status/leader || true") == "000 7"
-    assert server.run(f"{ask} http://127.0.0.1:4646/v1/status/leader || true").split()[0] in ("000", "400")
+    shown = " ".join(CERTIFICATE)
+    for url in (f"{NOMAD}/v1/nodes", f"{CONSUL}/v1/acl/tokens"):
+        assert server.run(f"{ask} --cacert {CA} {url} || true") in ("000 55", "000 56")  # it cannot send, or receive
+        assert server.run(f"{ask} --cacert {CA} {shown} {url}") == "403 0"
+        assert server.run(f"{ask} --cacert /etc/ssl/certs/ca-certificates.crt {shown} {url} || true") == "000 60"
+    assert server.run(f"{ask} {PLAIN_CONSUL}/v1/status/leader || true") == "000 7"
+    assert server.run(f"{ask} http://127.0.0.1:4646/v1/status/leader || true").split()[0] == "400"
 
     # What is secret is only where it has to be.
     for agent, name in (("consul", "default.json"), ("nomad", "default.hcl"), ("nomad", "wait_for_consul.settings")):
