@@ -105,6 +105,30 @@ class Cluster:
 
         require(self, *checks, within=within)
 
+    def refresh(self) -> None:
+        """Look anew which instances run (DescribeInstances), since an auto scaling group may have replaced some."""
+        from nomad_testkit.deploy.discover import instances
+
+        known = {host.instance_id: host for host in self.hosts}
+        ports = {host.instance.group: host.ssh.port for host in self.hosts}
+        running = [one for one in instances(self.target.client, self.run_id) if one.state == "running"]
+        hosts = [
+            known.pop(one.instance_id)
+            if one.instance_id in known
+            else Host(
+                one,
+                address=self.target.address(one),
+                ssh_user=self.ssh_user,
+                key_path=self.key_path,
+                ssh_port=ports.get(one.group, 22),
+                secrets=self.secrets,
+            )
+            for one in running
+        ]
+        for host in known.values():
+            host.close()
+        object.__setattr__(self, "hosts", hosts)  # the one thing of a cluster that changes
+
     def submitted(self, job: str | Path, **overrides: Any) -> AbstractContextManager[Job]:
         """Submit a job for the time of a `with` block; see `jobs.submitted` for what can be overridden."""
         from nomad_testkit.jobs import submitted

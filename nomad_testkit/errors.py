@@ -17,6 +17,7 @@
     ├── TeardownError             something is left over; lists it
     ├── HostError                 SSH to a host
     │   └── CommandFailed         a command on a host ended with another status than 0
+    ├── FaultError                a fault could not be made, or not be undone; lists what is left of it
     ├── AgentApiError             Consul's or Nomad's HTTP API; keeps status and message
     ├── BrokenError               a wait ended early: what was waited for can no longer come
     ├── WaitTimeout               a wait ended at its deadline
@@ -115,6 +116,10 @@ class CommandFailed(HostError):
         self.stdout, self.stderr = stdout, stderr
         tail = (stderr.strip() or stdout.strip())[-2000:]
         super().__init__(f"{host}: `{command}` ended with status {status}: {tail or '(no output)'}")
+
+
+class FaultError(TestkitError):
+    """A fault could not be made, or something of it could not be undone."""
 
 
 class AgentApiError(TestkitError):

@@ -26,7 +26,8 @@ LAYERS = """
     host jobs
     checks
     cluster
-    delivery host_watch readiness runs diagnostics lifecycle amis
+    workload
+    delivery host_watch faults readiness runs diagnostics lifecycle amis
     topologies sharing scheduling plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
