@@ -1,0 +1,126 @@
+"""Faults of an agent, by systemd on its host: stopped, killed, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import FaultError, UsageError
+from nomad_testkit.faults.fault import Fault, Repairs, listed, on_host, own
+from nomad_testkit.host import Host
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+AgentName = Literal["consul", "nomad"]
+
+WITHIN = 60.0
+"""Seconds for a unit to come to the state that it is to be in."""
+# In /run, so that a reboot takes it away.
+_DROP_IN = "/run/systemd/system/{agent}.service.d/nomad-testkit-fault.conf"
+_BACK = ("active", "activating")
+
+
+def agent_fault(
+    cluster: Cluster,
+    agent: AgentName,
+    hosts: Sequence[Host],
+    what: str,
+    make: Callable[[Host, Repairs], None],
+) -> Fault:
+    """Make the fault that does the same to an agent on each of some hosts, all at once. Raises UsageError."""
+    if agent not in ("consul", "nomad"):
+        raise UsageError(f"there is no agent {agent!r}; right is consul or nomad")
+    chosen = own(cluster, hosts)
+    running = {
+        host.instance_id
+        for host in (cluster.hosts if agent == "consul" else [*cluster.nomad_servers, *cluster.nomad_clients])
+    }
+    if without := [host for host in chosen if host.instance_id not in running]:
+        raise UsageError(f"there is no {agent} on {listed(without)}, in the group {without[0].instance.group}")
+
+    def run(repairs: Repairs) -> None:
+        for host in chosen:
+            if (state := host.unit_state(agent)).active != "active":
+                raise FaultError(f"{host}: {state}; only an active unit can be stopped, killed or frozen")
+        at_once(chosen, lambda host: make(host, repairs))
+
+    return Fault(f"{what} {agent} on {listed(chosen)}", run)
+
+
+def at_once(hosts: Sequence[Host], do: Callable[[Host], None]) -> None:
+    """Do something to several hosts at the same time, and to all of them even where one fails."""
+    with ThreadPoolExecutor(len(hosts), thread_name_prefix="nomad-testkit-fault") as pool:
+        done = [pool.submit(do, host) for host in hosts]
+    for one in done:
+        one.result()
+
+
+def stop(cluster: Cluster, agent: AgentName, hosts: Sequence[Host]) -> Fault:
+    """Make the fault that stops an agent as an operator does (`systemctl stop`)."""
+
+    def make(host: Host, repairs: Repairs) -> None:
+        repairs.add(f"start {agent} on {host}", on_host(cluster, host, lambda: _start(host, agent)))
+        host.run(f"systemctl stop {agent}", sudo=True, timeout=WITHIN * 2)
+
+    return agent_fault(cluster, agent, hosts, "stop", make)
+
+
+def kill(cluster: Cluster, agent: AgentName, hosts: Sequence[Host], *, respawn: bool) -> Fault:
+    """Make the fault that kills an agent with SIGKILL; without `respawn` systemd does not start it again meanwhile."""
+    drop_in = _DROP_IN.format(agent=agent)
+
+    def make(host: Host, repairs: Repairs) -> None:
+        repairs.add(f"start {agent} on {host}", on_host(cluster, host, lambda: _start(host, agent, drop_in)))
+        command = f"systemctl kill --kill-who=main --signal=KILL {agent}"
+        if not respawn:
+            folder = drop_in.rpartition("/")[0]
+            keep = f"mkdir -p {folder} && printf '[Service]\\nRestart=no\\n' > {drop_in} && systemctl daemon-reload"
+            command = f"{keep} && {command}"
+        host.run(command, sudo=True)
+        if not respawn:
+            _await_unit(host, agent, ("failed", "inactive"))
+
+    return agent_fault(cluster, agent, hosts, "kill", make)
+
+
+def freeze(cluster: Cluster, agent: AgentName, hosts: Sequence[Host]) -> Fault:
+    """Make the fault that freezes an agent with SIGSTOP: its connections stay open, and nothing answers."""
+
+    def thaw(host: Host) -> None:
+        host.run(f"systemctl kill --kill-who=main --signal=CONT {agent}", sudo=True)
+        _await_process(host, agent, frozen=False)
+
+    def make(host: Host, repairs: Repairs) -> None:
+        repairs.add(f"thaw {agent} on {host}", on_host(cluster, host, lambda: thaw(host)))
+        host.run(f"systemctl kill --kill-who=main --signal=STOP {agent}", sudo=True)
+        _await_process(host, agent, frozen=True)
+
+    return agent_fault(cluster, agent, hosts, "freeze", make)
+
+
+def _start(host: Host, agent: AgentName, drop_in: str = "") -> None:
+    """Start a unit; not until the agent is ready, for which it may need one that is not there yet."""
+    clean = f"rm -f {drop_in} && systemctl daemon-reload; " if drop_in else ""
+    host.run(f"{clean}systemctl reset-failed {agent}; systemctl start --no-block {agent}", sudo=True)
+    _await_unit(host, agent, _BACK)
+
+
+def _await_unit(host: Host, agent: AgentName, wanted: tuple[str, ...]) -> None:
+    def probe() -> Ok[None] | Pending:
+        state = host.unit_state(agent)
+        return Ok(None) if state.active in wanted else Pending(str(state))
+
+    wait_until(f"unit {agent} to be {' or '.join(wanted)}", probe, deadline=Deadline.after(WITHIN), where=str(host))
+
+
+def _await_process(host: Host, agent: AgentName, *, frozen: bool) -> None:
+    # proc(5): the third field of stat, after the name in parentheses, is T for a process that a signal has stopped.
+    look = f"sed 's/.*) //' /proc/$(systemctl show -p MainPID --value {agent})/stat | cut -c1"
+
+    def probe() -> Ok[None] | Pending:
+        state = host.run(look, sudo=True, check=False).stdout.strip()
+        return Ok(None) if (state == "T") is frozen and state else Pending(f"its state is {state or 'unknown'}")
+
+    what = f"{agent} to {'stand still' if frozen else 'run again'}"
+    wait_until(what, probe, deadline=Deadline.after(WITHIN), where=str(host))

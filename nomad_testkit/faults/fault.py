@@ -1,0 +1,165 @@
+"""What a fault is: something done to hosts for the time of a `with` block, and undone whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import FaultError, TestkitError, UsageError
+from nomad_testkit.host import Host
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One thing that undoes a part of a fault, and proves that it is undone; it can be tried again."""
+
+    what: str
+    """What is done, for a person to read, such as ``start nomad on i-0a1b``."""
+    run: Callable[[], None]
+
+
+class Repairs:
+    """What there is to undo; the last thing done is undone first.
+
+    A repair is added before the thing that it undoes is done: that may have happened even where it seems not to.
+    """
+
+    def __init__(self) -> None:
+        self._left: list[Repair] = []
+
+    def add(self, what: str, run: Callable[[], None]) -> None:
+        """Remember how to undo what is about to be done."""
+        self._left.append(Repair(what, run))
+
+    def run(self) -> list[str]:
+        """Undo everything, whatever fails meanwhile; give what failed and why. What failed is left for another try."""
+        failed: list[Repair] = []
+        why: list[str] = []
+        while self._left:
+            repair = self._left.pop()
+            try:
+                repair.run()
+            except (TestkitError, OSError) as error:
+                failed.insert(0, repair)
+                why.append(f"{repair.what}: {error}")
+            except BaseException:
+                self._left += [repair, *failed]  # an interrupt: all of it is for another try
+                raise
+        self._left = failed
+        return why
+
+
+class Make(Protocol):
+    """Does what a fault is, after it has told the repairs how to undo it."""
+
+    def __call__(self, repairs: Repairs) -> None: ...
+
+
+@dataclass(eq=False)
+class Fault:
+    """One fault, for one `with` block; on leaving, all of it is undone, in reverse, and looked after.
+
+    Raises FaultError when it cannot be made, after what was made of it is undone; and when something cannot be undone.
+    An error of the block is never hidden: then that is a note of it.
+
+    >>> with nomad_faults.freeze("consul", host) as fault:  # doctest: +SKIP
+    ...     fault.seconds
+    0.4
+    """
+
+    what: str
+    """What is done, for a person to read, such as ``kill nomad on i-0a1b``."""
+    _make: Make
+    repairs: Repairs = field(default_factory=Repairs)
+    _began: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the fault was there. Raises UsageError outside of its block."""
+        if self._began is None:
+            raise UsageError(f"the fault has not begun: {self.what}; use it by `with`")
+        return time.monotonic() - self._began
+
+    def __enter__(self) -> Fault:
+        if self._began is not None:
+            raise UsageError(f"the fault was used already: {self.what}; make a new one for each `with`")
+        self._began = time.monotonic()
+        logger.info("fault: %s", self.what)
+        try:
+            self._make(self.repairs)
+        except BaseException as error:
+            _note(error, self.repairs.run())
+            if isinstance(error, TestkitError) and not isinstance(error, (FaultError, UsageError)):
+                raise FaultError(f"could not {self.what}: {error}") from error
+            raise
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        left = self.repairs.run()
+        logger.info("%s: %s", "not undone" if left else "undone", self.what)
+        if error is not None:
+            _note(error, left)
+        elif left:
+            raise FaultError(not_undone(left))
+
+
+def _note(error: BaseException, left: Sequence[str]) -> None:
+    if left:
+        error.add_note(f"then {not_undone(left)}")
+
+
+def not_undone(left: Sequence[str]) -> str:
+    """Say what is left of faults."""
+    return "what is left of a fault could not be undone:" + "".join(f"\n- {one}" for one in left)
+
+
+def own(cluster: Cluster, hosts: Sequence[Host]) -> list[Host]:
+    """Give each of some hosts once, after it is made sure that they are the cluster's. Raises UsageError."""
+    if not hosts:
+        raise UsageError(f"a fault needs a host; those of {cluster.run_id} are {_names(cluster.hosts)}")
+    known = {host.instance_id: host for host in cluster.hosts}
+    strange = [host for host in hosts if host.instance_id not in known]
+    if strange:
+        raise UsageError(
+            f"{_names(strange)}: not of cluster {cluster.run_id}, whose hosts are {_names(cluster.hosts)}; "
+            "nothing was done to any of them"
+        )
+    return list(dict.fromkeys(known[host.instance_id] for host in hosts))
+
+
+def _names(hosts: Sequence[Host]) -> str:
+    return ", ".join(f"{host} in {host.instance.group}" for host in hosts) or "none"
+
+
+def listed(hosts: Sequence[Host]) -> str:
+    """Name hosts by their instance ids."""
+    return ", ".join(host.instance_id for host in hosts)
+
+
+def gone(cluster: Cluster, host: Host) -> bool:
+    """Whether a host's instance has been terminated, so that nothing on it is to be undone (DescribeInstances)."""
+    from nomad_testkit.deploy.discover import instances
+
+    alive = ("pending", "running", "stopping", "stopped")
+    found = {one.instance_id: one.state for one in instances(cluster.target.client, cluster.run_id)}
+    return found.get(host.instance_id) not in alive
+
+
+def on_host(cluster: Cluster, host: Host, repair: Callable[[], None]) -> Callable[[], None]:
+    """Make a repair by SSH one that has nothing to do where the host is no more."""
+
+    def run() -> None:
+        try:
+            repair()
+        except TestkitError:
+            if not gone(cluster, host):
+                raise
+
+    return run
