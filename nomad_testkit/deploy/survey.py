@@ -245,7 +245,9 @@ class _Survey:
                 raise self.refused(group, key, found, f"security groups of {network.vpc_id}, where its subnets are")
 
     def capacity(self, networks: Mapping[str, Network]) -> None:
-        """Compare the number of hosts with the addresses that are left in their subnets."""
+        """Compare the number of hosts with what the target has room for, and with the subnets' addresses."""
+        if (most := self.target.most_hosts()) is not None and sum(g.module.sizes[2] for g in self.groups) > most:
+            raise self.too_many(self.groups, f"at most {most} hosts together, for which this machine has memory left")
         sets = {name: frozenset(subnet.subnet_id for subnet in network.subnets) for name, network in networks.items()}
         every = frozenset[str]().union(*sets.values())
         free = {one.subnet.subnet_id: one.free for one in self.subnets("subnet-id", sorted(every))}
@@ -253,9 +255,12 @@ class _Survey:
             within = [group for group in self.groups if sets[group.name] <= place]
             wanted, room = sum(group.module.sizes[2] for group in within), sum(free[name] for name in place)
             if wanted > room:
-                largest = max(within, key=lambda group: group.module.sizes[2])
-                others = [f"{group.module.sizes[2]} {group.name}" for group in within if group is not largest]
-                found = str(largest.module.sizes[2]) + (f" beside {' and '.join(others)}" if others else "")
                 left = ", ".join(f"{free[name]} in {name}" for name in sorted(place))
                 right = f"at most {room} hosts together, for which the subnets have addresses left: {left}"
-                raise self.refused(largest, largest.module.size_input, found, right)
+                raise self.too_many(within, right)
+
+    def too_many(self, within: Sequence[Group], right: str) -> ExampleError:
+        largest = max(within, key=lambda group: group.module.sizes[2])
+        others = [f"{group.module.sizes[2]} {group.name}" for group in within if group is not largest]
+        found = str(largest.module.sizes[2]) + (f" beside {' and '.join(others)}" if others else "")
+        return self.refused(largest, largest.module.size_input, found, right)

@@ -64,6 +64,10 @@ class Target(Protocol):
         """End a target that was kept, where it exists for one cluster only."""
         ...
 
+    def most_hosts(self) -> int | None:
+        """Tell how many more hosts it has room for; None where only the API knows."""
+        ...
+
     def lost(self) -> str | None:
         """Tell how it has ended by itself, and all that was in it; None as long as it is there, as an account is."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from nomad_testkit.examples import Example
     from nomad_testkit.model import Instance, Network, Progress
     from nomad_testkit.settings import Settings
+
+
+HOST_BYTES = 80 * 2**20
+"""What a host with both agents takes of this machine's memory, measured by ``bench deploy``, and some more."""
 
 
 class EmbeddedTarget:
@@ -140,6 +145,11 @@ class EmbeddedTarget:
     def end(self) -> None:
         """End the cloud, whoever uses it. Raises Ec2Error when something of it is left."""
         self.ec2.shutdown()
+
+    def most_hosts(self) -> int | None:
+        """Divide the memory that this machine has available (proc_meminfo(5)) by what a host with its agents takes."""
+        available = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        return int(available[1]) * 1024 // HOST_BYTES if available else None
 
     def lost(self) -> str | None:
         """Tell how the cloud has ended, where its process has died."""

@@ -38,6 +38,7 @@ class Account:
 
     name, region = "aws", REGION
     own_image = ""
+    room: int | None = None
 
     def __init__(self, chosen: str = "") -> None:
         self.ec2 = self.client("ec2")
@@ -51,6 +52,9 @@ class Account:
 
     def image(self, example: Example) -> str:
         return self.chosen
+
+    def most_hosts(self) -> int | None:
+        return self.room
 
     def image_facts(self, image_id: str) -> Any:
         return ec2_backends[DEFAULT_ACCOUNT_ID][REGION].amis[image_id]
@@ -169,6 +173,15 @@ def edited(example: Example, old: str, new: str) -> Path:
     assert old in text
     example.file.write_text(text.replace(old, new, 1))
     return example.file
+
+
+def test_a_cluster_larger_than_its_target(account: Account) -> None:
+    account.room = 12
+    assert sites(account, Example.load(BUNDLED).replace(num_clients=9))
+    assert refused(account, Example.load(BUNDLED).replace(num_clients=10)) == (
+        "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; right is at most 12 hosts together, for "
+        "which this machine has memory left"
+    )
 
 
 def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callable[..., Example]) -> None:

@@ -51,6 +51,9 @@ class FakeTarget:
     def lost(self) -> str | None:
         return self.lost_by
 
+    def most_hosts(self) -> int | None:
+        return None
+
     def describe(self) -> dict[str, str]:
         return {"name": "fake", "endpoint_url": "http://127.31.255.1"}
 

@@ -35,3 +35,10 @@ def test_nothing_is_made_on_a_machine_that_lacks_something(tmp_path: Path, monke
     ):
         pass
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_cluster_that_the_memory_cannot_hold_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_text
+    memory = "MemTotal:        2000000 kB\nMemAvailable:    1638400 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: memory if str(path) == "/proc/meminfo" else read(path))
+    assert EmbeddedTarget.most_hosts(None) == 20  # type: ignore[arg-type]
