@@ -136,3 +136,23 @@ def test_a_template_that_packer_refuses_is_refused_in_its_words(
     assert words in str(refused.value)
     assert everything(nomad_target) == before
     assert not settings.artifacts.exists()
+
+
+def test_pytest_shows_packers_words_and_no_traceback(bare: Path, pytester: pytest.Pytester) -> None:
+    (bare / "nomad-consul.pkr.hcl").write_text("nonsense\n")
+    pytester.makeconftest(
+        f"""
+        from pathlib import Path
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def nomad_template():
+            return Path({str(bare)!r})
+        """
+    )
+    pytester.makepyfile("def test_it(nomad_ami): pass")
+    ran = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    ran.assert_outcomes(errors=1)
+    ran.stdout.fnmatch_lines([f"*Packer refuses {bare} (status 1). Packer's own words:", "*Error: *"])
+    ran.stdout.no_fnmatch_line("*Traceback*")
+    ran.stdout.no_fnmatch_line("*packer.py:*")
