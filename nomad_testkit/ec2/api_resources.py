@@ -33,6 +33,10 @@ class CloudInterface(NetworkInterface):
             self.public_ip = self.ec2_backend.hardware.public_address(self.private_ip_address)
 
     @property
+    def network_interface_id(self) -> str:
+        return str(self.id)
+
+    @property
     def group_set(self) -> list[Any]:
         return list(dict.fromkeys(self._group_set))
 
