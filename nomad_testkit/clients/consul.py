@@ -60,6 +60,10 @@ class ConsulClient(AgentClient):
         """Tell the version that this agent runs, such as "1.14.0"."""
         return str(self.agent()["Config"]["Version"])
 
+    def force_leave(self, node: str) -> None:
+        """Let a failed member leave, and its node with its services the catalog (PUT /v1/agent/force-leave/:node)."""
+        self._session.fetch("PUT", f"/v1/agent/force-leave/{node}", params={"prune": ""})
+
     # -- catalog and health
 
     def services(self, *, stale: bool = False) -> dict[str, list[str]]:
@@ -75,6 +79,11 @@ class ConsulClient(AgentClient):
         """List the registered nodes (GET /v1/catalog/nodes)."""
         with self._errors():
             return list(self._raw.catalog.nodes(consistency=_consistency(stale))[1])
+
+    def node(self, name: str, *, stale: bool = False) -> Json | None:
+        """Tell a node with its services (GET /v1/catalog/node/:node); None where there is no such node."""
+        found = self._session.get_json(f"/v1/catalog/node/{name}", {"stale": ""} if stale else {})
+        return None if found is None else dict(found)
 
     def health(self, service: str, *, passing: bool = False, stale: bool = False) -> list[Json]:
         """List a service's instances with node and checks (GET /v1/health/service/:service).
@@ -93,10 +102,22 @@ class ConsulClient(AgentClient):
             entry = self._raw.kv.get(key)[1]
         return None if entry is None else (entry["Value"] or b"")
 
-    def put_key(self, key: str, value: bytes | str) -> bool:
-        """Write a key's value (PUT /v1/kv/:key)."""
+    def put_key(self, key: str, value: bytes | str, *, cas: int | None = None) -> bool:
+        """Write a key's value (PUT /v1/kv/:key); with `cas` only where the key was last changed at that index.
+
+        Tell whether it was written. An index of 0 means that there is to be no such key.
+        """
         with self._errors():
-            return bool(self._raw.kv.put(key, value))
+            return bool(self._raw.kv.put(key, value, cas=cas))
+
+    def consistent_key(self, key: str) -> tuple[bytes, int] | None:
+        """Read a key's value and the index of its last change from a leader that has made sure that it is one.
+
+        GET /v1/kv/:key?consistent; None where there is no such key.
+        """
+        with self._errors():
+            entry = self._raw.kv.get(key, consistency="consistent")[1]
+        return None if entry is None else (entry["Value"] or b"", int(entry["ModifyIndex"]))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -129,6 +129,22 @@ class NomadClient(AgentClient):
         """List a job's deployments (GET /v1/job/:id/deployments)."""
         return list(self._session.get_json(f"/v1/job/{job_id}/deployments", _stale(stale)))
 
+    # -- variables
+
+    def variable(self, path: str) -> Json | None:
+        """Read a variable with its items, from the leader (GET /v1/var/:path); None where there is none."""
+        response = self._session.fetch("GET", f"/v1/var/{path}", accept=(404,))
+        return None if response.status_code == 404 else dict(self._session.decode(response))
+
+    def put_variable(self, path: str, items: Mapping[str, str], *, cas: int | None = None) -> bool:
+        """Write a variable (PUT /v1/var/:path); with `cas` only where it was last changed at that index.
+
+        Tell whether it was written. An index of 0 means that there is to be no such variable.
+        """
+        params = {} if cas is None else {"cas": str(cas)}
+        body = {"Path": path, "Items": dict(items)}
+        return self._session.fetch("PUT", f"/v1/var/{path}", params=params, json=body, accept=(409,)).status_code < 400
+
     # -- allocations
 
     def allocation(self, alloc_id: str) -> Json:

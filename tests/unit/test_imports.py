@@ -26,7 +26,7 @@ LAYERS = """
     host jobs
     checks
     cluster
-    workload
+    workload leader_watch
     delivery host_watch faults readiness runs diagnostics lifecycle amis
     topologies sharing scheduling plugin bench cli suite __main__
 """
