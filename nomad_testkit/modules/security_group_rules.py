@@ -55,6 +55,11 @@ def consul_client_ports(*, serf_lan: int = 8301) -> tuple[Port, ...]:
     return Port("tcp", serf_lan, "Consul Serf LAN"), Port("udp", serf_lan, "Consul Serf LAN")
 
 
+def consul_api_ports(*, http_api: int = 8500, https_api: int = 8501) -> tuple[Port, ...]:
+    """List the ports of a Consul agent's API, whichever it has: upstream opens them on servers only."""
+    return Port("tcp", http_api, "Consul HTTP API"), Port("tcp", https_api, "Consul HTTPS API")
+
+
 def nomad_ports(*, http: int = 4646, rpc: int = 4647, serf: int = 4648) -> tuple[Port, ...]:
     """List the ports of a Nomad agent."""
     return (
@@ -68,9 +73,10 @@ def nomad_ports(*, http: int = 4646, rpc: int = 4647, serf: int = 4648) -> tuple
 RULE_SETS: Mapping[str, Callable[[], tuple[Port, ...]]] = {
     "consul-security-group-rules": consul_ports,
     "consul-client-security-group-rules": consul_client_ports,
+    "consul-api-security-group-rules": consul_api_ports,
     "nomad-security-group-rules": nomad_ports,
 }
-"""What a group of an example can add to its module, under the names of upstream's modules."""
+"""What a group of an example can add to its module, under the names of upstream's modules; consul-api-… is our own."""
 
 
 def inbound_rules(
