@@ -9,63 +9,64 @@ from nomad_testkit.checks.raft import AGENTS, RaftView, observe_peers
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Broken, Ok, Pending
 
-
-@dataclass(frozen=True, slots=True)
-class ConsulAgent:
-    """What one Consul agent is, and the leader that it knows."""
-
-    server: bool
-    leader: str
+_KINDS = {"consul": "server", "node": "client"}
+_ALIVE = 1
+"""Serf's member status, which Consul gives as a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsulAgentsView:
-    """The Consul agent of every host, and which hosts should run a server."""
+    """Each alive Consul member's role, ``consul`` for a server and ``node`` for a client, as every server sees it."""
 
+    hosts: tuple[Place, ...]
     servers: tuple[Place, ...]
-    answers: tuple[Answer[ConsulAgent], ...]
+    answers: tuple[Answer[dict[str, str]], ...]
 
 
-def _consul_agent(host: Host) -> ConsulAgent:
-    return ConsulAgent(bool(host.consul.agent()["Config"]["Server"]), host.consul.leader())
+def _roles(host: Host) -> dict[str, str]:
+    return {str(one["Name"]): str(one["Tags"]["role"]) for one in host.consul.members() if one["Status"] == _ALIVE}
 
 
 @dataclass(frozen=True)
 class ConsulAgents(Check[ConsulAgentsView]):
-    """A Consul server runs on each Consul server host, a Consul client on every other, and all know the same leader.
+    """One Consul cluster has a server on each Consul server host and a client on every other host.
 
-    So whatever a Nomad agent registers on its own host reaches one and the same Consul cluster. An agent of the other
-    kind is Broken at once, since it reads its configuration only when it starts.
+    So whatever a Nomad agent registers on its own host reaches that cluster. Asked on the Consul servers, since the
+    security group rules of a Consul client let nobody in to its HTTP API. An agent of the other kind is Broken at once:
+    it reads its configuration only when it starts.
 
-    >>> ConsulAgents().wanted
-    'a Consul server on exactly the Consul servers, a Consul client on every other host, all with one leader'
+    >>> ConsulAgents().wanted.partition(", ")[0]
+    'a Consul server on exactly the Consul servers and a Consul client on every other host'
     """
 
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return "a Consul server on exactly the Consul servers, a Consul client on every other host, all with one leader"
+        kinds = "a Consul server on exactly the Consul servers and a Consul client on every other host"
+        return f"{kinds}, asked on every Consul server"
 
     def observe(self, cluster: ClusterView) -> ConsulAgentsView:
-        """Ask every host's Consul agent (GET /v1/agent/self and /v1/status/leader)."""
-        return ConsulAgentsView(places(cluster.consul_servers), ask_every(cluster.hosts, _consul_agent))
+        """Ask every Consul server for the members and their tag `role` (GET /v1/agent/members)."""
+        servers = cluster.consul_servers
+        return ConsulAgentsView(places(cluster.hosts), places(servers), ask_every(servers, _roles))
 
     def judge(self, observed: ConsulAgentsView) -> Verdict:
-        """Compare each agent's kind with what its host is for, then the leaders."""
-        wrong = [
-            f"{answer.place} runs a Consul {'server' if answer.value.server else 'client'}"
-            for answer in observed.answers
-            if answer.value.server != (answer.place in observed.servers)
-        ]
+        """Compare each member's role with what its host is for."""
+        wrong, missing = [], []
+        for answer in observed.answers:
+            for host in observed.hosts:
+                kind = "server" if host in observed.servers else "client"
+                found = _KINDS.get(answer.value.get(host.instance_id, ""))
+                if found is None:
+                    missing.append(f"no Consul {kind} on {host}, asked on {answer.place}")
+                elif found != kind:
+                    wrong.append(f"a Consul {found} on {host}, asked on {answer.place}")
         if wrong:
             return Broken("; ".join(wrong))
-        leaders = {answer.value.leader for answer in observed.answers}
-        if len(leaders) != 1 or not all(leaders):
-            return Pending(
-                "; ".join(f"{one.place} says the leader is {one.value.leader!r}" for one in observed.answers)
-            )
-        clients = len(observed.answers) - len(observed.servers)
-        return Ok(f"{len(observed.servers)} Consul servers and {clients} clients have one leader")
+        if missing or not observed.answers:
+            return Pending("; ".join(missing) or "no Consul servers")
+        clients = len(observed.hosts) - len(observed.servers)
+        return Ok(f"{len(observed.servers)} Consul servers and {clients} clients are one cluster")
 
 
 @dataclass(frozen=True)

@@ -8,46 +8,45 @@ from recorded_cluster import recorded
 from nomad_testkit.checks import ConsulAgents, SeparateServers
 from nomad_testkit.checks.base import Answer, Place
 from nomad_testkit.checks.raft import RAFT_PORT, AgentName, RaftView
-from nomad_testkit.checks.topology import ConsulAgent, ConsulAgentsView
+from nomad_testkit.checks.topology import ConsulAgentsView
 from nomad_testkit.wait import Broken, Ok, Pending
 
 ONE, TWO, THREE = (Place(f"i-{n}", f"172.31.16.{n}", f"127.31.16.{n}") for n in (1, 2, 3))
-LEADER = "172.31.16.1:8300"
 
 
-def agents(*found: tuple[Place, bool, str]) -> ConsulAgentsView:
-    return ConsulAgentsView(
-        (ONE,), tuple(Answer(place, ConsulAgent(server, leader)) for place, server, leader in found)
-    )
+def agents(*answers: dict[Place, str]) -> ConsulAgentsView:
+    said = ({place.instance_id: role for place, role in answer.items()} for answer in answers)
+    return ConsulAgentsView((ONE, TWO, THREE), (ONE,), tuple(Answer(ONE, roles) for roles in said))
 
 
 @pytest.mark.parametrize(
     ("observed", "verdict"),
     [
         (
-            agents((ONE, True, LEADER), (TWO, False, LEADER), (THREE, False, LEADER)),
-            Ok("1 Consul servers and 2 clients have one leader"),
+            agents({ONE: "consul", TWO: "node", THREE: "node"}),
+            Ok("1 Consul servers and 2 clients are one cluster"),
         ),
         (
-            agents((ONE, True, LEADER), (TWO, True, LEADER), (THREE, False, "")),
-            Broken("i-2 (127.31.16.2) runs a Consul server"),
-        ),
-        (agents((ONE, False, LEADER), (TWO, False, LEADER)), Broken("i-1 (127.31.16.1) runs a Consul client")),
-        (
-            agents((ONE, True, LEADER), (TWO, False, "172.31.16.9:8300")),
-            Pending(
-                "i-1 (127.31.16.1) says the leader is '172.31.16.1:8300'; "
-                "i-2 (127.31.16.2) says the leader is '172.31.16.9:8300'"
-            ),
+            agents({ONE: "consul", TWO: "consul"}),
+            Broken("a Consul server on i-2 (127.31.16.2), asked on i-1 (127.31.16.1)"),
         ),
         (
-            agents((ONE, True, ""), (TWO, False, "")),
-            Pending("i-1 (127.31.16.1) says the leader is ''; i-2 (127.31.16.2) says the leader is ''"),
+            agents({ONE: "node", TWO: "node", THREE: "node"}),
+            Broken("a Consul client on i-1 (127.31.16.1), asked on i-1 (127.31.16.1)"),
         ),
+        (
+            agents({ONE: "consul", TWO: "node", THREE: "node"}, {ONE: "consul", TWO: "node"}),
+            Pending("no Consul client on i-3 (127.31.16.3), asked on i-1 (127.31.16.1)"),
+        ),
+        (agents(), Pending("no Consul servers")),
     ],
 )
 def test_consul_agents(observed: ConsulAgentsView, verdict: Ok[str] | Pending | Broken) -> None:
     assert ConsulAgents().judge(observed) == verdict
+
+
+def test_a_recorded_clusters_members_have_their_roles() -> None:
+    assert ConsulAgents().verdict(recorded("healthy")) == Ok("3 Consul servers and 3 clients are one cluster")
 
 
 def raft(consul: dict[Place, list[Place]], nomad: dict[Place, list[Place]]) -> tuple[RaftView, ...]:
