@@ -150,6 +150,7 @@ class CloudApi:
             instance = self._ec2.get_instance_by_id(instance_id)
             if instance is not None:
                 instance.reachable = ok
+                instance.has_served = instance.has_served or ok
 
     def stopped(self, instance_id: str, reason: str | None) -> None:
         """Take an instance to `stopped`, or make the images that waited for it."""
@@ -165,6 +166,7 @@ class CloudApi:
                 self._ec2.make_images(instance, images, restart=True)
             elif instance.state == "stopping":
                 instance.enter_by_user("stopped")
+                self._unhealthy(instance)
             elif instance.state in ("pending", "running"):
                 self._stopped_by_itself(instance, reason)
 
@@ -192,10 +194,8 @@ class CloudApi:
                 group.actions.forget(instance.id)
 
     def _unhealthy(self, instance: Any) -> None:
-        # As during AWS's grace period, a member that ends by itself is not replaced: one that cannot boot would be
-        # followed by another, and another.
-        for state in self._membership(instance):
-            state.health_status = "Unhealthy"
+        for _ in self._membership(instance):
+            instance.autoscaling_group.look()
 
     def _membership(self, instance: Any) -> list[Any]:
         group = getattr(instance, "autoscaling_group", None)

@@ -64,6 +64,34 @@ class CloudAutoScalingGroup(FakeAutoScalingGroup):
             self.ec2_backend.terminate_instances([state.instance.id for state in states])
             self.instance_states = [state for state in self.instance_states if state not in states]
 
+    def look(self) -> None:
+        """Look after the members' health: one whose instance does not run is unhealthy, and is replaced.
+
+        As the Amazon EC2 Auto Scaling User Guide has it ("Health checks for instances in an Auto Scaling group"), only
+        at once. The processes HealthCheck and ReplaceUnhealthy can be suspended.
+        """
+        if self.autoscaling_backend.autoscaling_groups.get(self.name) is not self:
+            return  # it has been deleted, and its members are on their way down
+        serving = [state for state in self.instance_states if state.lifecycle_state in ("Pending", "InService")]
+        if "HealthCheck" not in self._suspended_processes:
+            for state in serving:
+                if state.instance.state not in ("pending", "running"):
+                    state.health_status = "Unhealthy"
+        unhealthy = [state for state in serving if state.health_status == "Unhealthy" and self._replaces(state)]
+        if not unhealthy or "ReplaceUnhealthy" in self._suspended_processes:
+            return
+        try:
+            self.end(unhealthy)
+            self.set_desired_capacity(self.desired_capacity)
+        except (EC2ClientError, AutoscalingClientError) as error:
+            # On AWS a replacement that cannot be launched is a failed scaling activity.
+            log.warning("no replacement in %s: %s", self.name, error)
+
+    @staticmethod
+    def _replaces(state: Any) -> bool:
+        # AWS replaces a host that cannot even boot too, by another that cannot, and so on until somebody looks.
+        return bool(state.instance.has_served or state.instance.state == "running")
+
     def _proceed(self, instance_id: str, result: str) -> None:
         """Go on with a member whose hooks are done, or one of which has ended with ABANDON."""
         state = next((state for state in self.instance_states if state.instance.id == instance_id), None)
@@ -260,7 +288,17 @@ class CloudAutoScalingBackend(AutoScalingBackend):
     def resume_processes(self, group_name: str, scaling_processes: list[str]) -> None:
         super().resume_processes(group_name, scaling_processes)
         group = self.autoscaling_groups[group_name]
+        group.look()
         group.set_desired_capacity(group.desired_capacity)
+
+    def set_instance_health(self, instance_id: str, health_status: str) -> None:
+        for group in list(self.autoscaling_groups.values()):
+            for state in group.instance_states:
+                if state.instance.id == instance_id:
+                    state.health_status = health_status
+                    group.look()
+                    return
+        raise ValidationError(f"Instance Id not found - No managed instance found for instance ID: {instance_id}")
 
     def notify_terminate_instances(self, instance_ids: list[str]) -> None:
         try:

@@ -46,6 +46,8 @@ class CloudInstance(Instance):
 
     def __init__(self, ec2_backend: Any, image_id: str, user_data: Any, security_groups: Any, **kwargs: Any) -> None:
         self.reachable: bool | None = None
+        self.has_served = False
+        """Whether its sshd has ever answered."""
         self.credentials: Any = None
         self.images_to_make: list[CloudAmi] = []
         self.nics: dict[int, CloudInterface] = {}

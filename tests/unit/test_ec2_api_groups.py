@@ -247,7 +247,74 @@ def test_a_group_whose_template_cannot_be_launched_is_refused(lab: Lab) -> None:
     assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
 
 
-def test_a_member_that_ends_by_itself_is_unhealthy_and_not_replaced(lab: Lab) -> None:
+def serving(lab: Lab) -> str:
+    """Make a group of one, and give its member once it runs and answers."""
+    (member,) = lab.group(lab.template(), 1)["Instances"]
+    lab.api.running(member["InstanceId"])
+    lab.api.reachable(member["InstanceId"], True)
+    return str(member["InstanceId"])
+
+
+def replacement(lab: Lab, member: str) -> str:
+    """Give the one member that there is instead of another, which has been terminated."""
+    (found,) = lab.described_group()["Instances"]
+    assert (found["InstanceId"] != member, found["HealthStatus"]) == (True, "Healthy")
+    assert lab.state(member) in ("shutting-down", "terminated")
+    return str(found["InstanceId"])
+
+
+def test_a_member_that_is_stopped_is_replaced(lab: Lab) -> None:
+    member = serving(lab)
+    lab.ec2.stop_instances(InstanceIds=[member])
+    lab.api.stopped(member, None)
+    new = replacement(lab, member)
+    assert ("terminate", member, False) in lab.machines.asked
+    lab.api.terminated(member, None)
+    assert replacement(lab, member) == new
+
+
+def test_a_member_that_shuts_itself_down_is_replaced_once_it_has_served(lab: Lab) -> None:
+    member = serving(lab)
+    lab.api.stopped(member, "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
+    replacement(lab, member)
+
+
+def test_a_member_that_dies_is_replaced_once_it_has_served(lab: Lab) -> None:
+    member = serving(lab)
+    lab.api.terminated(member, "the host is gone")
+    replacement(lab, member)
+
+
+def test_a_member_that_is_said_to_be_unhealthy_is_replaced(lab: Lab) -> None:
+    member = serving(lab)
+    lab.autoscaling.set_instance_health(InstanceId=member, HealthStatus="Unhealthy")
+    replacement(lab, member)
+    unknown = {"InstanceId": "i-00000000000000000", "HealthStatus": "Unhealthy"}
+    refused("ValidationError", lambda: lab.autoscaling.set_instance_health(**unknown))
+
+
+@pytest.mark.parametrize("process", ["HealthCheck", "ReplaceUnhealthy"])
+def test_nobody_looks_after_members_while_that_is_suspended(process: str, lab: Lab) -> None:
+    member = serving(lab)
+    name = {"AutoScalingGroupName": "group", "ScalingProcesses": [process]}
+    lab.autoscaling.suspend_processes(**name)
+    lab.ec2.stop_instances(InstanceIds=[member])
+    lab.api.stopped(member, None)
+    (shown,) = lab.described_group()["Instances"]
+    assert (shown["InstanceId"], lab.state(member)) == (member, "stopped")
+    assert shown["HealthStatus"] == ("Healthy" if process == "HealthCheck" else "Unhealthy")
+    lab.autoscaling.resume_processes(**name)
+    replacement(lab, member)
+
+
+def test_members_of_a_deleted_group_are_not_replaced(lab: Lab) -> None:
+    member = serving(lab)
+    lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group", ForceDelete=True)
+    lab.api.terminated(member, None)
+    assert [entry[1] for entry in lab.machines.asked if entry[0] == "launch"] == [member]
+
+
+def test_a_member_that_never_served_is_unhealthy_and_not_replaced(lab: Lab) -> None:
     (member,) = lab.group(lab.template(), 1)["Instances"]
     lab.api.terminated(member["InstanceId"], "no init")
     (shown,) = lab.described_group()["Instances"]
