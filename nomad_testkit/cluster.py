@@ -129,6 +129,18 @@ class Cluster:
             host.close()
         object.__setattr__(self, "hosts", hosts)  # the one thing of a cluster that changes
 
+    def obstacles(self) -> Sequence[str]:
+        """List the rules that its security groups lack for its agents to reach each other."""
+        from nomad_testkit.deploy.closed_ports import closed_ports
+
+        return closed_ports(
+            self.target.client,
+            self.run_id,
+            self.roles,
+            machine_cidrs=self.target.inbound_cidrs,
+            https=self.secrets is not None and self.secrets.access.ca_path is not None,
+        )
+
     def submitted(self, job: str | Path, **overrides: Any) -> AbstractContextManager[Job]:
         """Submit a job for the time of a `with` block; see `jobs.submitted` for what can be overridden."""
         from nomad_testkit.jobs import submitted

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
+from nomad_testkit.checks.base import explained
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
 from nomad_testkit.deploy.discover import instances, scaling_activities
+from nomad_testkit.errors import BrokenError, WaitTimeout
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import HostWatch
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
@@ -114,7 +116,10 @@ class Readiness:
         self._await(CLIENTS_READY, cluster, NodesReady(len(cluster.nomad_clients)), Leader(), *peers)
 
     def _await(self, phase: str, cluster: ClusterView, *checks: Check[Any]) -> None:
-        self._phase(phase, lambda: all_of([check.verdict(cluster) for check in checks]))
+        try:
+            self._phase(phase, lambda: all_of([check.verdict(cluster) for check in checks]))
+        except (WaitTimeout, BrokenError) as error:
+            raise type(error)(f"{error}{explained(cluster)}") from None
 
     def _phase(self, name: str, probe: Callable[[], Ok[T] | Pending | Broken]) -> T:
         def guarded() -> Ok[T] | Pending | Broken:

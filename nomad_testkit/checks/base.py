@@ -38,6 +38,9 @@ class ClusterView(Protocol):
     def nomad_servers(self) -> Sequence[Host]: ...
     @property
     def nomad_clients(self) -> Sequence[Host]: ...
+    def obstacles(self) -> Sequence[str]:
+        """List what keeps its agents from reaching each other, where something outside of them tells."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,16 @@ def require(
     try:
         wait_until("the checks", probe, deadline=deadline, on_pending=on_pending)
     except (WaitTimeout, BrokenError):
-        raise CheckFailed(_report(failing, len(checks), deadline.clock() - started, tries)) from None
+        report = _report(failing, len(checks), deadline.clock() - started, tries)
+        raise CheckFailed(report + explained(cluster)) from None
+
+
+def explained(cluster: ClusterView) -> str:
+    """Tell in lines of their own what keeps a cluster's agents apart; empty where nothing is known to."""
+    obstacles = cluster.obstacles()
+    if not obstacles:
+        return ""
+    return "\n".join(["", "The security groups keep agents apart:", *(f"- {obstacle}" for obstacle in obstacles)])
 
 
 def _text(verdict: Pending | Broken) -> str:

@@ -68,6 +68,7 @@ class RecordedCluster:
     servers: Sequence[RecordedHost]
     clients: Sequence[RecordedHost]
     answers: dict[str, Any]
+    missing_rules: Sequence[str] = ()
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -84,6 +85,9 @@ class RecordedCluster:
     @property
     def nomad_clients(self) -> Sequence[Host]:
         return self.clients
+
+    def obstacles(self) -> Sequence[str]:
+        return self.missing_rules
 
     def only(self, servers: int) -> RecordedCluster:
         """Forget all servers but the first ones, where the others had been stopped when it was recorded."""

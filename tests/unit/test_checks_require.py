@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from recorded_cluster import recorded
@@ -98,6 +98,17 @@ def test_a_broken_check_ends_the_wait_and_alone_is_told() -> None:
     assert "1 of 2 checks failed" in str(failure.value)
     assert "seen:   no node has the memory\n    This cannot come right by waiting longer." in str(failure.value)
     assert "not yet" not in str(failure.value)
+
+
+def test_rules_that_are_missing_are_told() -> None:
+    cluster = replace(recorded("healthy"), missing_rules=["clients cannot reach servers on tcp 4647"])
+
+    with pytest.raises(CheckFailed) as failure:
+        require(cluster, Scripted("a", [Pending("no node")]), within=Deadline(0.0, stopped_clock(0.0)))
+
+    assert str(failure.value).endswith(
+        "seen:   no node\nThe security groups keep agents apart:\n- clients cannot reach servers on tcp 4647"
+    )
 
 
 def test_no_check_at_all_is_refused() -> None:
