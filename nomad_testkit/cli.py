@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -46,14 +47,46 @@ def down(run_id: str) -> None:
     _destroy(Run.find(run_id))
 
 
+class _Age(click.ParamType):  # type: ignore[type-arg]
+    """A time such as 90m, 6h or 2d."""
+
+    name = "age"
+    _UNITS: ClassVar = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        number, unit = str(value)[:-1], str(value)[-1:]
+        if not (unit in self._UNITS and number.isdecimal() and 0 < int(number) < 100_000):
+            self.fail(f"{value!r}; right is a whole number above 0 with s, m, h or d, such as 6h", param, ctx)
+        return timedelta(**{self._UNITS[unit]: int(number)})
+
+
 @main.command()
-def sweep() -> None:
-    """Destroy every cluster that was left up or left behind, but none that tests are using now."""
+@click.option(
+    "--older-than",
+    type=_Age(),
+    metavar="AGE",
+    help="Look through an AWS account for what lost runs left longer ago than this, such as 6h, by the tag "
+    "nomad-testkit-run, and destroy that. Without it: the clusters that this machine remembers.",
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would be destroyed.")
+@click.option("--region", "regions", multiple=True, help="Look only here; can be repeated (default: every region).")
+@click.option("--endpoint-url", help="Ask this API, such as an embedded EC2's, in the place of AWS.")
+def sweep(older_than: timedelta | None, dry_run: bool, regions: tuple[str, ...], endpoint_url: str | None) -> None:
+    """Destroy every cluster that was left up or left behind, but none that tests on this machine are using now."""
     from nomad_testkit.runs import Run
 
+    if older_than is not None:
+        _sweep_account(older_than, dry_run, regions, endpoint_url)
+        return
+    if regions or endpoint_url:
+        raise click.UsageError("--region and --endpoint-url go with --older-than, such as --older-than 6h")
     runs = [run for run in Run.every() if not run.used]
+    if dry_run:
+        for run in runs:
+            left = "".join(f"\n  {entry.kind} {entry.name}" for entry in run.journal.left())
+            click.echo(f"{run.run_id} would be destroyed{left}")
     failed = 0
-    for run in runs:
+    for run in runs if not dry_run else ():
         try:
             _destroy(run)
         except TestkitError as error:
@@ -117,6 +150,43 @@ def bench_deploy(runs: int, example: str | None) -> None:
             progress=_say,
         )
     click.echo(figures)
+
+
+def _sweep_account(older_than: timedelta, dry_run: bool, names: Sequence[str], endpoint_url: str | None) -> None:
+    from nomad_testkit.deploy.leaks import destroy_lost, find_lost
+    from nomad_testkit.runs import Run
+    from nomad_testkit.targets import account
+
+    names = names or account.enabled_regions(endpoint_url=endpoint_url)
+    regions = {name: account.clients(name, endpoint_url=endpoint_url) for name in names}
+    remembered = {run.run_id: run for run in Run.every()}
+    used = {run_id for run_id, run in remembered.items() if run.used}
+    here = {
+        run_id: run
+        for run_id, run in remembered.items()
+        if run_id not in used and run.description().get("target", {}).get("endpoint_url", "") == endpoint_url
+    }
+    journals = {run_id: run.journal for run_id, run in here.items()}
+    lost = find_lost(regions, older_than=older_than, in_use=used, journals=journals)
+    failed = 0
+    for one in lost:
+        if dry_run:
+            click.echo(f"{one}\n  would be destroyed")
+            continue
+        click.echo(str(one))
+        try:
+            gone = destroy_lost(one, regions, journal=journals.get(one.run_id), progress=_say)
+        except TestkitError as error:
+            failed += 1
+            click.echo(f"{one.run_id}: {error}", err=True)
+        else:
+            if one.run_id in here:
+                here[one.run_id].forget()
+            click.echo(f"{one.run_id} is destroyed: {len(gone)} resources")
+    if not lost:
+        click.echo("there is nothing to destroy")
+    if failed:
+        raise click.ClickException(f"{failed} of {len(lost)} lost runs could not be destroyed")
 
 
 def _destroy(run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.deploy.refusals import REFUSALS, code_of, told
+from nomad_testkit.deploy.refusals import REFUSALS, code_of, is_throttled, told
 from nomad_testkit.errors import DeployError, WaitTimeout
 from nomad_testkit.modules.steps import Ref, Step, resolve
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -34,6 +34,9 @@ def apply(
     progress: Progress | None = None,
 ) -> Outputs:
     """Carry out a plan's steps in their order, with the boto3 clients that `client` makes by service.
+
+    A step that is throttled, or that needs what AWS does not know everywhere yet, is tried again, for a minute at most.
+    One that had no answer is not: it may have been carried out.
 
     Raises DeployError, which names the step, the API's call, the resource, and AWS's code and message. What was made
     until then stays, and is in the journal: `sweep` destroys it.
@@ -70,7 +73,8 @@ def _call(step: Step, client: Any, arguments: Mapping[str, Any], deadline: Deadl
             return Ok(getattr(client, step.action)(**arguments))
         except REFUSALS as error:
             said = told(error)
-            if any(code_of(error) == code and part in said for code, part in step.transient):
+            not_yet = any(code_of(error) == code and part in said for code, part in step.transient)
+            if not_yet or is_throttled(error):
                 return Pending(said)
             raise _refused(step, client, said) from error
 

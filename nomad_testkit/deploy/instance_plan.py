@@ -68,6 +68,7 @@ def instance_plan(
                 }
             ],
         },
+        transient=(("InvalidGroup.NotFound", ""),),
     )
     instance = Step(
         INSTANCE,
@@ -91,5 +92,6 @@ def instance_plan(
             "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
         },
         Creates(INSTANCE, name),
+        transient=(("InvalidGroup.NotFound", ""), ("InvalidKeyPair.NotFound", "")),
     )
     return Plan(run_id, region, (key_pair_step(run_id, public_key), group, let_in, instance), {})

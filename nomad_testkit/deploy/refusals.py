@@ -1,8 +1,15 @@
-"""What boto3 raises when a call is refused or not answered, in words."""
+"""What boto3 raises when a call is refused or not answered: in words, and whether to make the call again."""
 
 from __future__ import annotations
 
-from botocore.exceptions import BotoCoreError, ClientError
+from collections.abc import Callable
+from typing import TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+T = TypeVar("T")
 
 REFUSALS = (ClientError, BotoCoreError)
 
@@ -23,6 +30,37 @@ NOT_FOUND = frozenset(
 """AWS's codes for a resource that is not there
 (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html)."""
 
+THROTTLED = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "TooManyRequestsException",
+    }
+)
+"""AWS's codes for a call that was not carried out because there were too many
+(https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html)."""
+
+FAILED_INSIDE = frozenset({"InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"})
+"""AWS's codes for a failure of its own: nobody knows whether the call was carried out."""
+
+CHANGING = frozenset(
+    {"ConcurrentModification", "DeleteConflict", "ResourceContention", "ResourceInUse", "ScalingActivityInProgress"}
+)
+"""AWS's codes for a deletion that has to wait until an earlier change is known everywhere."""
+
+RETRY_SECONDS = 30.0
+"""How long one call is made again. botocore has tried several times within each of these calls, ever more slowly."""
+
+INTERVAL = 1.0
+
 
 def code_of(error: Exception) -> str:
     """Give AWS's code of an error; empty where AWS did not answer."""
@@ -42,3 +80,31 @@ def is_not_found(error: Exception) -> bool:
     # Auto Scaling has one code for everything that it refuses.
     gone = code_of(error) == "ValidationError" and "not found" in told(error).lower()
     return gone or code_of(error) in NOT_FOUND
+
+
+def is_throttled(error: Exception) -> bool:
+    """Tell whether a call was not carried out because there were too many, so that it can be made again."""
+    return code_of(error) in THROTTLED
+
+
+def is_unsure(error: Exception) -> bool:
+    """Tell whether a call failed in a way that passes, and may have been carried out: no answer, or AWS's own fault."""
+    return isinstance(error, HTTPClientError) or code_of(error) in FAILED_INSIDE
+
+
+def patiently(what: str, action: Callable[[], T], *, deadline: Deadline) -> T:
+    """Do something that may be done twice, such as a deletion, again as long as what refuses it passes.
+
+    Raises what it raised at last.
+    """
+
+    def probe() -> Ok[T] | Pending:
+        try:
+            return Ok(action())
+        except REFUSALS as error:
+            passes = is_throttled(error) or is_unsure(error) or code_of(error) in CHANGING
+            if deadline.passed or not passes:
+                raise
+            return Pending(told(error))
+
+    return wait_until(what, probe, deadline=deadline, interval=INTERVAL)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deploy.inventory import Inventory, Resource
-from nomad_testkit.deploy.refusals import REFUSALS, code_of, is_not_found, told
+from nomad_testkit.deploy.refusals import REFUSALS, RETRY_SECONDS, code_of, is_not_found, patiently, told
 from nomad_testkit.errors import TeardownError, TestkitError, WaitTimeout
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
@@ -18,6 +18,7 @@ from nomad_testkit.modules.steps import (
     KEY_PAIR,
     LAUNCH_TEMPLATE,
     ROLE,
+    RUN_TAG,
     SECURITY_GROUP,
     SNAPSHOT,
     VOLUME,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_iam import IAMClient
 
-    from nomad_testkit.journal import Journal
+    from nomad_testkit.journal import Entry, Journal
     from nomad_testkit.model import Progress
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,11 @@ def sweep(
     """Destroy everything that bears the run's tag, and tell what it was.
 
     The journal helps to find what the tag's index does not tell yet; what lacks the tag is never destroyed, but for an
-    AMI with the run's id in its name. Every step runs even when one fails. Raises TeardownError that lists what is left
-    and what was refused.
+    AMI with the run's id in its name of which the journal tells, and for an AMI's own snapshots.
+
+    A call that AWS throttles or does not answer is made again, for RETRY_SECONDS at most. Every step runs even when one
+    fails, unless the time is up and the API does not answer. Raises TeardownError that lists what is left and what was
+    refused.
     """
     return _Sweep(client, run_id, journal, deadline, progress or (lambda line: None)).run()
 
@@ -67,16 +71,21 @@ class _Sweep:
         self.ec2: EC2Client = client("ec2")
         self.autoscaling: AutoScalingClient = client("autoscaling")
         self.iam: IAMClient = client("iam")
-        self.inventory = Inventory(self.ec2, self.autoscaling, self.iam, run_id)
         self.run_id, self.journal, self.deadline, self.progress = run_id, journal, deadline, progress
         self.destroyed: list[str] = []
         self.faults: list[str] = []
         self.terminating: dict[str, Resource] = {}
         self.refused: set[str] = set()
+        self.unanswered = False
+        """Whether the last call had no answer."""
+        built_image = any(entry.kind == IMAGE for entry in self.remembered())
+        self.inventory = Inventory(self.ec2, self.autoscaling, self.iam, run_id, untagged_images=built_image)
 
     def run(self) -> list[str]:
         groups = self.found(AUTO_SCALING_GROUP)
         for group in groups:
+            # Otherwise it would put a new instance in the place of each that ends.
+            self.attempt(f"suspending {group}", partial(self.suspend, group))
             self.destroy(group, self.delete_group)
         self.terminate(self.found(INSTANCE))
         # None of these is needed by an instance that is going down.
@@ -104,18 +113,22 @@ class _Sweep:
     def found(self, kind: str) -> list[Resource]:
         """Find what is left of one kind, by its tag and by the journal."""
         resources = self.look(f"each {kind}", partial(self.inventory.tagged, kind))
-        if self.journal is not None:
-            try:
-                left = [entry for entry in self.journal.left() if entry.kind == kind]
-            except TestkitError as error:
-                self.fault(f"the journal: {error}")
-                left = []
-            known = {resource.id for resource in resources} | {resource.name for resource in resources}
-            for entry in left:
-                if known.isdisjoint({entry.id, entry.name}):
-                    find = partial(self.inventory.named, kind, entry.name)
-                    resources += self.look(f"the {kind} {entry.name}", find)
+        known = {resource.id for resource in resources} | {resource.name for resource in resources}
+        for entry in self.remembered():
+            if entry.kind == kind and known.isdisjoint({entry.id, entry.name}):
+                find = partial(self.inventory.named, kind, entry.name)
+                resources += self.look(f"the {kind} {entry.name}", find)
         return resources
+
+    def remembered(self) -> Sequence[Entry]:
+        """List what the journal tells of that may still exist."""
+        if self.journal is None:
+            return ()
+        try:
+            return self.journal.left()
+        except TestkitError as error:
+            self.fault(f"the journal: {error}")
+            return ()
 
     def look(self, what: str, find: Callable[[], Iterable[Resource]]) -> list[Resource]:
         resources: list[Resource] = []
@@ -123,14 +136,19 @@ class _Sweep:
         return resources
 
     def attempt(self, what: str, action: Callable[[], object]) -> bool:
-        """Do one thing; when it is refused, note that and go on."""
+        """Do one thing, again where it was only throttled or not answered; when it is refused, note that and go on."""
+        if self.unanswered and self.deadline.passed:
+            self.fault(f"{what}: not tried, since the time is up and the API does not answer")
+            return False
         try:
-            action()
+            patiently(what, action, deadline=self.deadline.child(RETRY_SECONDS))
         except REFUSALS as error:
+            self.unanswered = code_of(error) == ""
             self.fault(f"{what}: {told(error)}")
         except WaitTimeout as error:
             self.fault(f"{what}: {error}")
         else:
+            self.unanswered = False
             return True
         return False
 
@@ -160,9 +178,10 @@ class _Sweep:
             except TestkitError as error:  # a full disk must not keep the rest alive
                 self.fault(str(error))
 
+    def suspend(self, group: Resource) -> None:
+        self.autoscaling.suspend_processes(AutoScalingGroupName=group.id)
+
     def delete_group(self, group: Resource) -> None:
-        # Otherwise the group would put a new instance in the place of each that ends.
-        self.attempt(f"suspending {group}", lambda: self.autoscaling.suspend_processes(AutoScalingGroupName=group.id))
         self.autoscaling.delete_auto_scaling_group(AutoScalingGroupName=group.id, ForceDelete=True)
 
     def terminate(self, instances: Sequence[Resource]) -> None:
@@ -170,8 +189,13 @@ class _Sweep:
         if not instances:
             return
         self.progress(f"terminating {len(instances)} instance(s)")
+        ids = [one.id for one in instances]
         try:
-            self.ec2.terminate_instances(InstanceIds=[one.id for one in instances], SkipOsShutdown=True)
+            patiently(
+                "ending instances",
+                lambda: self.ec2.terminate_instances(InstanceIds=ids, SkipOsShutdown=True),
+                deadline=self.deadline.child(RETRY_SECONDS),
+            )
         except REFUSALS as error:
             if len(instances) > 1:  # one that is refused makes AWS refuse the whole call
                 for one in instances:
@@ -230,8 +254,14 @@ class _Sweep:
         (facts,) = self.ec2.describe_images(ImageIds=[image.id])["Images"]
         self.ec2.deregister_image(ImageId=image.id)
         for device in facts.get("BlockDeviceMappings", ()):
-            if name := device.get("Ebs", {}).get("SnapshotId"):
+            if (name := device.get("Ebs", {}).get("SnapshotId")) and self.made_for(image, name):
                 self.destroy(Resource(SNAPSHOT, name, name), self.delete_snapshot)
+
+    def made_for(self, image: Resource, name: str) -> bool:
+        """Tell whether a snapshot bears the tag, or was made with the AMI: AWS then names that in its description."""
+        (facts,) = self.ec2.describe_snapshots(SnapshotIds=[name])["Snapshots"]
+        tagged = any(tag == {"Key": RUN_TAG, "Value": self.run_id} for tag in facts.get("Tags", ()))
+        return tagged or image.id in facts.get("Description", "")
 
     def delete_snapshot(self, snapshot: Resource) -> None:
         self.ec2.delete_snapshot(SnapshotId=snapshot.id)

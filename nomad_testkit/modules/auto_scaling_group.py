@@ -299,8 +299,11 @@ class _Maker:
             "create_auto_scaling_group",
             arguments,
             Creates(AUTO_SCALING_GROUP, self.asg_name),
-            # One of the user's own was there before.
-            transient=(("ValidationError", "Invalid IAM Instance Profile"),) if module.enable_iam_setup else (),
+            # The template was just made, and so was what it names, but for what is the user's own.
+            transient=(
+                ("ValidationError", "does not exist"),
+                *((("ValidationError", "Invalid IAM Instance Profile"),) if module.enable_iam_setup else ()),
+            ),
         )
 
     def metrics(self) -> Step:
@@ -313,4 +316,5 @@ class _Maker:
                 "Metrics": list(self.module.enabled_metrics),
                 "Granularity": "1Minute",  # the only one that there is
             },
+            transient=(("ValidationError", "not found"),),
         )

@@ -68,8 +68,9 @@ def make_plan(client: Client, run_id: str = RUN, **variables: Any) -> Plan:
     )
 
 
-def left(client: Client, run_id: str = RUN) -> list[str]:
-    inventory = Inventory(client("ec2"), client("autoscaling"), client("iam"), run_id)
+def left(client: Client, run_id: str = RUN, *, untagged_images: bool = False) -> list[str]:
+    clients = (client("ec2"), client("autoscaling"), client("iam"))
+    inventory = Inventory(*clients, run_id, untagged_images=untagged_images)
     return [str(resource) for resource in inventory.everything()]
 
 
@@ -146,11 +147,12 @@ def test_deletes_images_with_their_snapshots(client: Client, journal: Journal) -
     image("web without a tag on its snapshot", "image")
     image(f"web-{RUN}-20260314", "snapshot")  # as Packer leaves one that is killed before it tags the image
     before = {one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
-    assert len(left(client)) == 3 + 2
+    assert len(left(client, untagged_images=True)) == 3 + 2
+    journal.record("AMI", f"web-{RUN}")
 
     destroyed = sweep(client, RUN, journal, deadline=Deadline.after(20))
 
-    assert left(client) == []
+    assert left(client, untagged_images=True) == []
     assert len([one for one in destroyed if one.startswith("AMI ")]) == 3
     assert len([one for one in destroyed if one.startswith("snapshot ")]) == 3
     assert [one["ImageId"] for one in ec2.describe_images(Owners=["self"])["Images"]] == [source, kept]
