@@ -220,9 +220,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
     if set(asked) - {topologies.DEFAULT}:
+        # Tests of faults are chosen by their own mark alone: who wants a cluster checked does not want it broken.
+        marked = metafunc.definition.get_closest_marker("faults") is None
         # The default one's value is None, as that of tests without a mark, so that they share its cluster.
         params = [
-            pytest.param(None if name == topologies.DEFAULT else name, id=name, marks=getattr(pytest.mark, name))
+            pytest.param(
+                None if name == topologies.DEFAULT else name,
+                id=name,
+                marks=[getattr(pytest.mark, name)] if marked else [],
+            )
             for name in asked
         ]
         metafunc.parametrize("nomad_topology", params, indirect=True)
@@ -384,7 +390,7 @@ def _refused_without_traceback() -> Iterator[None]:
     try:
         yield
     except (UsageError, PackerError) as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @contextmanager

@@ -204,6 +204,13 @@ class Settings:
     timeout: float = field(
         default=300.0, metadata=_row(_seconds, "SECONDS", "from a deployment's start until it has to be ready")
     )
+    election_timeout: float = field(
+        default=30.0,
+        metadata=_row(_seconds, "SECONDS", "in tests of faults, until the servers that are left have a new leader"),
+    )
+    heal_timeout: float = field(
+        default=120.0, metadata=_row(_seconds, "SECONDS", "in tests of faults, until everything else has healed")
+    )
     keep: bool = field(
         default=False, metadata=_row(_switch, None, "leave clusters up, and print how to reach and destroy them")
     )

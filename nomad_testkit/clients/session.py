@@ -127,6 +127,10 @@ class AgentClient:
         """Read any JSON answer that has no method here, such as get("/v1/agent/metrics")."""
         return self._session.get_json(path, params)
 
+    def put(self, path: str, body: Any) -> None:
+        """Send any JSON that has no method here, such as put("/v1/operator/autopilot/configuration", {...})."""
+        self._session.fetch("PUT", path, json=body)
+
     def autopilot_health(self) -> dict[str, Any]:
         """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).
 

@@ -115,8 +115,8 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
         "nomad_testkit: var cluster_name=mine (nomad_var in tox.ini)",
         "nomad_testkit: timeout=90 (option --nomad-timeout)",
         (
-            "nomad_testkit: target=embedded, region=us-east-1, keep=off, artifacts=nomad-artifacts, "
-            "consul_version=1.14.0, nomad_version=1.6.1 (default)"
+            "nomad_testkit: target=embedded, region=us-east-1, election_timeout=30, heal_timeout=120, keep=off, "
+            "artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
         ),
     ]
 
