@@ -13,6 +13,7 @@ from recording_endpoint import recording
 from nomad_testkit import Example
 from nomad_testkit.amis import built
 from nomad_testkit.aws_policy import seen_calls
+from nomad_testkit.cache import Cache
 from nomad_testkit.checks import NodesReady, RaftPeers
 from nomad_testkit.errors import BrokenError, PackerError
 from nomad_testkit.lifecycle import deployed
@@ -138,7 +139,16 @@ def test_a_template_that_packer_refuses_is_refused_in_its_words(
     assert not settings.artifacts.exists()
 
 
-def test_pytest_shows_packers_words_and_no_traceback(bare: Path, pytester: pytest.Pytester) -> None:
+@pytest.fixture(scope="session")
+def cache_folder() -> Path:
+    """The cache of this run: `pytester`, which is made after it, gives the user another home."""
+    return Cache().root
+
+
+def test_pytest_shows_packers_words_and_no_traceback(
+    cache_folder: Path, bare: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_CACHE", str(cache_folder))
     (bare / "nomad-consul.pkr.hcl").write_text("nonsense\n")
     pytester.makeconftest(
         f"""
@@ -155,4 +165,5 @@ def test_pytest_shows_packers_words_and_no_traceback(bare: Path, pytester: pytes
     ran.assert_outcomes(errors=1)
     ran.stdout.fnmatch_lines([f"*Packer refuses {bare} (status 1). Packer's own words:", "*Error: *"])
     ran.stdout.no_fnmatch_line("*Traceback*")
+    ran.stdout.no_fnmatch_line("*During handling*")
     ran.stdout.no_fnmatch_line("*packer.py:*")
