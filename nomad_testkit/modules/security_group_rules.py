@@ -35,7 +35,10 @@ def consul_ports(
     https_api: int | None = None,
     dns: int = 8600,
 ) -> tuple[Port, ...]:
-    """List the ports of a Consul server, but for Serf LAN, which clients have too; `https_api` is off by default."""
+    """List the ports of a Consul server, but for Serf LAN, which clients have too; `https_api` is off by default.
+
+    One datacenter alone does without Serf WAN, and Consul since 0.8 without CLI RPC; both are upstream's.
+    """
     ports = [
         Port("tcp", server_rpc, "Consul server RPC"),
         Port("tcp", cli_rpc, "Consul CLI RPC"),
@@ -61,7 +64,7 @@ def consul_api_ports(*, http_api: int = 8500, https_api: int = 8501) -> tuple[Po
 
 
 def nomad_ports(*, http: int = 4646, rpc: int = 4647, serf: int = 4648) -> tuple[Port, ...]:
-    """List the ports of a Nomad agent."""
+    """List the ports of a Nomad agent; a client listens on the first alone, but one module makes clients and servers."""
     return (
         Port("tcp", http, "Nomad HTTP API"),
         Port("tcp", rpc, "Nomad RPC"),

@@ -187,8 +187,7 @@ def test_a_group_that_lets_in_itself(yard: Yard) -> None:
 
 
 def test_udp(yard: Yard) -> None:
-    permission = {"IpProtocol": "udp", "FromPort": UDP, "ToPort": UDP, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
-    with yard.rule(**permission):
+    with yard.rule(IpProtocol="udp", FromPort=UDP, ToPort=UDP, IpRanges=[{"CidrIp": "0.0.0.0/0"}]):
         assert yard.from_other("udp") == yard.from_machine("udp") == "here"
         assert yard.from_other(seconds=SILENCE) == "nothing"
 
