@@ -64,7 +64,7 @@ def consul_api_ports(*, http_api: int = 8500, https_api: int = 8501) -> tuple[Po
 
 
 def nomad_ports(*, http: int = 4646, rpc: int = 4647, serf: int = 4648) -> tuple[Port, ...]:
-    """List the ports of a Nomad agent; a client listens on the first alone, but one module makes clients and servers."""
+    """List the ports of a Nomad agent: a client listens on the first alone, but its module makes servers too."""
     return (
         Port("tcp", http, "Nomad HTTP API"),
         Port("tcp", rpc, "Nomad RPC"),

@@ -204,7 +204,8 @@ def test_the_others_are_explained(running: Cluster) -> None:
     servers = [port for group, port, _ in SPARE if group == "servers"]
     clients = [port for group, port, _ in SPARE if group == "clients"]
     with without(running, "servers", *servers), without(running, "clients", *clients), met_anew(running) as cluster:
-        restart(cluster.clients[0], "nomad")
+        client = cluster.clients[0]
+        await_words(client, "nomad", restart(client, "nomad"), "node registration complete")
         cluster.require(
             RaftPeers(SERVERS), Leader(), NodesReady(CLIENTS), ServiceResolves("nomad"), UnitsActive(), within=120
         )
