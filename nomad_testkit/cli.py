@@ -152,6 +152,21 @@ def bench_deploy(runs: int, example: str | None) -> None:
     click.echo(figures)
 
 
+@bench.command("soak")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=200, show_default=True, help="How many deployments to kill."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
+def bench_soak(runs: int, seed: int) -> None:
+    """Deploy one server over and over, kill each deployment at a random moment, and prove that nothing is left.
+
+    Nothing else of nomad_testkit may run on this machine meanwhile.
+    """
+    from nomad_testkit.bench.soak import run_soak
+
+    click.echo(run_soak(runs, seed=seed, progress=_say))
+
+
 def _sweep_account(older_than: timedelta, dry_run: bool, names: Sequence[str], endpoint_url: str | None) -> None:
     from nomad_testkit.deploy.leaks import destroy_lost, find_lost
     from nomad_testkit.runs import Run

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from machine_state import MachineState
 
+from nomad_testkit.machine_state import MachineState
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
-
 
 HERE = Path(__file__).parent
 

@@ -19,7 +19,8 @@ LAYERS = """
     settings journal bundle cache interrupts file_lock packer
     agents
     modules
-    login_key example_variables example_inputs security examples example_settings ssh testinfra_backend clients run_secrets
+    login_key example_variables example_inputs security examples example_settings
+    ssh testinfra_backend clients run_secrets
     ec2
     targets
     deploy aws_policy
@@ -27,7 +28,7 @@ LAYERS = """
     checks
     cluster
     workload leader_watch
-    delivery host_watch faults readiness runs diagnostics lifecycle amis
+    delivery host_watch faults readiness runs machine_state diagnostics lifecycle amis
     topologies sharing scheduling plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}

@@ -8,14 +8,21 @@ import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import platformdirs
+from nomad_testkit.runs import state_path
 
 _OURS = ("nomad_testkit", "systemd-nspawn", "/opt/consul/", "/opt/nomad/", "cloud-init")
+_RUNNERS = ("pytest", "tox", "bench soak")
+"""Who looks: a process that is not to be taken for what was left."""
 
 
 @dataclass(frozen=True)
 class MachineState:
-    """Processes, mounts, namespaces, links, routes, rules, tables, cgroups and files."""
+    """Processes, mounts, namespaces, links, routes, rules, tables, cgroups and files.
+
+    >>> before = MachineState.take()  # doctest: +SKIP
+    >>> MachineState.take().left_since(before)  # doctest: +SKIP
+    {}
+    """
 
     processes: frozenset[str]
     mounts: frozenset[str]
@@ -72,7 +79,7 @@ def _processes() -> list[str]:
             zombie = ") Z " in (path / "stat").read_text()
         except OSError:
             continue
-        if not zombie and any(word in command for word in _OURS) and "pytest" not in command and "tox" not in command:
+        if not zombie and any(word in command for word in _OURS) and not any(word in command for word in _RUNNERS):
             found.append(f"{path.name}: {command}")
     return found
 
@@ -82,7 +89,7 @@ def _files() -> list[str]:
         Path("/run/nomad-testkit"),
         Path("/run/netns"),
         Path("/run/systemd/nspawn"),
-        platformdirs.user_state_path("nomad-testkit") / "runs",
+        state_path() / "runs",
     ]
     found = [str(path) for folder in folders if folder.is_dir() for path in folder.rglob("*")]
     found += [str(path) for path in Path(tempfile.gettempdir()).glob("*nomad-testkit*")]
