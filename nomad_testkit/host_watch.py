@@ -68,7 +68,10 @@ class HostWatch:
     def _watch(self, host: Host) -> None:
         try:
             if not wait_until(
-                "sshd", lambda: self._stopped() or answers(host.address, host.ssh.port), deadline=self._deadline, interval=0.2
+                "sshd",
+                lambda: self._stopped() or answers(host.address, host.ssh.port),
+                deadline=self._deadline,
+                interval=0.2,
             ):
                 return
             with self._lock:

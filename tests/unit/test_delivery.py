@@ -30,6 +30,8 @@ INSTANCE = Instance("i-1", "clients", "running", "172.31.16.5", "127.31.16.5", "
 class LocalShell:
     """Stands in for a host's SSH connection: commands run here, in a folder that stands in for the host's root."""
 
+    port = 22
+
     def __init__(self, root: Path) -> None:
         self.root, self.refusals = root, 0
         self.commands: list[tuple[str, bool]] = []
@@ -112,7 +114,7 @@ def sshd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a server on this machine greet as sshd does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         real, port = host_watch.answers, server.getsockname()[1]
-        monkeypatch.setattr(host_watch, "answers", lambda address: real("127.0.0.1", port))
+        monkeypatch.setattr(host_watch, "answers", lambda address, ssh_port: real("127.0.0.1", port))
 
         def greet() -> None:
             while True:
