@@ -147,19 +147,20 @@ class Supervisor:
 
     def _talk(self, connection: socket.socket) -> None:
         leased = False
-        with connection, connection.makefile("rw", encoding="utf-8") as lines:
-            try:
+        try:
+            with connection, connection.makefile("rw", encoding="utf-8") as lines:
                 for line in lines:
                     request = json.loads(line)
                     leased = leased or request["op"] == "lease"
                     lines.write(json.dumps(self._answer(request)) + "\n")
                     lines.flush()
-            except (OSError, ValueError):
-                pass  # the other side is gone
-        if leased:
-            with self._changed:
-                self._leases -= 1
-                self._changed.notify_all()
+        except (OSError, ValueError):
+            pass  # the other side is gone; what could not be written fails once more when the file is closed
+        finally:
+            if leased:
+                with self._changed:
+                    self._leases -= 1
+                    self._changed.notify_all()
 
     def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         try:

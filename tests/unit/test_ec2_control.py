@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nomad_testkit.ec2.control import SOCKET, CloudConfig, Connection, ImageOnDisk
+from nomad_testkit.ec2.supervisor import Supervisor
 from nomad_testkit.errors import Ec2Error
 
 
@@ -59,3 +60,12 @@ def test_an_answer(tmp_path: Path) -> None:
     assert connection.ask("lease") == {"endpoint_url": "http://127.31.255.1"}
     connection.close()
     thread.join()
+
+
+def test_a_lease_ends_with_its_holder_even_when_that_died_before_the_answer() -> None:
+    supervisor = Supervisor(CloudConfig("", "us-east-1", 0, {}, ()))
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b'{"op": "lease"}\n')
+    theirs.close()
+    supervisor._talk(ours)
+    assert supervisor._leases == 0
