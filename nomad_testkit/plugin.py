@@ -40,6 +40,7 @@ _MARKERS = {
     "encrypted": "a cluster with TLS, encrypted gossip and ACLs on both agents",
     "ami": "an image for hosts, looked at on one instance",
     "faults": "a cluster whose agents, instances and network are made to fail, and that has to heal",
+    "operations": "a cluster that is drained, scaled, replaced and restored while it runs",
     "nomad_topology(name, ...)": "run the test with a cluster of each topology: colocated, separate or encrypted",
 }
 _SHARED = ("nomad_target", "nomad_cluster")

@@ -29,6 +29,7 @@ class ConsulClient(AgentClient):
     """
 
     product = "consul"
+    snapshot_path = "/v1/snapshot"
     token_header = "X-Consul-Token"  # noqa: S105
 
     def _library(self, session: AgentSession) -> Any:

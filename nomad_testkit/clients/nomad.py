@@ -25,6 +25,7 @@ class NomadClient(AgentClient):
     """
 
     product = "nomad"
+    snapshot_path = "/v1/operator/snapshot"
     token_header = "X-Nomad-Token"  # noqa: S105
 
     def _library(self, session: AgentSession) -> Any:

@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 import requests
 
+from nomad_testkit.clients.snapshots import check_snapshot
 from nomad_testkit.errors import AgentApiError
 
 CONNECT_TIMEOUT = 3.0
 READ_TIMEOUT = 10.0
+SNAPSHOT_TIMEOUT = 60.0
 POOL_SIZE = 16
 
 
@@ -99,6 +101,7 @@ class AgentClient:
 
     product: ClassVar[str]
     token_header: ClassVar[str]
+    snapshot_path: ClassVar[str]
 
     def __init__(
         self,
@@ -137,6 +140,18 @@ class AgentClient:
         Status 429 means unhealthy; the facts are in the body all the same, so it is no error.
         """
         return dict(self._session.get_json("/v1/operator/autopilot/health", accept=(429,)))
+
+    def save_snapshot(self) -> bytes:
+        """Take a snapshot of the servers' whole state, as a gzipped tar (GET /v1/snapshot, Nomad's below operator)."""
+        return self._session.fetch("GET", self.snapshot_path, timeout=SNAPSHOT_TIMEOUT).content
+
+    def restore_snapshot(self, snapshot: bytes) -> None:
+        """Put a snapshot in the place of the servers' whole state (PUT, same path).
+
+        Raises UsageError for one that is damaged, before it is sent: the servers' state stays as it is.
+        """
+        check_snapshot(snapshot, self.product)
+        self._session.fetch("PUT", self.snapshot_path, data=snapshot, timeout=SNAPSHOT_TIMEOUT)
 
     def close(self) -> None:
         """Close the connections that are kept open between requests."""

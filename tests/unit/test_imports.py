@@ -28,7 +28,7 @@ LAYERS = """
     checks
     cluster
     workload leader_watch
-    delivery host_watch faults readiness runs machine_state diagnostics lifecycle amis
+    delivery host_watch faults operations readiness runs machine_state diagnostics lifecycle amis
     topologies sharing scheduling plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
