@@ -1,0 +1,200 @@
+"""Faults: refused before anything is done, undone in reverse whatever happens, and told where they cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import CommandFailed, FaultError, HostError, UsageError
+from nomad_testkit.examples import Roles
+from nomad_testkit.faults import Fault, Faults
+from nomad_testkit.faults.fault import Repairs
+from nomad_testkit.host import Host
+from nomad_testkit.model import Instance
+from nomad_testkit.ssh import CommandResult
+
+ROLES = Roles(("servers",), ("servers",), ("clients",))
+
+
+class RecordingHost(Host):
+    """A host that notes what is run on it; `failing` begins the commands that it refuses."""
+
+    def __init__(self, number: int, group: str) -> None:
+        address = f"172.31.0.{number}"
+        instance = Instance(f"i-{number}", group, "running", address, address, "us-east-1a", "ami-1")
+        super().__init__(instance, address=address, ssh_user="admin", key_path=Path("no-key"))
+        self.commands: list[str] = []
+        self.failing = "nothing"
+        self.answers: dict[str, str] = {}
+
+    def run(self, command: str, *, timeout: float = 60.0, check: bool = True, sudo: bool = False) -> CommandResult:
+        self.commands.append(command)
+        if command.startswith(self.failing):
+            if check:
+                raise CommandFailed(self.address, command, 1, "", "refused")
+            return CommandResult(1, "", "refused")
+        answer = next((text for start, text in self.answers.items() if command.startswith(start)), "")
+        return CommandResult(0, answer, "")
+
+
+@pytest.fixture
+def hosts() -> list[RecordingHost]:
+    return [RecordingHost(number, "servers" if number < 4 else "clients") for number in range(1, 7)]
+
+
+@pytest.fixture
+def faults(hosts: list[RecordingHost], monkeypatch: pytest.MonkeyPatch) -> Faults:
+    cluster = Cluster("nt-1", cast("Any", None), hosts, ROLES, "admin", Path("no-key"))
+    monkeypatch.setattr("nomad_testkit.faults.fault.gone", lambda *_: False)
+    return Faults(cluster)
+
+
+def test_everything_is_undone_in_reverse_and_what_fails_is_left_for_another_try() -> None:
+    done: list[str] = []
+    broken = True
+
+    def second() -> None:
+        if broken:
+            raise HostError("no route")
+        done.append("second")
+
+    repairs = Repairs()
+    repairs.add("do the first", lambda: done.append("first"))
+    repairs.add("do the second", second)
+    repairs.add("do the third", lambda: done.append("third"))
+    assert repairs.run() == ["do the second: no route"]
+    assert done == ["third", "first"]
+    broken = False
+    assert repairs.run() == []
+    assert (done, repairs.run()) == (["third", "first", "second"], [])
+
+
+def refusing(repairs: Repairs) -> None:
+    def refuse() -> None:
+        raise HostError("no route")
+
+    repairs.add("mend it", refuse)
+
+
+def test_what_cannot_be_undone_is_an_error_or_a_note_of_the_one_before() -> None:
+    with pytest.raises(FaultError, match="could not be undone:\n- mend it: no route"), Fault("break it", refusing):
+        pass
+    with pytest.raises(ZeroDivisionError) as caught, Fault("break it", refusing):
+        raise ZeroDivisionError
+    assert caught.value.__notes__ == ["then what is left of a fault could not be undone:\n- mend it: no route"]
+
+
+def test_what_was_made_is_undone_where_the_rest_cannot_be() -> None:
+    undone: list[str] = []
+
+    def make(repairs: Repairs) -> None:
+        repairs.add("mend it", lambda: undone.append("mended"))
+        raise HostError("no route")
+
+    with pytest.raises(FaultError, match="could not break it: no route"), Fault("break it", make):
+        pytest.fail("it must not come here")
+    assert undone == ["mended"]
+
+
+def test_a_fault_is_for_one_block() -> None:
+    fault = Fault("break it", lambda repairs: None)
+    with pytest.raises(UsageError, match="use it by `with`"):
+        _ = fault.seconds
+    with fault:
+        assert fault.seconds >= 0
+    with pytest.raises(UsageError, match="make a new one"):
+        fault.__enter__()
+
+
+def test_a_partition_is_a_table_of_its_own_on_each_side(faults: Faults, hosts: list[RecordingHost]) -> None:
+    with faults.partition(hosts[:1], hosts[1:3]):
+        assert [host for host in hosts if any("drop" in line for line in host.commands)] == hosts[:3]
+        assert "ip saddr { 172.31.0.2, 172.31.0.3 } drop" in hosts[0].commands[-1]
+        assert "ip saddr { 172.31.0.1 } drop" in hosts[1].commands[-1]
+        table = hosts[0].commands[-1].split("table inet ")[1].split()[0]
+    for host in hosts[:3]:
+        assert host.commands[-1].startswith(f"nft delete table inet {table} ")
+    with faults.partition(hosts[:1], hosts[1:2], one_way=True):
+        assert "ip saddr { 172.31.0.1 } drop" in hosts[1].commands[-1]
+        assert hosts[0].commands[-1].startswith("nft delete")
+
+
+def test_half_a_partition_is_undone(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[1].failing = "nft -f"
+    with pytest.raises(FaultError, match="could not partition"), faults.isolate(hosts[0]):
+        pytest.fail("it must not come here")
+    assert hosts[0].commands[-1].startswith("nft delete table")
+
+
+def test_a_host_without_nftables_is_told_before_anything_is_done(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[2].failing = "nft list tables"
+    fault = faults.isolate(hosts[0])
+    with pytest.raises(FaultError, match=r"i-3 .*install the package nftables"), fault:
+        pytest.fail("it must not come here")
+    assert not any("drop" in line for host in hosts for line in host.commands)
+
+
+def test_a_table_that_stays_is_told_and_tried_again_at_the_end(faults: Faults, hosts: list[RecordingHost]) -> None:
+    fault = faults.block_port(4647, hosts[0])
+    hosts[0].answers["nft delete"] = "table inet nomad_testkit_fault_1\n"
+    with pytest.raises(FaultError, match="nft still lists table inet nomad_testkit_fault_1"), fault:
+        assert 'iifname != "lo" meta l4proto { tcp, udp } th dport 4647 drop' in hosts[0].commands[-1]
+    hosts[0].answers.clear()
+    before = len(hosts[0].commands)
+    faults.undo()
+    assert [line.split()[:2] for line in hosts[0].commands[before:]] == [["nft", "delete"]]
+
+
+WRONG: dict[str, tuple[Callable[[Faults, list[RecordingHost]], Fault], str]] = {
+    "foreign": (lambda f, h: f.kill("nomad", RecordingHost(9, "servers")), r"i-9 .*not of cluster nt-1, whose hosts"),
+    "both sides": (lambda f, h: f.partition(h[:2], h[1:3]), "a host on both sides: i-2 is in"),
+    "no host": (lambda f, h: f.partition([], h[:1]), "a fault needs a host"),
+    "agent": (lambda f, h: f.stop("vault", h[0]), "no agent 'vault'; right is consul or nomad"),  # type: ignore[arg-type]
+    "ssh": (lambda f, h: f.block_port(22, h[0]), "port 22 is that of SSH on i-1"),
+    "port": (lambda f, h: f.block_port(70000, h[0]), "from 1 to 65535, not 70000"),
+    "share": (lambda f, h: f.lose(30, h[0]), "above 0 and at most 1, not 30"),
+    "rate": (lambda f, h: f.throttle(0, h[0]), "at least 1 kilobyte"),
+    "delay": (lambda f, h: f.delay(0, h[0]), "above 0 and at most 60 s"),
+    "folder": (lambda f, h: f.fill_disk(h[0], "var"), "has to begin with /"),
+    "clock": (lambda f, h: f.shift_clock(0, h[0]), "shifted by 0 s is right"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_refused_and_nothing_is_done(name: str, faults: Faults, hosts: list[RecordingHost]) -> None:
+    make, told = WRONG[name]
+    with pytest.raises(UsageError, match=told):
+        make(faults, hosts)
+    assert [line for host in hosts for line in host.commands] == []
+
+
+def test_only_an_agent_that_runs_can_fail(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[0].answers["systemctl show"] = "ActiveState=inactive\nSubState=dead\nResult=success\n"
+    with (
+        pytest.raises(FaultError, match=r"nomad is inactive \(dead\); only an active unit"),
+        faults.stop("nomad", hosts[0]),
+    ):
+        pytest.fail("it must not come here")
+    assert not any(line.startswith("systemctl stop") for line in hosts[0].commands)
+
+
+def test_a_disk_that_would_take_too_much_is_refused(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[0].answers["stat -f"] = f"{50 * 2**18} 4096\n"  # 50 GiB
+    with pytest.raises(FaultError, match="51200 MiB are free in /, and at most 1024 MiB"), faults.fill_disk(hosts[0]):
+        pytest.fail("it must not come here")
+    assert not any("fallocate" in line for line in hosts[0].commands)
+
+
+def test_a_container_has_no_clock_and_a_kernel_may_have_no_netem(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[0].answers["systemd-detect-virt"] = "systemd-nspawn\n"
+    with pytest.raises(FaultError, match=r"a container \(systemd-nspawn\)"), faults.shift_clock(60, hosts[0]):
+        pytest.fail("it must not come here")
+    assert not any("date" in line for line in hosts[0].commands)
+    hosts[0].failing = "dev=$(ip -o route get 172.31.0.2 | sed 's/.* dev \\([^ ]*\\).*/\\1/') && tc qdisc add"
+    with pytest.raises(FaultError, match="offers no netem"), faults.delay(0.1, hosts[0]):
+        pytest.fail("it must not come here")
+    assert "tc qdisc del" in hosts[0].commands[-1]

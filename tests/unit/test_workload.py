@@ -1,0 +1,118 @@
+"""The workload: what is acknowledged, what that proves, and what a lost write looks like."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from nomad_testkit.errors import AgentApiError, CheckFailed
+from nomad_testkit.leader_watch import Claim, LeaderWatch, rivals
+from nomad_testkit.wait import Deadline
+from nomad_testkit.workload import Register
+
+SERVERS: list[Any] = ["a", "b", "c"]
+
+
+class Memory:
+    """A store that does what a test says: fails before or after a write is done."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.number = self.index = 0
+        self.down: set[str] = set()
+        self.silent = False
+        self.asked: list[str] = []
+
+    def read(self, server: Any) -> tuple[int, int]:
+        self._ask(server)
+        return self.number, self.index
+
+    def write(self, server: Any, number: int, index: int) -> bool:
+        self._ask(server)
+        if index != self.index:
+            return False
+        self.number, self.index = number, self.index + 1
+        if self.silent:
+            raise AgentApiError("consul", server, None, "no answer in time")
+        return True
+
+    def _ask(self, server: str) -> None:
+        self.asked.append(server)
+        if server in self.down:
+            raise AgentApiError("consul", server, 500, "No cluster leader")
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def register(memory: Memory) -> Register:
+    return Register(memory, lambda: cast("Any", SERVERS))
+
+
+def test_numbers_increase_and_are_acknowledged(register: Register, memory: Memory) -> None:
+    for _ in range(3):
+        register.step()
+    assert (register.acknowledged, register.writes, memory.number) == (3, 3, 3)
+    register.verify(Deadline.after(0))
+
+
+def test_the_next_server_is_asked_where_one_does_not_answer(register: Register, memory: Memory) -> None:
+    memory.down = {"a"}
+    register.step()
+    register.step()
+    assert (register.refused, register.acknowledged, memory.asked[-1]) == (1, 1, "b")
+
+
+def test_a_write_without_an_answer_is_not_counted_and_not_undone(register: Register, memory: Memory) -> None:
+    register.step()
+    memory.silent = True
+    register.step()
+    memory.silent = False
+    assert (register.acknowledged, memory.number) == (1, 2)
+    register.step()
+    assert (register.acknowledged, memory.number) == (3, 3)
+    register.verify(Deadline.after(0))
+
+
+def test_a_lost_write_is_told(register: Register, memory: Memory) -> None:
+    for _ in range(5):
+        register.step()
+    memory.number, memory.index = 4, 4
+    with pytest.raises(CheckFailed, match="memory: an acknowledged write was lost: 4 was read after 5"):
+        register.verify(Deadline.after(0))
+
+
+def test_a_lost_write_is_told_even_when_later_ones_hide_it(register: Register, memory: Memory) -> None:
+    for _ in range(5):
+        register.step()
+    memory.number, memory.index = 2, 9
+    register.step()  # does not fit
+    register.step()  # reads, and writes again
+    assert memory.number > 5
+    with pytest.raises(CheckFailed, match="2 was read after 5"):
+        register.verify(Deadline.after(0))
+
+
+def test_no_write_at_all_proves_nothing(register: Register, memory: Memory) -> None:
+    memory.down = {"a", "b", "c"}
+    register.step()
+    memory.down = set()
+    with pytest.raises(CheckFailed, match="no write of 1 was acknowledged"):
+        register.verify(Deadline.after(0))
+
+
+def test_two_leaders_of_one_term_are_rivals_and_those_of_two_terms_are_not() -> None:
+    claims = [Claim("nomad", 2, "i-1"), Claim("nomad", 3, "i-2"), Claim("consul", 3, "i-1")]
+    assert rivals(claims) == []
+    assert rivals([*claims, Claim("nomad", 3, "i-3")]) == ["nomad, term 3: i-2 and i-3"]
+    watch = LeaderWatch()
+    with pytest.raises(CheckFailed, match="nothing is proven"):
+        watch.verify()
+    watch.claims = {*claims, Claim("nomad", 3, "i-3")}
+    with pytest.raises(CheckFailed, match="two leaders at once: nomad, term 3"):
+        watch.verify()
