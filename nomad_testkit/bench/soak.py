@@ -106,7 +106,11 @@ def _deploy_and_kill(after: float, which: str) -> Killed:
     by_itself = process.poll() is not None
     _kill(process)
     killed = time.monotonic()
-    said, _ = process.communicate()
+    try:
+        said, _ = process.communicate(timeout=GONE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        what = "something that it started still holds its output"
+        raise TeardownError(f"deployment {which}, killed after {after:.2f} s: {what}") from error
     lines = said.splitlines() or ["its start"]
 
     def probe() -> Ok[None] | Pending:
