@@ -301,7 +301,9 @@ class _Maker:
             Creates(AUTO_SCALING_GROUP, self.asg_name),
             # The template was just made, and so was what it names, but for what is the user's own.
             transient=(
-                ("ValidationError", "does not exist"),
+                ("ValidationError", "The specified launch template"),
+                ("ValidationError", "The security group"),
+                ("ValidationError", "The key pair"),
                 *((("ValidationError", "Invalid IAM Instance Profile"),) if module.enable_iam_setup else ()),
             ),
         )
