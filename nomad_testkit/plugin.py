@@ -428,6 +428,7 @@ def _progress(config: pytest.Config) -> Progress:
         with capture.global_and_fixture_disabled():
             reporter.ensure_newline()
             reporter.write_line(f"nomad_testkit: {line}" if "\n" not in line else line)
+            reporter.flush()  # a log that is no terminal shows it at once too
 
     return show
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_sentry.querying.actions import get_action_data
 
 from nomad_testkit import aws_policy
 from nomad_testkit.aws_policy import Need, Whose, least_policy, needs_of, seen_calls
@@ -34,6 +33,9 @@ def kinds_taken(action: str) -> dict[str, set[str]]:
     By the Service Authorization Reference, as policy_sentry has it.
     """
     service, name = action.split(":")
+    # Imported here: `pytest -m colocated` collects this file where only the package is installed.
+    from policy_sentry.querying.actions import get_action_data
+
     rows = get_action_data(service, name)
     assert rows, f"AWS has no action {action}"
     taken: dict[str, set[str]] = {}
