@@ -365,7 +365,7 @@ def test_security_groups(made: Deployed) -> None:
         # Both groups' subnets, though they are in different zones, and this machine; nobody else.
         blocks = {one["CidrIp"] for one in rule["IpRanges"]}
         assert blocks == {"172.31.64.0/20", "172.31.240.0/28", *made.target.inbound_cidrs}
-    consul_client = {("tcp", 8301), ("udp", 8301)}
+    consul_client = {("tcp", 8301), ("udp", 8301), ("tcp", 8500), ("tcp", 8501)}
     nomad = {*(("tcp", port) for port in (4646, 4647, 14648)), ("udp", 14648)}
     assert ports(clients["IpPermissions"]) == {("tcp", 22)} | consul_client | nomad
     (outbound,) = clients["IpPermissionsEgress"]
