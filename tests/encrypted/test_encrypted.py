@@ -42,7 +42,7 @@ def nomad_cluster():
 TESTS = """
 import logging
 
-from nomad_testkit.checks import NodesReady
+from nomad_testkit.checks import AutopilotHealthy, NodesReady
 from nomad_testkit.clients import NomadClient
 
 
@@ -100,6 +100,7 @@ def read_all(folder: Path, *, but: Path | None = None) -> dict[str, str]:
 def test_evidence_is_complete_and_shows_no_secret(
     nomad_cluster: Cluster, parts: frozenset[str], tmp_path: Path
 ) -> None:
+    nomad_cluster.require(AutopilotHealthy(), within=60)  # before, its answer has another status
     run = Run.find(nomad_cluster.run_id)
     folder = diagnostics.collect(
         nomad_cluster.hosts, tmp_path / "evidence", target=nomad_cluster.target, journal=run.journal
