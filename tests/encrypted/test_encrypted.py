@@ -13,6 +13,7 @@ import pytest
 from pytest_runs import Project
 
 from nomad_testkit import Cluster, diagnostics
+from nomad_testkit.checks import AutopilotHealthy
 from nomad_testkit.lifecycle import how_to_reach
 from nomad_testkit.run_secrets import CA, KIT_CERT, RunSecrets
 from nomad_testkit.runs import Run
