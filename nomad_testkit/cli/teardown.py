@@ -1,41 +1,18 @@
-"""The same lifecycle from a shell: destroy what was left up, and measure deployments."""
+"""Destroy what was left up or left behind."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from nomad_testkit.errors import Ec2Error, SettingsError, TestkitError
-from nomad_testkit.settings import Settings
+from nomad_testkit.cli.group import main, say
+from nomad_testkit.errors import Ec2Error, TestkitError
 
 if TYPE_CHECKING:
-    from nomad_testkit.cluster import Cluster
     from nomad_testkit.runs import Run
-
-DEFAULT_EXAMPLE = "nomad-consul-colocated-cluster"
-
-
-class _Group(click.Group):
-    """Shows the errors that are raised on purpose as one message, without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TestkitError as error:
-            text = "\n".join([str(error), *getattr(error, "__notes__", ())])
-            raise click.ClickException(text) from error
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="nomad-testkit")
-def main() -> None:
-    """Clusters of Nomad and Consul: destroy them, measure them, allow them. pytest deploys them."""
 
 
 @main.command()
@@ -98,75 +75,6 @@ def sweep(older_than: timedelta | None, dry_run: bool, regions: tuple[str, ...],
         raise click.ClickException(f"{failed} of {len(runs)} clusters could not be destroyed")
 
 
-@main.command("iam-policy")
-@click.option("--packer", is_flag=True, help="What Packer needs for the AMI of a run, besides.")
-def iam_policy(packer: bool) -> None:
-    """Print the least IAM policy with which runs can deploy to an account and destroy all of it again."""
-
-    from nomad_testkit.aws_policy import least_policy, seen_calls
-
-    calls = seen_calls("packer" if packer else "runs")
-    click.echo(json.dumps(least_policy(calls, packer=packer), indent=2))
-
-
-@main.group()
-def bench() -> None:
-    """Measure how long things take."""
-
-
-@bench.command("deploy")
-@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="How often to deploy.")
-@click.option(
-    "--example", metavar="FOLDER", help=f"An example's folder, or a bundled one's name (default: {DEFAULT_EXAMPLE})."
-)
-def bench_deploy(runs: int, example: str | None) -> None:
-    """Deploy and destroy an example, and show how long each phase takes, beside the agents without hosts.
-
-    The settings come from the environment, such as NOMAD_TESTKIT_TIMEOUT and NOMAD_TESTKIT_CLIENTS.
-    """
-    from nomad_testkit.bench.deploy import TEARDOWN, run_bench
-    from nomad_testkit.example_settings import changed, chosen_example
-    from nomad_testkit.examples import Example
-    from nomad_testkit.lifecycle import deployed
-    from nomad_testkit.targets.embedded import EmbeddedTarget, agents_of
-
-    settings = Settings.load(environ=os.environ)
-    wanted = changed(Example.load(example), settings) if example else chosen_example(settings, DEFAULT_EXAMPLE)
-    if settings.keep:
-        raise SettingsError(f"{settings.source('keep')}: a benchmark keeps nothing; unset it")
-    with EmbeddedTarget.open(settings, progress=_say) as target:
-
-        def deploy_once(use: Callable[[Cluster], None]) -> Mapping[str, float]:
-            with deployed(settings, wanted, target=target, progress=_say) as cluster:
-                use(cluster)
-                timings, used = dict(cluster.timings), time.monotonic()
-            return {**timings, TEARDOWN: time.monotonic() - used}
-
-        figures = run_bench(
-            runs,
-            deploy_once=deploy_once,
-            memory_bytes=lambda _: target.memory_bytes(),
-            agents={agent.name: str(agent.path) for agent in agents_of(settings, progress=_say)},
-            progress=_say,
-        )
-    click.echo(figures)
-
-
-@bench.command("soak")
-@click.option(
-    "--runs", type=click.IntRange(min=1), default=200, show_default=True, help="How many deployments to kill."
-)
-@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
-def bench_soak(runs: int, seed: int) -> None:
-    """Deploy one server over and over, kill each deployment at a random moment, and prove that nothing is left.
-
-    Nothing else of nomad_testkit may run on this machine meanwhile.
-    """
-    from nomad_testkit.bench.soak import run_soak
-
-    click.echo(run_soak(runs, seed=seed, progress=_say))
-
-
 def _sweep_account(older_than: timedelta, dry_run: bool, names: Sequence[str], endpoint_url: str | None) -> None:
     from nomad_testkit.deploy.leaks import destroy_lost, find_lost
     from nomad_testkit.runs import Run
@@ -190,7 +98,7 @@ def _sweep_account(older_than: timedelta, dry_run: bool, names: Sequence[str], e
             continue
         click.echo(str(one))
         try:
-            gone = destroy_lost(one, regions, journal=journals.get(one.run_id), progress=_say)
+            gone = destroy_lost(one, regions, journal=journals.get(one.run_id), progress=say)
         except TestkitError as error:
             failed += 1
             click.echo(f"{one.run_id}: {error}", err=True)
@@ -218,7 +126,7 @@ def _destroy(run: Run) -> None:
         return
     try:
         with attach_target(description["target"]) as target:
-            gone = destroy(run, target=target, progress=_say)
+            gone = destroy(run, target=target, progress=say)
             others = [other.description().get("target") for other in Run.every()]
             if description.get("kept") and description["target"] not in others:
                 target.end()
@@ -228,7 +136,3 @@ def _destroy(run: Run) -> None:
         click.echo(f"{run.run_id} has ended already ({error})")
         return
     click.echo(f"{run.run_id} is destroyed: {len(gone)} resources")
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
