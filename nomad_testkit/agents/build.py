@@ -1,4 +1,4 @@
-"""A build with the Go toolchain, from the go.mod and go.sum that stand in ``gomod/``."""
+"""A build with the Go toolchain, from a go.mod and go.sum that stand in ``gomod/NAME/VERSION/``."""
 
 from __future__ import annotations
 
@@ -42,60 +42,59 @@ _RECIPES: dict[AgentName, _Recipe] = {
 }
 
 
-def pinned_version(name: AgentName) -> str:
-    """Return the one version of `name` that can be built here."""
-    go_mod = (_PINS / name / "go.mod").read_text()
-    match = re.search(rf"^require github\.com/hashicorp/{name} v(\S+)$", go_mod, re.MULTILINE)
-    if match is None:
-        raise AgentSourceError(f"{_PINS / name / 'go.mod'} has no line `require github.com/hashicorp/{name} v…`")
-    return match[1]
+def pinned_versions(name: AgentName) -> tuple[str, ...]:
+    """List the versions of `name` that can be built here, each of which has a folder in ``gomod/``.
+
+    >>> pinned_versions("nomad")
+    ('1.6.1',)
+    """
+    return tuple(sorted(folder.name for folder in (_PINS / name).iterdir()))
 
 
-def recipe_digest(name: AgentName) -> str:
+def recipe_digest(name: AgentName, version: str) -> str:
     """Return a digest of everything that decides what a build makes, but for the Go release.
 
     A binary stays good when the machine's Go changes or goes away.
     """
     digest = hashlib.sha256(repr(_RECIPES[name]).encode())
     for file in ("go.mod", "go.sum"):
-        digest.update((_PINS / name / file).read_bytes())
+        digest.update((_PINS / name / version / file).read_bytes())
     return digest.hexdigest()[:12]
 
 
 def lacking(name: AgentName, version: str) -> list[Missing]:
     """List what stands in the way of building `name` in `version` on this machine."""
-    pinned = pinned_version(name)
-    if version != pinned:
+    pinned = pinned_versions(name)
+    if version not in pinned:
         return [
             Missing(
-                f"a go.mod to build {name} {version} from (only {pinned} has one)",
-                f"use version {pinned}, or name a binary of version {version}",
+                f"a go.mod to build {name} {version} from (only {' and '.join(pinned)} has one)",
+                f"use version {' or '.join(pinned)}, or name a binary of version {version}",
             )
         ]
     missing: list[Missing] = []
     if (go := _find_go()) is None:
         missing.append(Missing("Go, to build " + name, _INSTALL_GO))
-    elif (too_old := _go_too_old(go, name)) is not None:
+    elif (too_old := _go_too_old(go, name, version)) is not None:
         missing.append(too_old)
     if _RECIPES[name].cgo:
         missing += _c_toolchain_lacking(name)
     return missing
 
 
-def build(name: AgentName, architecture: str, folder: Path, progress: Progress) -> Path:
-    """Build `name` in its pinned version into `folder` and return the binary's path.
+def build(name: AgentName, version: str, architecture: str, folder: Path, progress: Progress) -> Path:
+    """Build `name` in one of its pinned versions into `folder` and return the binary's path.
 
     `progress` gets a line every few seconds. Raises AgentSourceError with the end of Go's own output when the build
     fails, and when it takes longer than an hour.
     """
-    version = pinned_version(name)
     recipe = _RECIPES[name]
     go = _find_go()
     if go is None:
         raise AgentSourceError(f"{name} {version} cannot be built: no Go on this machine; {_INSTALL_GO}")
     module = folder / "module"
     # A copy: the package's own folder may be read-only.
-    shutil.copytree(_PINS / name, module)
+    shutil.copytree(_PINS / name / version, module)
     log = folder / "build.log"
     binary = folder / name
     command = [go, "build", "-v", "-trimpath", "-tags", recipe.tags, "-ldflags", recipe.ldflags]
@@ -130,8 +129,8 @@ def _find_go() -> str | None:
     return shutil.which("go") or (str(usual) if usual.exists() else None)
 
 
-def _go_too_old(go: str, name: AgentName) -> Missing | None:
-    go_mod = (_PINS / name / "go.mod").read_text()
+def _go_too_old(go: str, name: AgentName, version: str) -> Missing | None:
+    go_mod = (_PINS / name / version / "go.mod").read_text()
     match = re.search(r"^go (\d+)\.(\d+)", go_mod, re.MULTILINE)
     assert match is not None, "a go.mod has a go line"
     needed = (int(match[1]), int(match[2]))

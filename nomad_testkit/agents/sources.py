@@ -106,7 +106,7 @@ def _build_key(name: AgentName, version: str, architecture: str) -> Mapping[str,
         "architecture": architecture,
         "source": "build",
         "version": version,
-        "recipe": build.recipe_digest(name),
+        "recipe": build.recipe_digest(name, version),
     }
 
 
@@ -114,7 +114,7 @@ def _cached(name: AgentName, version: str, architecture: str, cache: Cache) -> A
     content = cache.find(_KIND, _release_key(name, version, architecture))
     if content is not None:
         return _entry(content, name, version, "release")
-    if version != build.pinned_version(name):
+    if version not in build.pinned_versions(name):
         return None
     content = cache.find(_KIND, _build_key(name, version, architecture))
     return None if content is None else _entry(content, name, version, "build")
@@ -138,7 +138,7 @@ def _from_release(
 
 def _from_build(name: AgentName, version: str, architecture: str, cache: Cache, progress: Progress) -> Agent:
     def make(content: Path) -> None:
-        path = build.build(name, architecture, content, progress)
+        path = build.build(name, version, architecture, content, progress)
         _seal(content, path, name, version, architecture, "the build")
 
     return _entry(cache.get(_KIND, _build_key(name, version, architecture), make), name, version, "build")

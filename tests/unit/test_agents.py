@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.agents import Agent, build, get_agent, preflight, release
+from nomad_testkit.agents import DEFAULT_CONSUL, DEFAULT_NOMAD, Agent, AgentName, build, get_agent, preflight, release
 from nomad_testkit.agents.binary import elf_architecture, machine_architecture, reported_version
 from nomad_testkit.cache import Cache
 from nomad_testkit.errors import AgentSourceError
@@ -395,9 +395,20 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
 
 
 def test_the_pinned_versions_are_the_defaults() -> None:
-    assert build.pinned_version("consul") == "1.14.0"
-    assert build.pinned_version("nomad") == "1.6.1"
-    assert build.recipe_digest("consul") != build.recipe_digest("nomad")
+    assert build.pinned_versions("consul") == ("1.13.9", DEFAULT_CONSUL)
+    assert build.pinned_versions("nomad") == (DEFAULT_NOMAD,)
+
+
+@pytest.mark.parametrize(("name", "version"), [("consul", "1.13.9"), ("consul", "1.14.0"), ("nomad", "1.6.1")])
+def test_what_is_pinned_is_what_its_folder_says(name: AgentName, version: str) -> None:
+    folder = Path(build.__file__).parent / "gomod" / name / version
+    assert f"github.com/hashicorp/{name} v{version}\n" in (folder / "go.mod").read_text()
+    assert f"github.com/hashicorp/{name} v{version} h1:" in (folder / "go.sum").read_text()
+
+
+def test_each_version_of_an_agent_has_a_place_of_its_own_in_the_cache() -> None:
+    digests = {build.recipe_digest("consul", version) for version in build.pinned_versions("consul")}
+    assert len({*digests, build.recipe_digest("nomad", DEFAULT_NOMAD)}) == 3
 
 
 def test_without_a_release_it_is_built_and_cached(
@@ -444,7 +455,7 @@ def test_a_build_tells_how_far_it_is(
             (tmp_path / "seen").touch()
 
     (tmp_path / "made").mkdir()
-    assert build.build("nomad", HERE, tmp_path / "made", progress) == tmp_path / "made" / "nomad"
+    assert build.build("nomad", "1.6.1", HERE, tmp_path / "made", progress) == tmp_path / "made" / "nomad"
     assert lines[-1].startswith("a build of nomad 1.6.1: ")
 
 
@@ -487,7 +498,7 @@ def test_an_interrupted_build_ends_gos_children_too(
     reader.start()
     (tmp_path / "made").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        build.build("nomad", HERE, tmp_path / "made", interrupt)
+        build.build("nomad", "1.6.1", HERE, tmp_path / "made", interrupt)
     assert ended.wait(10)
 
 
