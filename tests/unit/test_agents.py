@@ -16,7 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.agents import DEFAULT_CONSUL, DEFAULT_NOMAD, Agent, AgentName, build, get_agent, preflight, release
+from nomad_testkit.agents import (
+    DEFAULT_CONSUL,
+    DEFAULT_NOMAD,
+    Agent,
+    AgentName,
+    build,
+    get_agent,
+    golang,
+    preflight,
+    release,
+)
 from nomad_testkit.agents.binary import elf_architecture, machine_architecture, reported_version
 from nomad_testkit.cache import Cache
 from nomad_testkit.errors import AgentSourceError
@@ -152,7 +162,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseSite]:
 
 @pytest.fixture
 def no_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_find_go", lambda: None)
+    monkeypatch.setattr(golang, "_find_go", lambda: None)
 
 
 # --- what a binary is
@@ -389,8 +399,8 @@ class FakeGo:
 @pytest.fixture
 def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
     fake = FakeGo(tmp_path)
-    monkeypatch.setattr(build, "_find_go", lambda: str(fake.path))
-    monkeypatch.setattr(build, "_c_toolchain_lacking", lambda name: [])
+    monkeypatch.setattr(golang, "_find_go", lambda: str(fake.path))
+    monkeypatch.setattr(golang, "_c_toolchain_lacking", lambda name: [])
     return fake
 
 
@@ -442,7 +452,7 @@ def test_without_a_release_it_is_built_and_cached(
 def test_a_build_tells_how_far_it_is(
     go: FakeGo, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_PROGRESS_SECONDS", 0.01)
+    monkeypatch.setattr(golang, "_PROGRESS_SECONDS", 0.01)
     go.answers(
         "go1.26.8 local",
         f"""echo 'go: downloading example.com/a v1.0.0'; echo example.com/a; echo example.com/b
@@ -478,7 +488,7 @@ def test_a_build_that_reports_another_version_is_refused(
 def test_an_interrupted_build_ends_gos_children_too(
     go: FakeGo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_PROGRESS_SECONDS", 0.01)
+    monkeypatch.setattr(golang, "_PROGRESS_SECONDS", 0.01)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     go.answers("go1.26.8 local", f"sleep 1000 > '{fifo}' & wait")
@@ -528,7 +538,7 @@ def test_a_go_that_is_too_old_is_told(go: FakeGo, environment: str, told: str | 
 
 def test_nomad_needs_a_c_compiler_and_consul_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeGo(tmp_path)
-    monkeypatch.setattr(build, "_find_go", lambda: str(fake.path))
+    monkeypatch.setattr(golang, "_find_go", lambda: str(fake.path))
     monkeypatch.setenv("CC", "no-such-compiler -O2")
     assert build.lacking("consul", "1.14.0") == []
     (missing,) = build.lacking("nomad", "1.6.1")
