@@ -17,7 +17,7 @@ from nomad_testkit.bundle import examples_dir, host_scripts
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.deploy.instance_plan import instance_plan
-from nomad_testkit.deploy.refusals import REFUSALS, is_not_found, told
+from nomad_testkit.refusals import REFUSALS, is_not_found, told
 from nomad_testkit.errors import DeployError, PreflightError
 from nomad_testkit.host import Host
 from nomad_testkit.lifecycle import new_run

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.deploy.refusals import REFUSALS, is_not_found
+from nomad_testkit.refusals import REFUSALS, is_not_found
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
     IMAGE,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deploy.inventory import Inventory, Resource
-from nomad_testkit.deploy.refusals import REFUSALS, RETRY_SECONDS, code_of, is_not_found, patiently, told
+from nomad_testkit.refusals import REFUSALS, RETRY_SECONDS, code_of, is_not_found, patiently, told
 from nomad_testkit.errors import TeardownError, TestkitError, WaitTimeout
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,

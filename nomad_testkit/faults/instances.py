@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.deploy.refusals import REFUSALS, told
+from nomad_testkit.refusals import REFUSALS, told
 from nomad_testkit.errors import FaultError, HostError
 from nomad_testkit.faults.fault import Fault, Repairs, gone, listed, own
 from nomad_testkit.host import Host

@@ -14,11 +14,11 @@ from faulty_api import REFUSED, THROTTLED, at_random, faults, refusal
 from moto import mock_aws
 
 from nomad_testkit.deploy import apply as applying
-from nomad_testkit.deploy import refusals
+from nomad_testkit import refusals
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.inventory import Inventory
 from nomad_testkit.deploy.plan import Plan, Site, plan
-from nomad_testkit.deploy.refusals import patiently
+from nomad_testkit.refusals import patiently
 from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import DeployError, TeardownError
 from nomad_testkit.examples import Example

@@ -15,21 +15,21 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # Each name may import only names above it, or to its left. A name stands for a module or for a folder of modules, and
 # those may import each other.
 LAYERS = """
-    errors model wait certificates
+    errors model timeline events wait refusals certificates
     settings journal bundle cache interrupts file_lock packer
     agents
     modules
     login_key example_variables example_inputs security examples example_settings
     ssh testinfra_backend clients run_secrets
-    ec2
+    ec2 aws_policy
     targets
-    deploy aws_policy
+    deploy
     host jobs
     checks
     cluster
     workload leader_watch
     delivery host_watch faults operations readiness runs machine_state diagnostics lifecycle amis
-    topologies sharing scheduling plugin bench cli suite __main__
+    topologies sharing scheduling pytest_session fixtures evidence_hooks xdist_hooks plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
 
@@ -41,7 +41,7 @@ IGNORANT_OF = {
     "ec2": ("nomad", "consul", "pytest", "agents", "modules", "clients"),
     "modules": ("targets", "ec2"),
 }
-IMPORT_PYTEST = ("plugin", "scheduling", "suite")
+IMPORT_PYTEST = ("plugin", "pytest_session", "fixtures", "evidence_hooks", "xdist_hooks", "scheduling", "suite")
 
 
 def modules() -> list[Path]:
