@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from nomad_testkit.checks.raft import AGENTS, AgentName, servers_of
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import AgentApiError, CheckFailed
+from nomad_testkit.events import CheckEvent, emit
 from nomad_testkit.host import Host
 
 INTERVAL = 0.5
@@ -86,7 +88,7 @@ def watching_leaders(cluster: Cluster) -> Iterator[LeaderWatch]:
     >>> with watching_leaders(nomad_cluster), nomad_faults.isolate(leader):  # doctest: +SKIP
     ...     nomad_cluster.require(LeaderReelected("consul", leader))
     """
-    watch = LeaderWatch()
+    watch, began = LeaderWatch(), time.time()
     watched = [(agent, host) for agent in AGENTS for host in servers_of(cluster, agent)]
     with ThreadPoolExecutor(len(watched), thread_name_prefix="nomad-testkit-leaders") as pool:
         done = [pool.submit(watch.watch, agent, host) for agent, host in watched]
@@ -96,4 +98,18 @@ def watching_leaders(cluster: Cluster) -> Iterator[LeaderWatch]:
             watch.stop()
     for one in done:
         one.result()
+    _tell(cluster, watch, began)
     watch.verify()
+
+
+def _tell(cluster: Cluster, watch: LeaderWatch, began: float) -> None:
+    found = rivals(watch.claims)
+    terms = "; ".join(f"{one.agent}, term {one.term}: {one.instance_id}" for one in sorted(watch.claims, key=_by_term))
+    seen = f"{'; '.join(found) or terms or 'no leader'} ({watch.answers} answers)"
+    held = bool(watch.claims) and not found
+    wanted = "never two leaders in the same term of Raft"
+    emit(CheckEvent(cluster.run_id, "LeaderWatch", wanted, seen, held, began, time.time() - began, watch.answers))
+
+
+def _by_term(claim: Claim) -> tuple[str, int]:
+    return claim.agent, claim.term

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import AgentApiError, CheckFailed
+from nomad_testkit.events import CheckEvent, emit
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -153,8 +154,9 @@ class Register:
 class Workload:
     """Registers that are written all the time, each by its own thread; see `writing`."""
 
-    def __init__(self, registers: Sequence[Register]) -> None:
-        self.registers = tuple(registers)
+    def __init__(self, registers: Sequence[Register], run_id: str = "") -> None:
+        self.registers, self._run_id = tuple(registers), run_id
+        self._began = time.time()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(one,), daemon=True) for one in registers]
 
@@ -184,7 +186,16 @@ class Workload:
         self.stop()
         deadline = within if isinstance(within, Deadline) else Deadline.after(within)
         for register in self.registers:
-            register.verify(deadline)
+            try:
+                register.verify(deadline)
+            finally:
+                self._tell(register)
+
+    def _tell(self, register: Register) -> None:
+        held = bool(register.writes) and not register.lost
+        seen = f"{register}; {register.lost}" if register.lost else str(register)
+        lasted = time.time() - self._began
+        emit(CheckEvent(self._run_id, "Workload", "no acknowledged write lost", seen, held, self._began, lasted))
 
     def await_writes(self, within: float | Deadline = VERIFY_WITHIN) -> None:
         """Wait until each store acknowledges writes that begin from now on. Raises WaitTimeout."""
@@ -223,7 +234,8 @@ def writing(cluster: Cluster) -> Iterator[Workload]:
         [
             Register(ConsulKey(name), lambda: cluster.consul_servers),
             Register(NomadVariable(name), lambda: cluster.nomad_servers),
-        ]
+        ],
+        cluster.run_id,
     )
     workload.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from nomad_testkit.errors import AgentApiError, BrokenError, CheckFailed, HostError, TestkitError, WaitTimeout
+from nomad_testkit.events import CheckEvent, emit
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
@@ -143,8 +145,10 @@ def require(
     if not checks:
         raise CheckFailed("require() was given no check, so nothing would have been verified; name at least one")
     deadline = within if isinstance(within, Deadline) else Deadline.after(within)
-    started = deadline.clock()
+    started, began, now = deadline.clock(), time.time(), time.monotonic
+    asked_at = now()
     failing: dict[Check[Any], Pending | Broken] = {}
+    held: dict[Check[Any], tuple[str, float]] = {}
     tries = 0
 
     def look(some: Sequence[Check[Any]]) -> None:
@@ -154,8 +158,10 @@ def require(
         for check, verdict in zip(some, verdicts, strict=True):
             if isinstance(verdict, Ok):
                 failing.pop(check, None)
+                held[check] = (verdict.value, held[check][1] if check in held else now() - asked_at)
             else:
                 failing[check] = verdict
+                held.pop(check, None)
 
     def probe() -> Ok[None] | Pending | Broken:
         nonlocal tries
@@ -172,11 +178,33 @@ def require(
             return Broken("see below")
         return Pending("; ".join(f"{check!r}: {_text(verdict)}" for check, verdict in failing.items()))
 
+    def tell() -> None:
+        for check in dict.fromkeys(checks):
+            seen, seconds = held.get(check) or (_text(failing[check]), now() - asked_at)
+            emit(CheckEvent(run_of(cluster), name_of(check), check.wanted, seen, check in held, began, seconds, tries))
+
     try:
         wait_until("the checks", probe, deadline=deadline, on_pending=on_pending)
+        tell()
     except (WaitTimeout, BrokenError):
+        tell()
         report = _report(failing, len(checks), deadline.clock() - started, tries)
         raise CheckFailed(report + explained(cluster)) from None
+
+
+def run_of(cluster: object) -> str:
+    """Give the id of a cluster's run; empty for what only looks like a cluster."""
+    return str(getattr(cluster, "run_id", ""))
+
+
+def name_of(check: Check[Any]) -> str:
+    """Name a check for a report: its class, and the agent that it is about.
+
+    >>> name_of(LeaderReelected("consul", old))  # doctest: +SKIP
+    'LeaderReelected consul'
+    """
+    agents = getattr(check, "agents", ())
+    return " ".join([type(check).__name__, *([getattr(check, "agent", "")] if len(agents) != 1 else agents)]).strip()
 
 
 def explained(cluster: ClusterView) -> str:

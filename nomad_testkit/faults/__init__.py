@@ -121,5 +121,6 @@ class Faults:
             raise FaultError(not_undone(left))
 
     def _keep(self, fault: Fault) -> Fault:
+        fault.run_id = self._cluster.run_id
         self._made.append(fault)
         return fault

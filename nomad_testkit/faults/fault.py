@@ -10,6 +10,7 @@ from typing import Protocol
 
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import FaultError, TestkitError, UsageError
+from nomad_testkit.events import FaultEvent, emit
 from nomad_testkit.host import Host
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ class Fault:
     """What is done, for a person to read, such as ``kill nomad on i-0a1b``."""
     _make: Make
     repairs: Repairs = field(default_factory=Repairs)
+    run_id: str = ""
+    """The run of the cluster that it is done to."""
     _began: float | None = None
 
     @property
@@ -102,7 +105,9 @@ class Fault:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        ended, seconds = time.time(), self.seconds
         left = self.repairs.run()
+        emit(FaultEvent(self.run_id, self.what, ended - seconds, ended, self.seconds - seconds, tuple(left)))
         logger.info("%s: %s", "not undone" if left else "undone", self.what)
         if error is not None:
             _note(error, left)
