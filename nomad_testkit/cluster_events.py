@@ -1,4 +1,4 @@
-"""What is told of a cluster's life to whoever listens: that it is deployed, ready or failed, and its state at the end."""
+"""What is told of a cluster's life to whoever listens: deployed, ready or failed, and its state at the end."""
 
 from __future__ import annotations
 

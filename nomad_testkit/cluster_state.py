@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -132,17 +132,19 @@ def _state(cluster: Cluster, answers: Mapping[str, Any], problems: Sequence[str]
         hosts=hosts,
         allocations=allocations,
         versions={
-            "consul": _versions(str(one.get("Tags", {}).get("build", "")).partition(":")[0] for one in members.values()),
+            "consul": _versions(_build(one).partition(":")[0] for one in members.values()),
             "nomad": _versions(
-                [
-                    *(str(one.get("Tags", {}).get("build", "")) for one in servers.values()),
-                    *(str(one.get("Version", "")) for one in nodes.values()),
-                ]
+                [*map(_build, servers.values()), *(str(one.get("Version", "")) for one in nodes.values())]
             ),
         },
         problems=tuple(problems),
     )
 
 
-def _versions(found: Any) -> tuple[str, ...]:
-    return tuple(sorted({str(one) for one in found if one}))
+def _build(member: Mapping[str, Any]) -> str:
+    """Give the version that a member of Serf tells by its tags; Consul's has the commit after a colon."""
+    return str(member.get("Tags", {}).get("build", ""))
+
+
+def _versions(found: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({one for one in found if one}))
