@@ -13,6 +13,7 @@ from nomad_testkit.examples import Roles
 from nomad_testkit.host import Host
 from nomad_testkit.model import Instance
 from nomad_testkit.run_secrets import RunSecrets
+from nomad_testkit.timeline import HostTimeline
 
 if TYPE_CHECKING:
     from nomad_testkit.checks.base import Check
@@ -47,6 +48,8 @@ class Cluster:
     """What the deployment tells under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds from the deployment's start to the end of each phase."""
+    timeline: Sequence[HostTimeline] = ()
+    """When each host came to each phase of its boot."""
 
     def in_groups(self, *groups: str) -> Sequence[Host]:
         """List the hosts of some of the example's groups."""
@@ -161,6 +164,7 @@ class Cluster:
             "secrets_path": str(self.secrets.folder) if self.secrets else None,
             "outputs": dict(self.outputs),
             "timings": dict(self.timings),
+            "timeline": [asdict(host) for host in self.timeline],
         }
 
     @classmethod
@@ -181,6 +185,7 @@ class Cluster:
             secrets=secrets,
             outputs=description["outputs"],
             timings=description["timings"],
+            timeline=[HostTimeline(**host) for host in description.get("timeline", ())],
         )
 
     def close(self) -> None:

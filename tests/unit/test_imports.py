@@ -26,10 +26,10 @@ LAYERS = """
     deploy
     host jobs
     checks
-    cluster
+    cluster cluster_state cluster_events
     workload leader_watch
     delivery host_watch faults operations readiness runs machine_state diagnostics lifecycle amis
-    topologies sharing scheduling pytest_session fixtures evidence_hooks xdist_hooks plugin bench cli suite __main__
+    topologies attaching sharing scheduling pytest_session fixtures evidence_hooks xdist_hooks plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
 

@@ -187,6 +187,8 @@ import pytest, _pytest.config, _pytest.pytester
 pytest.console_main
 before = set(sys.modules)
 import nomad_testkit.plugin
+for name in nomad_testkit.plugin.pytest_plugins:
+    __import__(name)
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(new - set(sys.stdlib_module_names) - {"nomad_testkit"}))
 print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
@@ -194,7 +196,16 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     third_party, own = done.stdout.splitlines()
     assert third_party == ""
-    modules = ("errors", "plugin", "settings", "topologies")
+    modules = (
+        "errors",
+        "evidence_hooks",
+        "fixtures",
+        "plugin",
+        "pytest_session",
+        "settings",
+        "topologies",
+        "xdist_hooks",
+    )
     assert own.split() == ["nomad_testkit", *(f"nomad_testkit.{name}" for name in modules)]
 
 
