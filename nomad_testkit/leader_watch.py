@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,6 +54,10 @@ class LeaderWatch:
         self.answers = 0
         self._stop = threading.Event()
 
+    def reigns(self, agent: AgentName) -> tuple[Claim, ...]:
+        """Tell who has led, one after the other: as many elections as there are claims but for the first."""
+        return tuple(sorted((claim for claim in self.claims if claim.agent == agent), key=lambda claim: claim.term))
+
     def verify(self) -> None:
         """Raise CheckFailed where two servers led in the same term, or where nothing was seen at all."""
         if found := rivals(self.claims):
@@ -62,19 +65,49 @@ class LeaderWatch:
         if not self.claims:
             raise CheckFailed(f"no leader was seen in {self.answers} answers, so nothing is proven")
 
-    def watch(self, agent: AgentName, host: Host) -> None:
-        """Ask one server until the watch ends (GET /v1/agent/self)."""
+    def verify_throughout(self, *agents: AgentName) -> None:
+        """Raise CheckFailed where there was an election: who leads without one has led all the time.
+
+        A leader that loses its majority steps down, and whoever leads then does so in a new term, the same server too
+        (the Raft paper, 5.1 and 6.2). Of both agents, where none is named.
+        """
+        for agent in agents or AGENTS:
+            reigns = self.reigns(agent)
+            if len(reigns) != 1:
+                led = ", then ".join(f"{one.instance_id} in term {one.term}" for one in reigns) or "nobody"
+                raise CheckFailed(f"{agent} had not one leader throughout: {led} led")
+
+    def follow(self, cluster: Cluster, failed: list[BaseException]) -> None:
+        """Ask every server of a cluster until the watch ends, also those that it gets meanwhile."""
+        watched: dict[tuple[AgentName, Host], threading.Thread] = {}
         while not self._stop.is_set():
-            try:
-                raft = (
-                    host.consul.agent()["Stats"]["raft"] if agent == "consul" else host.nomad.agent()["stats"]["raft"]
+            now = {(agent, host) for agent in AGENTS for host in servers_of(cluster, agent)}
+            for agent, host in now - watched.keys():
+                watched[agent, host] = threading.Thread(
+                    target=self._watch, args=(cluster, agent, host, failed), daemon=True
                 )
-                self.answers += 1
-                if raft["state"] == "Leader":
-                    self.claims.add(Claim(agent, int(raft["term"]), host.instance_id))
-            except AgentApiError:
-                pass  # a server that does not answer claims nothing
+                watched[agent, host].start()
             self._stop.wait(INTERVAL)
+        for thread in watched.values():
+            thread.join()
+
+    def _watch(self, cluster: Cluster, agent: AgentName, host: Host, failed: list[BaseException]) -> None:
+        try:
+            while host in cluster.hosts and not self._stop.is_set():
+                self.ask(agent, host)
+                self._stop.wait(INTERVAL)
+        except Exception as error:
+            failed.append(error)
+
+    def ask(self, agent: AgentName, host: Host) -> None:
+        """Ask one server once (GET /v1/agent/self)."""
+        try:
+            raft = host.consul.agent()["Stats"]["raft"] if agent == "consul" else host.nomad.agent()["stats"]["raft"]
+        except AgentApiError:
+            return  # a server that does not answer claims nothing
+        self.answers += 1
+        if raft["state"] == "Leader":
+            self.claims.add(Claim(agent, int(raft["term"]), host.instance_id))
 
     def stop(self) -> None:
         """End the watch."""
@@ -87,17 +120,21 @@ def watching_leaders(cluster: Cluster) -> Iterator[LeaderWatch]:
 
     >>> with watching_leaders(nomad_cluster), nomad_faults.isolate(leader):  # doctest: +SKIP
     ...     nomad_cluster.require(LeaderReelected("consul", leader))
+    >>> with watching_leaders(nomad_cluster) as watch:  # doctest: +SKIP
+    ...     scale(nomad_cluster, "servers", 5)
+    ...     watch.verify_throughout()
     """
     watch, began = LeaderWatch(), time.time()
-    watched = [(agent, host) for agent in AGENTS for host in servers_of(cluster, agent)]
-    with ThreadPoolExecutor(len(watched), thread_name_prefix="nomad-testkit-leaders") as pool:
-        done = [pool.submit(watch.watch, agent, host) for agent, host in watched]
-        try:
-            yield watch
-        finally:
-            watch.stop()
-    for one in done:
-        one.result()
+    failed: list[BaseException] = []
+    thread = threading.Thread(target=watch.follow, args=(cluster, failed), name="nomad-testkit-leaders", daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.stop()
+        thread.join()
+    if failed:
+        raise failed[0]
     _tell(cluster, watch, began)
     watch.verify()
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from nomad_testkit.agents.binary import Agent, AgentName, Source
+from nomad_testkit.agents.binary import Agent, AgentName, Source, identify
 from nomad_testkit.agents.sources import DEFAULT_CONSUL, DEFAULT_NOMAD, get_agent, preflight
 
-__all__ = ["DEFAULT_CONSUL", "DEFAULT_NOMAD", "Agent", "AgentName", "Source", "get_agent", "preflight"]
+__all__ = ["DEFAULT_CONSUL", "DEFAULT_NOMAD", "Agent", "AgentName", "Source", "get_agent", "identify", "preflight"]

@@ -10,7 +10,7 @@ import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nomad_testkit.errors import AgentSourceError
 
@@ -84,6 +84,27 @@ def inspect(path: Path, name: AgentName, version: str, architecture: str) -> Non
             f"{path} is {name} {found_version}, wanted is {name} {version}; name a binary of that version, or ask for "
             f"version {found_version}"
         )
+
+
+def identify(path: Path) -> Agent:
+    """Tell which agent in which version the binary at `path` is, for this machine's architecture.
+
+    Raises AgentSourceError for what is neither Consul nor Nomad.
+
+    >>> identify(Path("/usr/bin/consul"))  # doctest: +SKIP
+    Agent(name='consul', version='1.14.0', ...)
+    """
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise AgentSourceError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; name an executable file")
+    found, needed = elf_architecture(path), machine_architecture()
+    if found != needed:
+        raise AgentSourceError(f"{path} is for architecture {found}, this machine needs {needed}")
+    name, version = reported_version(path)
+    for known in get_args(AgentName):
+        if name == known:
+            return Agent(known, version, path, sha256_of(path), "given")
+    raise AgentSourceError(f"{path} is {name}; right is {' or '.join(get_args(AgentName))}")
 
 
 def reported_version(path: Path) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from nomad_testkit.checks.scheduling import AllocationsRunning, BatchCompleted, 
 from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceResolves
 from nomad_testkit.checks.topology import ConsulAgents, SeparateServers
 from nomad_testkit.checks.units import UnitsActive
+from nomad_testkit.checks.versions import RunsVersion
 
 __all__ = [
     "AllocationsRunning",
@@ -32,6 +33,7 @@ __all__ = [
     "Place",
     "RaftPeers",
     "Registered",
+    "RunsVersion",
     "SeparateServers",
     "ServiceGone",
     "ServiceHealthy",

@@ -116,3 +116,14 @@ def test_two_leaders_of_one_term_are_rivals_and_those_of_two_terms_are_not() -> 
     watch.claims = {*claims, Claim("nomad", 3, "i-3")}
     with pytest.raises(CheckFailed, match="two leaders at once: nomad, term 3"):
         watch.verify()
+
+
+def test_a_leader_throughout_is_one_in_one_term() -> None:
+    watch = LeaderWatch()
+    with pytest.raises(CheckFailed, match="consul had not one leader throughout: nobody led"):
+        watch.verify_throughout()
+    watch.claims = {Claim("consul", 2, "i-1"), Claim("nomad", 5, "i-2"), Claim("nomad", 3, "i-2")}
+    watch.verify_throughout("consul")
+    with pytest.raises(CheckFailed, match="nomad had not one leader throughout: i-2 in term 3, then i-2 in term 5 led"):
+        watch.verify_throughout()
+    assert [claim.term for claim in watch.reigns("nomad")] == [3, 5]

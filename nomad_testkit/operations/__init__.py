@@ -1,0 +1,26 @@
+"""What people do to a cluster that runs: drain, scale, replace, upgrade, cut the power, save it and restore it anew.
+
+>>> from nomad_testkit.operations import scale, upgrade
+>>> scale(nomad_cluster, "servers", 5)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from nomad_testkit.operations.backup import Backup, restore, save
+from nomad_testkit.operations.drain import drained, node_id
+from nomad_testkit.operations.hosts import cut_power, replace_servers, scale
+from nomad_testkit.operations.upgrade import upgrade
+from nomad_testkit.operations.whole import require_whole
+
+__all__ = [
+    "Backup",
+    "cut_power",
+    "drained",
+    "node_id",
+    "replace_servers",
+    "require_whole",
+    "restore",
+    "save",
+    "scale",
+    "upgrade",
+]

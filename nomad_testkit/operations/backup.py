@@ -1,0 +1,135 @@
+"""The state of a whole cluster is saved, and another one gets it: what a disaster's recovery is made of."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nomad_testkit.checks.healing import leader_of
+from nomad_testkit.clients.snapshots import check_snapshot
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import AgentApiError, UsageError
+from nomad_testkit.host import Host
+from nomad_testkit.operations.whole import WITHIN, require_whole
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+logger = logging.getLogger(__name__)
+
+_SERF_CHECK = "serfHealth"
+"""Consul's own check of a node that has an agent; nodes that were registered from outside have none."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a fresh cluster needs in order to go on for another one."""
+
+    run_id: str
+    """Of the cluster that it was saved from."""
+    consul: bytes = field(repr=False)
+    nomad: bytes = field(repr=False)
+    keys: Mapping[str, bytes] = field(repr=False)
+    """Nomad's root keys by the names of their files: secrets, and not in the snapshot. Without them nothing can be
+    placed, nor a variable be read (https://developer.hashicorp.com/nomad/docs/operations/key-management)."""
+
+
+def save(cluster: Cluster) -> Backup:
+    """Take a snapshot of the state of both agents' servers, and of Nomad's keys with it.
+
+    Raises AgentApiError and HostError.
+
+    >>> backup = save(cluster)  # doctest: +SKIP
+    """
+    leader = leader_of(cluster, "nomad")
+    folder = _keystore(leader)
+    names = leader.run(f"ls -A {shlex.quote(folder)}", sudo=True).stdout.split()
+    keys = {name: leader.read(f"{folder}/{name}", sudo=True).encode() for name in names}
+    return Backup(cluster.run_id, cluster.consul.save_snapshot(), cluster.nomad.save_snapshot(), keys)
+
+
+def restore(cluster: Cluster, backup: Backup) -> None:
+    """Give a cluster the state that a backup has, and wait until it goes on with it.
+
+    Nomad's servers get the keys first, by a restart of each, and read them only then. The clients of the old cluster
+    are purged from Nomad, which would wait for their heartbeats for five minutes (`failover_heartbeat_ttl`), so that
+    its jobs are placed anew; the nodes of the old agents leave Consul's catalog by themselves, and nodes that were
+    registered from outside stay in it. Services of the new agents are back when each agent has compared its own with
+    the catalog, within two minutes.
+
+    Raises UsageError for a backup that is damaged, or from another cluster where there are ACLs, whose tokens would be
+    the other one's; the cluster is then as it was. CheckFailed and WaitTimeout when it does not come right.
+
+    >>> restore(fresh, save(cluster))  # doctest: +SKIP
+    """
+    _refuse_what_cannot_be_used(cluster, backup)
+    _bring_keys(cluster, backup)
+    cluster.consul.restore_snapshot(backup.consul)
+    cluster.nomad.restore_snapshot(backup.nomad)
+    deadline = Deadline.after(WITHIN)
+    wait_until("Nomad to know its own clients alone", lambda: _purge(cluster), deadline=deadline, where=cluster.run_id)
+    wait_until("Consul to know its own agents alone", lambda: _agents(cluster), deadline=deadline, where=cluster.run_id)
+    require_whole(cluster)
+
+
+def _refuse_what_cannot_be_used(cluster: Cluster, backup: Backup) -> None:
+    check_snapshot(backup.consul, "consul")
+    check_snapshot(backup.nomad, "nomad")
+    for name, key in backup.keys.items():
+        try:
+            json.loads(key)
+        except ValueError as error:
+            raise UsageError(f"the key {name} of the backup of {backup.run_id} is damaged: it is not JSON") from error
+    if not backup.keys:
+        raise UsageError(f"the backup of {backup.run_id} has no key of Nomad's keystore; right is what save gave")
+    if cluster.example is not None and cluster.example.security.acl and backup.run_id != cluster.run_id:
+        raise UsageError(
+            f"{cluster.run_id} has ACLs, and the backup is of {backup.run_id}: it would get that one's tokens, and "
+            "nobody could use it with its own any more; right is a cluster without ACLs, or a backup of the same"
+        )
+
+
+def _keystore(server: Host) -> str:
+    return f"{server.nomad.agent()['config']['DataDir']}/server/keystore"
+
+
+def _bring_keys(cluster: Cluster, backup: Backup) -> None:
+    for server in cluster.nomad_servers:
+        folder = _keystore(server)
+        present = server.run(f"ls -A {shlex.quote(folder)}", sudo=True).stdout.split()
+        missing = [name for name in backup.keys if name not in present]
+        if not missing:
+            continue
+        for name in missing:
+            path = f"{folder}/{name}"
+            server.put(backup.keys[name], path, mode=0o600, sudo=True)
+            server.run(f"chown --reference={shlex.quote(folder)} {shlex.quote(path)}", sudo=True)
+        logger.info("%s: restarting nomad, which reads its keys when it starts", server)
+        server.run("systemctl restart nomad", sudo=True, timeout=WITHIN)
+        require_whole(cluster)
+
+
+def _purge(cluster: Cluster) -> Ok[None] | Pending:
+    own = {host.instance_id for host in cluster.nomad_clients}
+    try:
+        found = {str(node["Name"]): str(node["ID"]) for node in cluster.nomad.nodes()}
+        strange = {name: node for name, node in found.items() if name not in own}
+        for node in strange.values():
+            cluster.nomad.put(f"/v1/node/{node}/purge", None)
+    except AgentApiError as error:  # an election may be under way
+        return Pending(str(error))
+    if strange or own - found.keys():
+        return Pending(f"it knows {', '.join(found) or 'none'}")
+    return Ok(None)
+
+
+def _agents(cluster: Cluster) -> Ok[None] | Pending:
+    own = {host.instance_id for host in cluster.hosts}
+    try:
+        checks: list[dict[str, Any]] = cluster.consul.get("/v1/health/state/any")
+    except AgentApiError as error:
+        return Pending(str(error))
+    found = {str(one["Node"]) for one in checks if one["CheckID"] == _SERF_CHECK}
+    return Ok(None) if found == own else Pending(f"its catalog has {', '.join(sorted(found)) or 'none'}")

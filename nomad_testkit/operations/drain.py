@@ -1,0 +1,57 @@
+"""A client is drained, and used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import UsageError
+from nomad_testkit.host import Host
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+DRAIN_SECONDS = 120.0
+_NANOSECONDS = 1_000_000_000
+
+
+@contextmanager
+def drained(cluster: Cluster, client: Host, *, deadline: float = DRAIN_SECONDS) -> Iterator[None]:
+    """Move a client's allocations away (POST /v1/node/:id/drain), and make it eligible again at the end.
+
+    `deadline` is in seconds: what runs then is stopped. Raises UsageError for a host that is no Nomad client of the
+    cluster, before anything is done, and WaitTimeout.
+
+    >>> with drained(cluster, cluster.clients[0]):  # doctest: +SKIP
+    ...     cluster.require(AllocationsRunning(job))
+    """
+    if client not in cluster.nomad_clients:
+        known = ", ".join(map(str, cluster.nomad_clients)) or "none"
+        raise UsageError(f"{client} is to be drained; right is one of the cluster's Nomad clients: {known}")
+    node = node_id(client)
+    spec = {"Deadline": int(deadline * _NANOSECONDS), "IgnoreSystemJobs": False}
+    cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": spec, "MarkEligible": False})
+    try:
+        wait_until(
+            "the drain to end",
+            lambda: _drain_state(cluster, node),
+            deadline=Deadline.after(deadline + 60),
+            where=str(client),
+        )
+        yield
+    finally:
+        cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": None, "MarkEligible": True})
+
+
+def node_id(client: Host) -> str:
+    """Tell the id of a client's node, as its own agent knows it (GET /v1/agent/self)."""
+    return str(client.nomad.agent()["stats"]["client"]["node_id"])
+
+
+def _drain_state(cluster: Cluster, node: str) -> Ok[None] | Pending:
+    facts = cluster.nomad.node(node)
+    running = [
+        one["ID"][:8] for one in cluster.nomad.get(f"/v1/node/{node}/allocations") if one["ClientStatus"] == "running"
+    ]
+    if facts.get("DrainStrategy") or running:
+        return Pending(f"draining, {len(running)} allocations run")
+    return Ok(None)

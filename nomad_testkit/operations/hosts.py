@@ -1,0 +1,114 @@
+"""Hosts come and go: servers are replaced, groups are scaled, the power is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nomad_testkit.checks.healing import leader_of
+from nomad_testkit.checks.raft import AGENTS
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import DeployError, UsageError
+from nomad_testkit.faults import instances as instance_faults
+from nomad_testkit.host import Host
+from nomad_testkit.host_watch import answers
+from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
+from nomad_testkit.operations.whole import WITHIN, require_whole
+from nomad_testkit.refusals import REFUSALS, told
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+
+def replace_servers(cluster: Cluster, *, between: Callable[[], None] | None = None) -> None:
+    """Replace all servers one by one, each when the cluster is whole again.
+
+    The auto scaling group starts the new ones. `between` is called after each. Raises FaultError and CheckFailed.
+
+    >>> replace_servers(cluster)  # doctest: +SKIP
+    """
+    for server in dict.fromkeys([*cluster.consul_servers, *cluster.nomad_servers]):
+        with instance_faults.terminate(cluster, [server], power_cut=False):
+            pass  # left when it is replaced, and `cluster` knows the new host
+        require_whole(cluster)
+        if between is not None:
+            between()
+
+
+def scale(cluster: Cluster, group: str, count: int) -> None:
+    """Let a group of the example have `count` instances, and wait until the cluster is whole at that size.
+
+    Servers that lead are protected from being scaled in, as long as there are others to end, so that no election is
+    needed. Raises UsageError for a group that there is not, DeployError when AWS refuses, WaitTimeout and CheckFailed.
+
+    >>> scale(cluster, "servers", 5)  # doctest: +SKIP
+    """
+    servers = group in {*cluster.roles.nomad_servers, *cluster.roles.consul_servers}
+    if count < (1 if servers else 0):
+        raise UsageError(f"{group} is to have {count} hosts; right is {1 if servers else 0} or more")
+    autoscaling: Any = cluster.target.client("autoscaling")
+    filters = [{"Name": f"tag:{RUN_TAG}", "Values": [cluster.run_id]}]
+    try:
+        found = autoscaling.describe_auto_scaling_groups(Filters=filters)["AutoScalingGroups"]
+        named = {tag["Value"]: one for one in found for tag in one["Tags"] if tag["Key"] == GROUP_TAG}
+        if group not in named:
+            raise UsageError(f"there is no group {group!r}; right is one of {', '.join(sorted(named))}")
+        facts = named[group]
+        leaders = _leaders(cluster, group) if servers and count < len(cluster.in_groups(group)) else []
+        with _protected(autoscaling, facts["AutoScalingGroupName"], leaders if len(leaders) <= count else []):
+            autoscaling.update_auto_scaling_group(
+                AutoScalingGroupName=facts["AutoScalingGroupName"],
+                MinSize=min(count, facts["MinSize"]),
+                MaxSize=max(count, facts["MaxSize"]),
+                DesiredCapacity=count,
+            )
+            _await_size(cluster, group, count)
+    except REFUSALS as error:
+        raise DeployError(f"{group} could not be scaled to {count}: {told(error)}") from error
+    require_whole(cluster)
+
+
+def _await_size(cluster: Cluster, group: str, count: int) -> None:
+    def probe() -> Ok[None] | Pending:
+        cluster.refresh()
+        hosts = cluster.in_groups(group)
+        silent = [str(host) for host in hosts if isinstance(answers(host.address, host.ssh.port), Pending)]
+        if len(hosts) != count or silent:
+            return Pending(f"{len(hosts)} of {count} run; SSH does not answer on {', '.join(silent) or 'none'}")
+        return Ok(None)
+
+    wait_until(f"{count} {group}", probe, deadline=Deadline.after(WITHIN), where=cluster.run_id, interval=1.0)
+
+
+def _leaders(cluster: Cluster, group: str) -> list[Host]:
+    return [host for host in {leader_of(cluster, agent) for agent in AGENTS} if host.instance.group == group]
+
+
+@contextmanager
+def _protected(autoscaling: Any, name: str, hosts: Sequence[Host]) -> Iterator[None]:
+    """Keep a group from ending some of its instances when it gets smaller (SetInstanceProtection)."""
+
+    def protect(protected: bool) -> None:
+        if hosts:
+            autoscaling.set_instance_protection(
+                AutoScalingGroupName=name,
+                InstanceIds=[host.instance_id for host in hosts],
+                ProtectedFromScaleIn=protected,
+            )
+
+    protect(True)
+    try:
+        yield
+    finally:
+        protect(False)
+
+
+def cut_power(cluster: Cluster) -> None:
+    """Stop every host at once and start all again, and wait until the cluster is whole (total power loss).
+
+    Raises FaultError when a host does not come back, and CheckFailed.
+
+    >>> cut_power(cluster)  # doctest: +SKIP
+    """
+    with instance_faults.stop(cluster, cluster.hosts, replaced=False):
+        pass
+    require_whole(cluster)

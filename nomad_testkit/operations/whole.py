@@ -1,0 +1,21 @@
+"""What a cluster is when nothing is wrong with it: what every operation waits for before it goes on."""
+
+from __future__ import annotations
+
+from nomad_testkit.checks import AutopilotHealthy, Leader, NodesReady, RaftPeers
+from nomad_testkit.cluster import Cluster
+
+WITHIN = 300.0
+"""Seconds for each step to come to its end."""
+
+
+def require_whole(cluster: Cluster, *, within: float = WITHIN) -> None:
+    """Demand that the cluster is as large as its hosts make it, and healthy: no stale peer, a leader, nodes ready."""
+    cluster.require(
+        RaftPeers(len(cluster.consul_servers), ("consul",)),
+        RaftPeers(len(cluster.nomad_servers), ("nomad",)),
+        Leader(),
+        AutopilotHealthy(),
+        NodesReady(len(cluster.nomad_clients)),
+        within=within,
+    )
