@@ -13,6 +13,7 @@
     │   ├── ImageError            an AMI or the base image
     │   └── MachineError          one host of it
     ├── DeployError               a plan step was refused by the API
+    ├── TerraformError            Terraform or OpenTofu refused a configuration or could not apply it; its own words
     ├── PackerError               Packer refused a template or could not build it; keeps Packer's own words
     ├── TeardownError             something is left over; lists it
     ├── HostError                 SSH to a host
@@ -98,6 +99,10 @@ class DeployError(TestkitError):
 
 class PackerError(TestkitError):
     """Packer refused a template, or could not build an AMI from it."""
+
+
+class TerraformError(TestkitError):
+    """Terraform or OpenTofu refused a configuration, or could not apply it."""
 
 
 class TeardownError(TestkitError):
