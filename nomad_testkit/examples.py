@@ -193,6 +193,20 @@ class Example:
         example._check_login(example.render())
         return example
 
+    def describe(self) -> dict[str, Any]:
+        """Tell, in JSON's types, what another process needs to have the same example; a variable may be a secret."""
+        return {"folder": str(self.folder), "variables": dict(self.variables)}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Example:
+        """Load the example that `describe` told of. Raises ExampleError where its folder has changed too much since.
+
+        >>> example = Example.load("nomad-consul-colocated-cluster").replace(num_clients=1)
+        >>> Example.from_description(example.describe()).variables["num_clients"]
+        1
+        """
+        return cls.load(Path(description["folder"])).replace(**description["variables"])
+
     def size_variables(self, role: str) -> tuple[str | None, ...]:
         """Name the variables that are the sizes of the groups with a role; None for a size that is no variable.
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from nomad_testkit import diagnostics, targets
 from nomad_testkit.clients.access import ApiAccess
 from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster_events import lived
 from nomad_testkit.delivery import deliver
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.plan import plan
 from nomad_testkit.deploy.survey import survey
 from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
+from nomad_testkit.events import ClusterEvent, emit
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import deferred, termination_raises
 from nomad_testkit.readiness import Readiness, expected_hosts
@@ -39,11 +41,14 @@ TEARDOWN_SECONDS = 120.0
 
 
 @contextmanager
-def deployed(settings: Settings, example: Example, *, target: Target, progress: Progress) -> Iterator[Cluster]:
+def deployed(
+    settings: Settings, example: Example, *, target: Target, progress: Progress, name: str = ""
+) -> Iterator[Cluster]:
     """Deploy an example, lend the cluster that it makes, and destroy it, whatever happens.
 
     When it fails, evidence goes to the artifacts folder, and a note of the error names it. With the setting `keep`
-    nothing is destroyed. An error of the teardown becomes a note where there is another one already.
+    nothing is destroyed; after `Run.leave_up` nothing, unless the block fails. `name` is what a user calls the run. An
+    error of the teardown becomes a note where there is another one already.
 
     Raises DeployError, BrokenError and WaitTimeout when the cluster does not get ready, and TeardownError when
     something is left.
@@ -53,20 +58,25 @@ def deployed(settings: Settings, example: Example, *, target: Target, progress: 
     """
     deadline = Deadline.after(settings.timeout)
     hosts: list[Host] = []
-    with new_run(settings, hosts, target=target, progress=progress) as run:
-        yield _deploy(run, hosts, example, target=target, deadline=deadline, progress=progress)
+    with (
+        new_run(settings, hosts, target=target, progress=progress, name=name) as run,
+        lived(run.run_id, example, target) as life,
+    ):
+        yield life.ready(_deploy(run, hosts, example, target=target, deadline=deadline, progress=progress))
 
 
 @contextmanager
-def new_run(settings: Settings, hosts: Sequence[Host], *, target: Target, progress: Progress) -> Iterator[Run]:
-    """Lend a new run, and destroy all that it has created, whatever happens.
+def new_run(
+    settings: Settings, hosts: Sequence[Host], *, target: Target, progress: Progress, name: str = ""
+) -> Iterator[Run]:
+    """Lend a new run, and destroy all that it has created, whatever happens, unless it is to be left up.
 
     `hosts`, to which the user adds, are asked for evidence when it fails. Raises as `deployed`.
     """
     first: BaseException | None = None
     with termination_raises():
         forget_dead(progress)
-        run = Run.new()
+        run = Run.new(name)
         lock = run.lock
         lock.acquire("a moment's look of another process at the run's lock")
         run.note({"target": dict(target.describe())})
@@ -167,22 +177,26 @@ def _deploy(
             outputs=outputs,
             timings=readiness.timings,
         )
-        run.note(cluster.describe())
+        run.note({**cluster.describe(), "example": example.describe()})
         readiness.await_agents(cluster)
-    run.note(cluster.describe())
+    run.note({**cluster.describe(), "example": example.describe()})
     return cluster
 
 
 def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool, progress: Progress) -> None:
     try:
-        if keep:
+        if keep or (first is None and run.description().get("kept")):
             target.keep()
-            run.note({**run.description(), "kept": True})
-            progress(how_to_reach(run))
+            emit(ClusterEvent(run.run_id, "kept"))
+            run.leave_up()
+            if keep:
+                progress(how_to_reach(run))
         else:
             started = Deadline.after(TEARDOWN_SECONDS)
             destroy(run, target=target, progress=lambda line: None)
-            progress(f"destroyed {run.run_id} in {TEARDOWN_SECONDS - started.remaining():.1f} s")
+            seconds = TEARDOWN_SECONDS - started.remaining()
+            emit(ClusterEvent(run.run_id, "destroyed", {"seconds": seconds}))
+            progress(f"destroyed {run.run_id} in {seconds:.1f} s")
     except Exception as error:
         if first is None:
             raise

@@ -16,10 +16,12 @@ from typing import Any
 from platformdirs import user_state_path
 
 from nomad_testkit.errors import TestkitError, UsageError
+from nomad_testkit.example_variables import near_miss
 from nomad_testkit.file_lock import FileLock
 from nomad_testkit.journal import Journal
 
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
+_NAME = "name"
 _RUN_ID = re.compile(r"nt-\d{8}-[0-9a-f]{6}")
 
 
@@ -37,27 +39,34 @@ class Run:
     folder: Path
 
     @classmethod
-    def new(cls) -> Run:
-        """Start a run: a new id, and a folder for it. Raises TestkitError where the folder cannot be made."""
+    def new(cls, name: str = "") -> Run:
+        """Start a run: a new id, and a folder for it; `name` is what its user calls it.
+
+        Raises TestkitError where the folder cannot be made.
+        """
         run_id = f"nt-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
         run = cls(run_id, state_path() / "runs" / run_id)
         try:
             run.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             run.folder.mkdir(mode=0o700)
+            if name:
+                (run.folder / _NAME).write_text(name)
         except OSError as error:
             remedy = f"set {ENVIRONMENT_VARIABLE} to a folder that can be written"
             raise TestkitError(f"the run's folder cannot be made: {error}; {remedy}") from error
         return run
 
     @classmethod
-    def find(cls, run_id: str) -> Run:
-        """Find a run by its id. Raises UsageError that lists those that there are."""
+    def find(cls, name: str) -> Run:
+        """Find a run by its id, or by the name that its user gave it. Raises UsageError that lists those there are."""
         known = cls.every()
         for run in known:
-            if run.run_id == run_id:
+            if name in (run.run_id, run.name):
                 return run
-        listed = ", ".join(run.run_id for run in known) or "none"
-        raise UsageError(f"there is no run {run_id!r} in {state_path() / 'runs'}; there are: {listed}")
+        hint = near_miss(name, [one for run in known for one in (run.name or run.run_id,)])
+        meant = f"; {hint}" if hint.startswith("perhaps") else ""
+        listed = ", ".join(map(str, known)) or "none"
+        raise UsageError(f"there is no run {name!r} in {state_path() / 'runs'}; there are: {listed}{meant}")
 
     @classmethod
     def every(cls) -> list[Run]:
@@ -65,6 +74,17 @@ class Run:
         folder = state_path() / "runs"
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         return [cls(name, folder / name) for name in names if _RUN_ID.fullmatch(name)]
+
+    @property
+    def name(self) -> str:
+        """What its user calls it; empty where it got no name."""
+        try:
+            return (self.folder / _NAME).read_text()
+        except OSError:
+            return ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.run_id})" if self.name else self.run_id
 
     @property
     def journal(self) -> Journal:
@@ -111,6 +131,10 @@ class Run:
             return {}
         except (OSError, ValueError) as error:
             raise TestkitError(f"{path} cannot be read: {error}") from error
+
+    def leave_up(self) -> None:
+        """Let whoever deploys it leave it up in the end, unless that fails."""
+        self.note({**self.description(), "kept": True})
 
     def forget(self) -> None:
         """Remove the folder: nothing is left to destroy."""

@@ -7,6 +7,7 @@ separated by ``;`` in the environment.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 from nomad_testkit.errors import SettingsError
 
 ENV_PREFIX = "NOMAD_TESTKIT_"
-TARGETS = ("embedded",)
+TARGETS = ("embedded", "aws")
 SEPARATOR = ";"
 """What stands between the values of one environment variable, where a setting can be given several times."""
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -138,6 +139,24 @@ def _folder_or_name(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    return text.strip()
+
+
+def _blocks(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.IPv4Network(part.strip())) for part in text.split(","))
+    except ValueError as error:
+        raise _Wrong(f"IPv4 blocks with commas between them, such as 203.0.113.7/32 ({error})") from error
+
+
+def _dollars(text: str) -> float:
+    try:
+        return _seconds(text)
+    except _Wrong:
+        raise _Wrong("a sum in US dollars above 0, such as 2.50") from None
+
+
 def _program(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
@@ -154,13 +173,33 @@ def _shown(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "none" if value is None else str(value)
 
 
 _SECRET = re.compile(r"secret|token|password|gossip|encrypt|private")
 """What the name of a variable says whose value is not to be shown."""
+_DEPLOYING = (
+    "target",
+    "region",
+    "example",
+    "ami",
+    "servers",
+    "clients",
+    "var",
+    "keep",
+    "consul_version",
+    "nomad_version",
+    "consul_binary",
+    "nomad_binary",
+)
+"""What says how to deploy, and so has nothing to say of a cluster that is up already."""
 _REGION = _matching(r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as us-east-1")
 _AMI = _matching(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", "an AMI id such as ami-0123456789abcdef0")
+_ACCOUNT = _matching(r"\d{12}", "the id of an AWS account, such as 123456789012")
+_VPC = _matching(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", "the id of a VPC such as vpc-0123456789abcdef0")
+_URL = _matching(r"https?://[^/\s?#]+/?", "the URL of an AWS API such as http://127.31.255.254")
 _VERSION = _matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.6.1")
 
 
@@ -174,9 +213,13 @@ class Settings:
     """
 
     target: str = field(
-        default="embedded", metadata=_row(_choice(*TARGETS), "NAME", "where clusters are deployed to: embedded")
+        default="embedded",
+        metadata=_row(_choice(*TARGETS), "NAME", f"where clusters are deployed to: {' or '.join(TARGETS)}"),
     )
-    region: str = field(default="us-east-1", metadata=_row(_REGION, "REGION", "AWS region of the target"))
+    region: str = field(
+        default="us-east-1",
+        metadata=_row(_REGION, "REGION", "AWS region of the target; on AWS by default that of boto3's own settings"),
+    )
     example: str | None = field(
         default=None,
         metadata=_row(
@@ -214,6 +257,12 @@ class Settings:
     keep: bool = field(
         default=False, metadata=_row(_switch, None, "leave clusters up, and print how to reach and destroy them")
     )
+    attach: str | None = field(
+        default=None,
+        metadata=_row(
+            _name, "NAME", "use the cluster that `nomad-testkit up` has deployed under this name or id, and leave it up"
+        ),
+    )
     artifacts: Path = field(
         default=Path("nomad-artifacts"),
         metadata=_row(_folder, "FOLDER", "where evidence of failures goes; made only when there is some"),
@@ -227,6 +276,36 @@ class Settings:
     )
     nomad_binary: Path | None = field(
         default=None, metadata=_row(_program, "FILE", "Nomad executable to use instead of getting one")
+    )
+    aws_account: str | None = field(
+        default=None,
+        metadata=_row(_ACCOUNT, "ID", "account that the target aws may deploy to; it creates nothing in any other"),
+    )
+    aws_vpc: str | None = field(
+        default=None, metadata=_row(_VPC, "VPC", "VPC of the target aws, instead of the region's default VPC")
+    )
+    aws_source_cidr: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_row(
+            _blocks,
+            "CIDR[,CIDR]",
+            "who may reach SSH and the APIs of hosts on AWS, instead of the address that AWS sees this machine at",
+        ),
+    )
+    aws_allow_anywhere: bool = field(
+        default=False, metadata=_row(_switch, None, "let nomad_aws_source_cidr hold as much as 0.0.0.0/0")
+    )
+    aws_budget: float | None = field(
+        default=None,
+        metadata=_row(_dollars, "USD", "deploy nothing on AWS that is estimated to cost more in nomad_aws_max_time"),
+    )
+    aws_max_time: float = field(
+        default=7200.0,
+        metadata=_row(_seconds, "SECONDS", "how long a cluster may live on AWS; then its tests are interrupted"),
+    )
+    aws_endpoint_url: str | None = field(
+        default=None,
+        metadata=_row(_URL, "URL", "API that the target aws asks in the place of AWS's, as AWS_ENDPOINT_URL does"),
     )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each value that is no default came from."""
@@ -249,6 +328,7 @@ class Settings:
         ini_file = Path(ini_file)
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
+        ranks: dict[str, int] = {}
         wrong: list[str] = []
         for setting in table():
             given = (
@@ -256,7 +336,7 @@ class Settings:
                 (f"environment variable {setting.variable}", (environ or {}).get(setting.variable)),
                 (f"{setting.key} in {ini_file.name}", (ini or {}).get(setting.key)),
             )
-            for source, texts in given:
+            for rank, (source, texts) in enumerate(given):
                 found: dict[str, Any] = {}
                 for text in setting.texts(texts):
                     if source == given[-1][0]:
@@ -273,6 +353,18 @@ class Settings:
                 for name, value in found.items():
                     if name not in sources:
                         values[name], sources[name] = value, source
+                        ranks[name] = rank
+        if values.get("attach"):
+            moot = [name for name in sources if name.partition(" ")[0] in _DEPLOYING]
+            against = [sources[name] for name in moot if ranks[name] <= ranks["attach"]]
+            if against:
+                listed = ", ".join(dict.fromkeys(against))
+                wrong.append(
+                    f"{sources['attach']}: {values['attach']} is deployed already, but these say how to deploy: "
+                    f"{listed}; leave them out, or attach to nothing"
+                )
+            for name in moot:  # what the ini file says for other runs, an option attach overrides
+                del values[name], sources[name]
         if wrong:
             lines = "".join(f"\n  - {line}" for line in wrong)
             raise SettingsError(f"nomad_testkit cannot use {len(wrong)} of its settings:{lines}")
@@ -302,7 +394,7 @@ class Settings:
                 chosen += [f"{name}={_unless_secret(one, value[one])} ({self.source(name)})" for one, name in names]
             elif source != "default":
                 chosen.append(f"{setting.name}={_shown(value)} ({source})")
-            elif value is not None:
+            elif value is not None and (self.target == "aws" or not setting.name.startswith("aws_")):
                 defaults.append(f"{setting.name}={_shown(value)}")
         return [*chosen, f"{', '.join(defaults)} (default)"]
 

@@ -267,8 +267,13 @@ def _folder(state: Path, run: str) -> Path:
 
 
 def target(sharing: Sharing, settings: Settings, progress: Progress) -> AbstractContextManager[Target]:
-    """Open the run's target, or use the one that another worker has opened."""
+    """Open the run's target, or use the one that another worker has opened; with the setting `attach`, what is up."""
     from nomad_testkit.targets import attach_target, open_target
+
+    if settings.attach:
+        from nomad_testkit.attaching import attached_target
+
+        return attached_target(settings)
 
     return sharing.shared(
         "target",
@@ -282,7 +287,14 @@ def target(sharing: Sharing, settings: Settings, progress: Progress) -> Abstract
 def cluster(
     sharing: Sharing, settings: Settings, example: Example, opened: Target, progress: Progress
 ) -> AbstractContextManager[Cluster]:
-    """Deploy an example, or use the cluster that another worker has deployed from just this one."""
+    """Deploy an example, or use the cluster that another worker has deployed from just this one.
+
+    With the setting `attach` it is the cluster that is up, whatever the example.
+    """
+    if settings.attach:
+        from nomad_testkit.attaching import attached_cluster
+
+        return attached_cluster(settings, opened)
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.lifecycle import deployed
 

@@ -113,13 +113,19 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
 
 @pytest.fixture
 def deploy(stage: Stage, tmp_path: Path) -> Callable[..., Any]:
-    def start(**options: str) -> Any:
+    def start(name: str = "", **options: str) -> Any:
         roles = Roles(("servers",), ("servers",), ())
         example: Any = SimpleNamespace(
-            name="example", ssh_user="admin", ssh_private_key_file=None, roles=roles, security=stage.security
+            name="example",
+            ssh_user="admin",
+            ssh_private_key_file=None,
+            roles=roles,
+            security=stage.security,
+            describe=lambda: {"folder": "/examples/example", "variables": {"num_clients": 1}},
         )
         settings = Settings.load(options={"nomad_artifacts": str(tmp_path / "evidence"), **options})
-        return lifecycle.deployed(settings, example, target=stage.target, progress=stage.said.append)  # type: ignore[arg-type]
+        how: Any = {"target": stage.target, "progress": stage.said.append, "name": name}
+        return lifecycle.deployed(settings, example, **how)
 
     return start
 
@@ -227,6 +233,32 @@ def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Ca
     assert "export AWS_ENDPOINT_URL=http://127.31.255.1" in told
     assert any(f"-i {run.key_path} admin@127.31.0.4 -p 2222 " in line for line in told)
     assert told[-1] == f"python -m nomad_testkit down {run.run_id}"
+
+
+def test_what_its_user_leaves_up_is_kept_and_found_by_its_name(stage: Stage, deploy: Callable[..., Any]) -> None:
+    with deploy(name="dev") as cluster:
+        run = Run.find("dev")
+        assert (run.run_id, str(run)) == (cluster.run_id, f"dev ({cluster.run_id})")
+        run.leave_up()
+    assert "sweep" not in stage.done
+    assert stage.target.kept
+    assert (run.used, run.description()["kept"]) == (False, True)
+    assert run.description()["example"] == {"folder": "/examples/example", "variables": {"num_clients": 1}}
+
+
+@pytest.mark.parametrize("error", [DeployError("the check said no"), KeyboardInterrupt()])
+def test_what_fails_is_destroyed_though_it_was_to_be_left_up(
+    stage: Stage, deploy: Callable[..., Any], error: BaseException
+) -> None:
+    def use(cluster: Cluster) -> None:
+        Run.find(cluster.run_id).leave_up()
+        raise error
+
+    with pytest.raises(type(error)), deploy() as cluster:
+        use(cluster)
+    assert stage.done[-1] == "sweep"
+    assert not stage.target.kept
+    assert Run.every() == []
 
 
 def test_a_cluster_with_secrets_is_reached_by_their_files(stage: Stage, deploy: Callable[..., Any]) -> None:

@@ -56,7 +56,7 @@ def test_everything_wrong_is_listed_at_once_with_its_source() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "nomad_testkit cannot use 4 of its settings:"
     assert lines[1:] == [
-        "  - option --nomad-target: found 'gcp', expected one of embedded",
+        "  - option --nomad-target: found 'gcp', expected one of embedded, aws",
         "  - nomad_ami in pytest.ini: found 'ubuntu', expected an AMI id such as ami-0123456789abcdef0",
         "  - option --nomad-timeout: found '0', expected a number of seconds above 0, such as 300",
         "  - environment variable NOMAD_TESTKIT_KEEP: found 'maybe', expected true or false",
@@ -147,3 +147,34 @@ def test_a_path_in_ini_is_relative_to_the_inis_folder(tmp_path: Path) -> None:
     bundled = {"nomad_example": "nomad-consul-separate-cluster"}
     assert Settings.load(ini=bundled, ini_file=tmp_path / "pytest.ini").example == "nomad-consul-separate-cluster"
     assert Settings.load(options={"nomad_artifacts": "evidence"}).artifacts == Path("evidence")
+
+
+def test_what_is_attached_to_cannot_be_deployed_otherwise() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(
+            options={"nomad_attach": "dev", "nomad_servers": "1", "nomad_keep": "true", "nomad_var": ["ssh_user=me"]},
+            environ={"NOMAD_TESTKIT_CLIENTS": "2"},
+        )
+    assert str(caught.value).splitlines()[1] == (
+        "  - option --nomad-attach: dev is deployed already, but these say how to deploy: option --nomad-servers, "
+        "option --nomad-var, option --nomad-keep; leave them out, or attach to nothing"
+    )
+    with pytest.raises(SettingsError, match=r"NOMAD_TESTKIT_ATTACH: dev .* option --nomad-ami, .*TESTKIT_CLIENTS; "):
+        Settings.load(
+            options={"nomad_ami": "ami-0123456789abcdef0"},
+            environ={"NOMAD_TESTKIT_ATTACH": "dev", "NOMAD_TESTKIT_CLIENTS": "2"},
+        )
+
+
+def test_what_is_attached_to_overrides_what_says_less_how_to_deploy() -> None:
+    settings = Settings.load(
+        options={"nomad_attach": "dev"},
+        environ={"NOMAD_TESTKIT_CLIENTS": "2", "NOMAD_TESTKIT_TIMEOUT": "90"},
+        ini={"nomad_example": "mine", "nomad_var": ["ssh_user=me"]},
+    )
+    assert (settings.attach, settings.timeout) == ("dev", 90.0)
+    assert (settings.clients, settings.example, settings.changes_examples) == (None, None, False)
+    assert settings.in_force()[:2] == [
+        "timeout=90 (environment variable NOMAD_TESTKIT_TIMEOUT)",
+        "attach=dev (option --nomad-attach)",
+    ]
