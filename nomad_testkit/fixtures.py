@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,10 @@ def nomad_example(nomad_settings: Settings, nomad_topology: str) -> Example:
     from nomad_testkit.example_settings import chosen_example
 
     with _refused_without_traceback():
+        if nomad_settings.attach:
+            from nomad_testkit.attaching import attached_example
+
+            return attached_example(nomad_settings)
         return chosen_example(nomad_settings, topologies.TOPOLOGIES[nomad_topology])
 
 
@@ -50,7 +56,10 @@ def nomad_target(nomad_settings: Settings, pytestconfig: pytest.Config) -> Itera
     """Where clusters are deployed to: a session's own EC2, opened when it is first used."""
     from nomad_testkit import sharing
 
-    with sharing.target(join_workers(pytestconfig), nomad_settings, progress_of(pytestconfig)) as target:
+    with (
+        _refused_without_traceback(),
+        sharing.target(join_workers(pytestconfig), nomad_settings, progress_of(pytestconfig)) as target,
+    ):
         yield target
 
 
@@ -68,8 +77,14 @@ def nomad_cluster(
 
     workers, progress = join_workers(pytestconfig), progress_of(pytestconfig)
     with _refused_without_traceback():
-        example = changed(nomad_example, nomad_settings)  # an example that conftest.py chose, too
-        topologies.refuse_another(example, pytestconfig.stash.get(ASKED_FOR, ()), nomad_topology)
+        example, asked = nomad_example, pytestconfig.stash.get(ASKED_FOR, ())
+        if nomad_settings.attach:
+            from nomad_testkit.attaching import refuse_topology
+
+            refuse_topology(nomad_settings, asked, nomad_topology)
+        else:
+            example = changed(nomad_example, nomad_settings)  # an example that conftest.py chose, too
+            topologies.refuse_another(example, asked, nomad_topology)
     with (
         _interrupted(pytestconfig),
         sharing.cluster(workers, nomad_settings, example, nomad_target, progress) as cluster,
@@ -84,6 +99,25 @@ def nomad_faults(nomad_cluster: Cluster) -> Iterator[Faults]:
 
     with Faults(nomad_cluster) as faults:
         yield faults
+
+
+@pytest.fixture(scope="session")
+def nomad_fault_seed(nomad_settings: Settings, pytestconfig: pytest.Config) -> int:
+    """The seed of a sequence of faults: --nomad-fault-seed, or else a fresh one, which is shown."""
+    if nomad_settings.fault_seed is not None:
+        return nomad_settings.fault_seed
+    seed = secrets.randbelow(10**9)
+    progress_of(pytestconfig)(f"the faults have the seed {seed}; --nomad-fault-seed {seed} replays them")
+    return seed
+
+
+@pytest.fixture
+def nomad_fault_replay(request: pytest.FixtureRequest, nomad_settings: Settings, nomad_fault_seed: int) -> str:
+    """The command that runs this test again, with the same faults; for the message of its failure."""
+    config, test = request.config, f"{request.path}::{request.node.nodeid.partition('::')[2]}"
+    given = [arg for arg in config.invocation_params.args if str(arg) not in config.args]
+    seed = ["--nomad-fault-seed", nomad_fault_seed, "--nomad-fault-time", f"{nomad_settings.fault_time:g}"]
+    return shlex.join(map(str, ["pytest", *given, test, *seed]))
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ _MARKERS = {
     "encrypted": "a cluster with TLS, encrypted gossip and ACLs on both agents",
     "ami": "an image for hosts, looked at on one instance",
     "faults": "a cluster whose agents, instances and network are made to fail, and that has to heal",
+    "linearizability": "a cluster whose Consul KV has to stay linearizable under a sequence of faults",
     "operations": "a cluster that is drained, scaled, replaced and restored while it runs",
     "nomad_topology(name, ...)": "run the test with a cluster of each topology: colocated, separate or encrypted",
 }
@@ -152,6 +153,8 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 def _refuse_the_example(settings: Settings, items: list[pytest.Item]) -> None:
     """Refuse an example that the settings name, or what they change in the bundled one, before the first test."""
+    if settings.attach:
+        _refuse_the_attachment(settings, items)
     if settings.example is None and not settings.changes_examples:
         return
     from nomad_testkit.example_settings import chosen_example
@@ -164,6 +167,21 @@ def _refuse_the_example(settings: Settings, items: list[pytest.Item]) -> None:
             topologies.refuse_another(example, asked, topology)
         if settings.example and not uses:
             chosen_example(settings, settings.example)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _refuse_the_attachment(settings: Settings, items: list[pytest.Item]) -> None:
+    """Refuse a cluster that is not up, and one that is of another topology than the tests, before the first test."""
+    from nomad_testkit.attaching import attached_target, refuse_topology
+
+    try:
+        with attached_target(settings):
+            for topology, asked in sorted(
+                {(topologies.used_by(item) or "", topologies.asked_for(item)) for item in items}
+            ):
+                if topology:
+                    refuse_topology(settings, asked, topology)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
 
