@@ -111,6 +111,10 @@ class Host:
                 self._consul = self._access.consul(self.address)
             return self._consul
 
+    def connect_consul(self, *, timeout: float) -> ConsulClient:
+        """Make another client of this host's Consul agent, with a time-out in seconds; who makes it closes it."""
+        return self._access.consul(self.address, timeout=timeout)
+
     @property
     def testinfra(self) -> testinfra.host.Host:
         """This host as pytest-testinfra sees it, with its modules: file, package, service, sysctl, user...

@@ -112,9 +112,9 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _number_from(least: int) -> Parse:
+def _number_from(least: int, *, digits: int = 4) -> Parse:
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < least:
+        if not re.fullmatch(rf"[0-9]{{1,{digits}}}", text) or int(text) < least:
             raise _Wrong(f"a whole number, {least} or more")
         return int(text)
 
@@ -253,6 +253,15 @@ class Settings:
     )
     heal_timeout: float = field(
         default=120.0, metadata=_row(_seconds, "SECONDS", "in tests of faults, until everything else has healed")
+    )
+    fault_seed: int | None = field(
+        default=None,
+        metadata=_row(
+            _number_from(0, digits=18), "N", "what decides a sequence of faults, instead of a fresh one that is printed"
+        ),
+    )
+    fault_time: float = field(
+        default=30.0, metadata=_row(_seconds, "SECONDS", "how long the faults of a sequence follow one another")
     )
     keep: bool = field(
         default=False, metadata=_row(_switch, None, "leave clusters up, and print how to reach and destroy them")

@@ -41,11 +41,11 @@ class ApiAccess:
         """Give the URL of a Nomad agent's API."""
         return f"{'https' if self.ca_path else 'http'}://{address}:{NOMAD_HTTP_PORT}"
 
-    def consul(self, address: str) -> ConsulClient:
-        """Make a client of a Consul agent."""
+    def consul(self, address: str, **how: Any) -> ConsulClient:
+        """Make a client of a Consul agent; `how` may have its `timeout`."""
         from nomad_testkit.clients.consul import ConsulClient
 
-        return ConsulClient(self.consul_url(address), self.consul_token, **self._tls())
+        return ConsulClient(self.consul_url(address), self.consul_token, **self._tls(), **how)
 
     def nomad(self, address: str) -> NomadClient:
         """Make a client of a Nomad agent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from warnings import catch_warnings, simplefilter
 
 import consul.base
@@ -116,9 +116,20 @@ class ConsulClient(AgentClient):
 
         GET /v1/kv/:key?consistent; None where there is no such key.
         """
+        return self.read_key(key, "consistent")
+
+    def read_key(
+        self, key: str, consistency: Literal["default", "consistent", "stale"] = "default"
+    ) -> tuple[bytes, int] | None:
+        """Read a key's value and the index of its last change (GET /v1/kv/:key); None where there is no such key."""
         with self._errors():
-            entry = self._raw.kv.get(key, consistency="consistent")[1]
+            entry = self._raw.kv.get(key, consistency=consistency)[1]
         return None if entry is None else (entry["Value"] or b"", int(entry["ModifyIndex"]))
+
+    def delete_key(self, key: str, *, recurse: bool = False) -> None:
+        """Delete a key (DELETE /v1/kv/:key); with `recurse` all keys that begin with it."""
+        with self._errors():
+            self._raw.kv.delete(key, recurse=recurse or None)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import requests
+import urllib3
 
 from nomad_testkit.clients.snapshots import check_snapshot
 from nomad_testkit.errors import AgentApiError
@@ -182,6 +183,16 @@ def describe(error: BaseException) -> str:
     if isinstance(root, OSError) and root.strerror:
         return root.strerror
     return str(root) or type(root).__name__
+
+
+def never_sent(error: AgentApiError) -> bool:
+    """Whether a request certainly did not get to the agent, since there was no connection to send it by."""
+    cause = error.__cause__
+    if isinstance(cause, requests.exceptions.ConnectTimeout):
+        return True
+    return isinstance(cause, requests.exceptions.ConnectionError) and any(
+        isinstance(getattr(one, "reason", None), urllib3.exceptions.NewConnectionError) for one in cause.args
+    )
 
 
 def _root(error: BaseException) -> BaseException:

@@ -18,7 +18,7 @@ LAYERS = """
     errors model timeline events wait refusals certificates
     settings journal bundle cache interrupts file_lock packer
     agents
-    modules
+    modules expiry
     login_key example_variables example_inputs security examples example_settings
     ssh testinfra_backend clients run_secrets
     ec2 aws_policy
@@ -28,8 +28,9 @@ LAYERS = """
     checks
     cluster cluster_state cluster_events
     workload leader_watch
-    delivery host_watch faults operations readiness runs machine_state diagnostics lifecycle amis
-    topologies attaching sharing scheduling pytest_session fixtures evidence_hooks xdist_hooks plugin bench cli suite __main__
+    boot progress
+    delivery host_watch agent_watch faults linearizability operations readiness runs machine_state diagnostics lifecycle amis report history
+    topologies attaching sharing scheduling pytest_session fixtures evidence_hooks report_hooks xdist_hooks plugin bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
 
@@ -41,7 +42,16 @@ IGNORANT_OF = {
     "ec2": ("nomad", "consul", "pytest", "agents", "modules", "clients"),
     "modules": ("targets", "ec2"),
 }
-IMPORT_PYTEST = ("plugin", "pytest_session", "fixtures", "evidence_hooks", "xdist_hooks", "scheduling", "suite")
+IMPORT_PYTEST = (
+    "plugin",
+    "pytest_session",
+    "fixtures",
+    "evidence_hooks",
+    "report_hooks",
+    "xdist_hooks",
+    "scheduling",
+    "suite",
+)
 
 
 def modules() -> list[Path]:
