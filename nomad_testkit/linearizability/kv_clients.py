@@ -25,10 +25,12 @@ KEY_SECONDS = 5.0
 """After which other keys are used: the longer a history of one key is, the longer takes its check."""
 PAUSE = 0.02
 """Seconds between two operations of a client."""
-PAUSE_REFUSED = 0.2
-"""Seconds after one that did not get as far as the server."""
+PAUSE_WITHOUT = 0.2
+"""Seconds after one that came to nothing."""
 ANSWER_SECONDS = 3.0
 """Until an operation without an answer counts as one of unknown outcome."""
+_NOT_PASSED_ON = ("No cluster leader", "Raft leader not found in server lookup mapping", "rpc error getting client")
+"""What Consul says of a request before it is sent to a leader (agent/consul/rpc.go and agent/pool/pool.go of 1.14)."""
 _WRITERS_DO: tuple[Kind, ...] = ("get",) * 8 + ("put",) * 6 + ("cas",) * 5 + ("delete",)
 
 
@@ -71,7 +73,7 @@ class _Client:
                 kind = dice.choice(does)
                 key = f"{prefix}/{int(self.history.now() / 1e9 / KEY_SECONDS)}-{dice.randrange(KEYS)}"
                 ended = self.do(store, "get" if kind == "cas" and key not in self._known else kind, key)
-                stop.wait(PAUSE_REFUSED if ended == "failed" else PAUSE)
+                stop.wait(PAUSE if ended == "ok" else PAUSE_WITHOUT)
 
     def do(self, store: Store, kind: Kind, key: str) -> Ending:
         """Do one thing, and record it."""
@@ -105,11 +107,12 @@ class _Client:
 
 
 def without_effect(error: AgentApiError) -> bool:
-    """Whether a write certainly has no effect: it was never sent, or the agent found fault with the request itself.
+    """Whether a write certainly has no effect: it got to no server, or to none that could pass it on to a leader.
 
-    A server that answers 500 may have passed the write on, or have put it in its log, before it found no leader.
+    Any other answer leaves that open: a server may have put the write in its log, and then have lost its leadership.
     """
-    return never_sent(error) or (error.status is not None and 400 <= error.status < 500)
+    refused = error.status is not None and 400 <= error.status < 500
+    return never_sent(error) or refused or any(words in error.message for words in _NOT_PASSED_ON)
 
 
 @contextmanager
