@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import ExampleError, SettingsError
-from nomad_testkit.example_variables import TYPES
 from nomad_testkit.examples import Example
 
 if TYPE_CHECKING:
@@ -44,9 +42,11 @@ def changed(example: Example, settings: Settings) -> Example:
     for name, role in _SIZES.items():
         if (size := getattr(settings, name)) is not None:
             given[_size_variable(example, role, settings.source(name))] = (size, settings.source(name))
+    if settings.ami and example.ami_variable:
+        given[example.ami_variable] = (settings.ami, settings.source("ami"))
     for name, text in settings.var.items():
         source = settings.source(f"var {name}")
-        value = _value(example, name, text)
+        value = example.declarations[name].read(text) if name in example.declarations else text
         if name in given and given[name][0] != value:
             other, where = given[name]
             raise SettingsError(
@@ -69,18 +69,6 @@ def changed(example: Example, settings: Settings) -> Example:
         raise SettingsError(f"{sources}: {error}") from error
 
 
-def _value(example: Example, name: str, text: str) -> Any:
-    """Read a value as its variable's type is written in TOML; a string needs no quotes."""
-    declared = example.declarations.get(name)
-    if declared is None or TYPES[declared.type].python is str:
-        return text
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text  # the example says what is wrong with it
-    return table["value"] if len(table) == 1 else text
-
-
 def _size_variable(example: Example, role: str, source: str) -> str:
     names = example.size_variables(role)
     if len(names) == 1 and None not in names:
@@ -88,7 +76,7 @@ def _size_variable(example: Example, role: str, source: str) -> str:
     groups = ", ".join(getattr(example.roles, role))
     if None in names:
         found = f"the groups of the role {role} ({groups}) have a size that is no variable"
-        right = 'a reference to one, such as desired_capacity = "${num_clients}"'
+        right = example.sizing
     else:
         found = f"the groups of the role {role} ({groups}) have sizes of their own"
         right = "each of them by --nomad-var: " + ", ".join(f"{name}=N" for name in names)

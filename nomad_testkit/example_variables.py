@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,16 @@ class Variable:
         if right := type_.refused(value):
             raise refusal(file, key, kind_of(value), right)
         return value
+
+    def read(self, text: str) -> Any:
+        """Read a value as this variable's type is written in TOML; a string needs no quotes."""
+        if TYPES[self.type].python is str:
+            return text
+        try:
+            table = tomllib.loads(f"value = {text}")
+        except tomllib.TOMLDecodeError:
+            return text  # `checked` says what is wrong with it
+        return table["value"] if len(table) == 1 else text
 
 
 RESERVED: Mapping[str, str] = {

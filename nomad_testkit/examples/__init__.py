@@ -1,4 +1,4 @@
-"""Examples: a folder with an example.toml that says which groups of hosts make a cluster."""
+"""Examples: a folder with an example.toml that says which groups of hosts make a cluster, or with Terraform's files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from nomad_testkit.bundle import examples_dir
 from nomad_testkit.errors import ExampleError
@@ -31,6 +31,7 @@ from nomad_testkit.modules.nomad_cluster import NomadCluster
 from nomad_testkit.modules.security_group_rules import RULE_SETS, Port
 from nomad_testkit.modules.steps import RUN_ID_LENGTH
 from nomad_testkit.security import Security
+from nomad_testkit.terraform import configuration
 
 FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}
@@ -143,12 +144,16 @@ class Example:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Example:
-        """Load a bundled example by its name, or any by its folder.
+        """Load a bundled example by its name, or any by its folder, which has an example.toml or ``*.tf``.
 
         Raises ExampleError, which names the file, the key, what was found and what would be right.
         """
         folder = _find(name_or_path)
         file = folder / FILE
+        if not file.is_file():
+            from nomad_testkit.examples.terraform import TerraformExample
+
+            return TerraformExample.of(folder)
         try:
             table = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
@@ -206,6 +211,15 @@ class Example:
         1
         """
         return cls.load(Path(description["folder"])).replace(**description["variables"])
+
+    sizing: ClassVar[str] = 'a reference to one, such as desired_capacity = "${num_clients}"'
+    """How a size is made a variable."""
+    ami_variable: ClassVar[str | None] = None
+    """The variable that the setting `ami` sets; None where the target takes it in any case."""
+
+    def deployed(self, outputs: Mapping[str, Any]) -> Example:
+        """Give the example as it was deployed, where only the deployment's outputs tell everything of it."""
+        return self
 
     def size_variables(self, role: str) -> tuple[str | None, ...]:
         """Name the variables that are the sizes of the groups with a role; None for a size that is no variable.
@@ -280,13 +294,20 @@ def _find(name_or_path: str | Path) -> Path:
         return examples_dir() / name_or_path
     path = Path(name_or_path)
     folder = (path.parent if path.name == FILE else path).resolve()
-    if (folder / FILE).is_file():
+    configured = [path.name for path in configuration.files(folder)] if folder.is_dir() else []
+    if configured and (folder / FILE).is_file():
+        raise ExampleError(
+            f"{folder}: found {FILE} and {', '.join(configured)}; right is one of them: what is to make the cluster?"
+        )
+    if configured or (folder / FILE).is_file():
         return folder
     if folder.is_dir():
         files = _files(folder)
         seen = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
         right = f"one with it, or one that is bundled: {', '.join(bundled)}"
-        raise ExampleError(f"{folder}: found a folder without {FILE} (in it: {seen or 'no file'}); right is {right}")
+        raise ExampleError(
+            f"{folder}: found a folder without {FILE} or *.tf (in it: {seen or 'no file'}); right is {right}"
+        )
     hint = near_miss(str(name_or_path), bundled)
     raise ExampleError(f"there is no example at {folder}, and none is bundled as {path}; right is {hint}")
 

@@ -166,8 +166,8 @@ def test_a_folder_without_an_example(tmp_path: Path) -> None:
     with pytest.raises(ExampleError) as caught:
         Example.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: found a folder without example.toml (in it: exmaple.toml); right is one with it, or one that is "
-        f"bundled: {', '.join(sorted(path.parent.name for path in bundled()))}"
+        f"{tmp_path}: found a folder without example.toml or *.tf (in it: exmaple.toml); right is one with it, or "
+        f"one that is bundled: {', '.join(sorted(path.parent.name for path in bundled()))}"
     )
 
 

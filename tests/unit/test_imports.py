@@ -16,11 +16,11 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # those may import each other.
 LAYERS = """
     errors model timeline events wait refusals certificates
-    settings journal bundle cache interrupts file_lock packer
+    settings journal bundle cache interrupts file_lock packer terraform
     agents
     modules expiry
     login_key example_variables example_inputs security examples example_settings
-    ssh testinfra_backend clients run_secrets
+    ssh testinfra_backend clients run_secrets shell_environment
     ec2 aws_policy
     targets
     deploy

@@ -1,0 +1,121 @@
+"""What Terraform and OpenTofu say with ``-json``: one object a line, told again in short.
+
+The format is that of https://developer.hashicorp.com/terraform/internals/machine-readable-ui, the same in both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_TOLD = ("apply_start", "apply_complete", "apply_errored")
+"""The types of messages that are worth a person's attention; apply_progress repeats itself every 10 s."""
+_MOST_ERRORS = 5
+_MOST_LINES = 15
+_MOST_CHARACTERS = 300
+"""Of one line of an error: a command of local-exec may be a whole script."""
+_LEAST_HIDDEN = 3
+"""Characters: to hide what is shorter would hide half of every line."""
+HIDDEN = "(hidden)"
+
+
+@dataclass
+class Said:
+    """What a program has said so far; `secrets` are values that must not be told again."""
+
+    secrets: Sequence[str] = ()
+    errors: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    """Everything in words, for a log."""
+
+    def hear(self, line: str) -> str | None:
+        """Take one line; gives what of it is worth a person's attention."""
+        line = line.rstrip("\r\n")
+        message = _message(line)
+        if message is None:
+            if line.strip():
+                self.lines.append(self.hide(line))
+            return None
+        if message.get("type") == "outputs":  # their values are for nobody's log
+            return None
+        if "diagnostic" in message:
+            self._note(message["diagnostic"])
+            return None
+        text = self.hide(str(message.get("@message", line)))
+        self.lines.append(f"{str(message.get('@timestamp', ''))[11:19]} {text}")
+        return text if message.get("type") in _TOLD else None
+
+    def diagnose(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Take the diagnostics of ``validate -json``."""
+        for one in found:
+            self._note(one)
+
+    def own_words(self) -> str:
+        """Give the errors, or else the last lines, in the program's own words."""
+        if self.errors:
+            more = len(self.errors) - _MOST_ERRORS
+            return "\n".join([*self.errors[:_MOST_ERRORS], *([f"and {more} more errors"] if more > 0 else [])])
+        return "\n".join(plain("\n".join(self.lines)).splitlines()[-_MOST_LINES:]) or "(nothing)"
+
+    def hide(self, text: str) -> str:
+        """Put a word in the place of every secret."""
+        for secret in self.secrets:
+            if len(secret) >= _LEAST_HIDDEN:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def _note(self, one: Mapping[str, Any]) -> None:
+        told = diagnostic(one, hide=self.hide)
+        self.lines.append(told)
+        if one.get("severity") == "error":
+            self.errors.append(told)
+
+
+def diagnostic(one: Mapping[str, Any], *, hide: Callable[[str], str] = str) -> str:
+    """Tell one diagnostic: what it is, where, and why. `hide` takes secrets out before anything is cut short.
+
+    >>> diagnostic({"severity": "error", "summary": "Missing name", "detail": "Give one.",
+    ...             "range": {"filename": "main.tf", "start": {"line": 3}}})
+    'Error: Missing name\\n  on main.tf line 3\\n  Give one.'
+    """
+    lines = [f"{str(one.get('severity', 'error')).capitalize()}: {hide(str(one.get('summary', '')))}"]
+    range_, address = one.get("range") or {}, one.get("address")
+    place = [f"on {range_['filename']} line {range_.get('start', {}).get('line', '?')}"] if "filename" in range_ else []
+    if address:
+        place.append(f"in {address}")
+    code = hide(str((one.get("snippet") or {}).get("code", ""))).strip()
+    if place:
+        lines.append("  " + ", ".join(place) + (f": {code}" if code and "\n" not in code else ""))
+    detail = hide(str(one.get("detail") or "")).strip().splitlines()
+    if len(detail) > _MOST_LINES:
+        # The end of a long one is what a provisioner's command said last.
+        detail = [*detail[:3], "...", *detail[3 - _MOST_LINES :]]
+    return "\n".join([*lines, *(f"  {_short(line)}" for line in detail if line.strip())])
+
+
+def plain(text: str) -> str:
+    """Take colours and the frames of boxes off what is told without ``-json``.
+
+    >>> plain("\\x1b[31m╷\\n│ \\x1b[1mError: no module\\x1b[0m\\n│ \\n╵")
+    'Error: no module'
+    """
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [re.sub(r"^[╷│╵] ?", "", line).rstrip() for line in bare.splitlines()]
+    return "\n".join(line for line in lines if line.strip())
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 3] + "..."
+
+
+def _message(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and ("@message" in message or "diagnostic" in message) else None
