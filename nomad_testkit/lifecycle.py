@@ -6,11 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nomad_testkit import diagnostics, targets
-from nomad_testkit.clients.access import ApiAccess
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.cluster_events import lived
 from nomad_testkit.delivery import deliver
@@ -25,6 +23,7 @@ from nomad_testkit.interrupts import deferred, termination_raises
 from nomad_testkit.readiness import Readiness, expected_hosts
 from nomad_testkit.run_secrets import RunSecrets
 from nomad_testkit.runs import Run
+from nomad_testkit.shell_environment import shell_environment
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline
 
@@ -190,7 +189,7 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
             emit(ClusterEvent(run.run_id, "kept"))
             run.leave_up()
             if keep:
-                progress(how_to_reach(run))
+                progress(how_to_reach(run, region=target.region))
         else:
             started = Deadline.after(TEARDOWN_SECONDS)
             destroy(run, target=target, progress=lambda line: None)
@@ -204,24 +203,11 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
         first.add_note(f"then the teardown failed: {error}{remedy}")
 
 
-def how_to_reach(run: Run) -> str:
+def how_to_reach(run: Run, *, region: str = "us-east-1") -> str:
     """Tell how to reach and to destroy a cluster that is left up, as lines for a shell."""
     told = run.description()
-    lines = [f"# {run.run_id} is left up"]
     hosts = told.get("hosts", [])
-    secrets = RunSecrets.load(Path(folder)) if (folder := told.get("secrets_path")) else None
-    access = secrets.access if secrets else ApiAccess()
-    for role, variable, url in (
-        ("nomad_servers", "NOMAD_ADDR", access.nomad_url),
-        ("consul_servers", "CONSUL_HTTP_ADDR", access.consul_url),
-    ):
-        groups = told.get("roles", {}).get(role, ())
-        address = next((host["address"] for host in hosts if host["group"] in groups), None)
-        if address:
-            lines.append(f"export {variable}={url(address)}")
-    lines += [f"export {name}={value}" for name, value in (secrets.environment() if secrets else {}).items()]
-    if endpoint := told.get("target", {}).get("endpoint_url"):
-        lines.append(f"export AWS_ENDPOINT_URL={endpoint}")
+    lines = [f"# {run.run_id} is left up", *shell_environment(told, region=region).lines()]
     if hosts:
         options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
         login = f"ssh {options} -i {told['key_path']} {told['ssh_user']}"

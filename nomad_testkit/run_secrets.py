@@ -10,7 +10,6 @@ import io
 import os
 import re
 import secrets
-import shlex
 import tarfile
 import uuid
 from collections.abc import Mapping
@@ -126,25 +125,22 @@ class RunSecrets:
         )
 
     def environment(self) -> dict[str, str]:
-        """Give what a shell has to export for the agents' own command lines; it names files, and holds no secret.
+        """Give what a shell has to export for the agents' own command lines: paths of files, and no secret.
 
         https://developer.hashicorp.com/nomad/docs/commands#environment-variables
         https://developer.hashicorp.com/consul/commands#environment-variables
         """
-        found = {}
-        for agent in ("NOMAD", "CONSUL"):
-            for name, file in (
-                (f"{agent}_CACERT", CA),
-                (f"{agent}_CLIENT_CERT", KIT_CERT),
-                (f"{agent}_CLIENT_KEY", KIT_KEY),
-            ):
-                if file in self.values:
-                    found[name] = shlex.quote(str(self.folder / file))
-        if NOMAD_MANAGEMENT in self.values:
-            # Nomad reads its token from no file.
-            found["NOMAD_TOKEN"] = f'"$(cat {shlex.quote(str(self.folder / NOMAD_MANAGEMENT))})"'
-            found["CONSUL_HTTP_TOKEN_FILE"] = shlex.quote(str(self.folder / CONSUL_MANAGEMENT))
-        return found
+        names = {
+            f"{agent}_{kind}": file
+            for agent in ("NOMAD", "CONSUL")
+            for kind, file in (("CACERT", CA), ("CLIENT_CERT", KIT_CERT), ("CLIENT_KEY", KIT_KEY))
+        }
+        names["CONSUL_HTTP_TOKEN_FILE"] = CONSUL_MANAGEMENT
+        return {name: str(self.folder / file) for name, file in names.items() if file in self.values}
+
+    def environment_files(self) -> dict[str, Path]:
+        """Give the variables whose value stands in a file: Nomad reads its token from no file."""
+        return {"NOMAD_TOKEN": self.folder / NOMAD_MANAGEMENT} if NOMAD_MANAGEMENT in self.values else {}
 
     def hide(self, text: str) -> str:
         """Hide every secret of the run in a text, each line of its keys, and every private key."""

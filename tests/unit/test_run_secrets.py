@@ -20,6 +20,7 @@ from nomad_testkit.examples import Roles
 from nomad_testkit.model import Instance
 from nomad_testkit.run_secrets import RunSecrets, Secret, archive, gossip_key
 from nomad_testkit.security import Security
+from nomad_testkit.shell_environment import ShellEnvironment
 
 ALL = Security(tls=True, gossip_encryption=True, acl=True)
 COLOCATED = Roles(("servers",), ("servers",), ("clients",))
@@ -215,7 +216,7 @@ def test_they_are_hidden_in_a_text(secrets: RunSecrets) -> None:
 
 
 def test_the_shells_environment_names_files(secrets: RunSecrets) -> None:
-    lines = [f"export {name}={value}" for name, value in secrets.environment().items()]
+    lines = ShellEnvironment(secrets.environment(), secrets.environment_files()).lines()
     shell = "\n".join([*lines, 'echo "$NOMAD_TOKEN"; cat "$CONSUL_HTTP_TOKEN_FILE"; echo; echo "$NOMAD_CACERT"'])
     said = subprocess.run(["bash", "-euc", shell], capture_output=True, text=True, check=True).stdout.splitlines()
     assert said == [
@@ -223,7 +224,7 @@ def test_the_shells_environment_names_files(secrets: RunSecrets) -> None:
         secrets["consul-management.token"],
         str(secrets.folder / "ca.pem"),
     ]
-    assert set(secrets.environment()) == {
+    assert {*secrets.environment(), *secrets.environment_files()} == {
         *(f"{agent}_{kind}" for agent in ("NOMAD", "CONSUL") for kind in ("CACERT", "CLIENT_CERT", "CLIENT_KEY")),
         "NOMAD_TOKEN",
         "CONSUL_HTTP_TOKEN_FILE",
