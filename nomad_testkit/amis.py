@@ -19,10 +19,12 @@ from nomad_testkit.deploy.discover import instances
 from nomad_testkit.deploy.instance_plan import instance_plan
 from nomad_testkit.refusals import REFUSALS, is_not_found, told
 from nomad_testkit.errors import DeployError, PreflightError
+from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.host import Host
 from nomad_testkit.lifecycle import new_run
 from nomad_testkit.modules.steps import IMAGE, RUN_TAG
 from nomad_testkit.packer import Template
+from nomad_testkit.targets.base import Demand
 from nomad_testkit.targets.embedded import agents_of
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
@@ -71,7 +73,7 @@ def built(
     """
     if missing := packer.preflight():
         raise PreflightError(missing)
-    environment = packer.environment(endpoint_url=target.endpoint_url, region=target.region)
+    environment = packer.environment(endpoint_url=target.endpoint_url, region=target.region, users=target.name == "aws")
     path = template or default_template()
     agents = agents_of(settings, progress=progress) if target.endpoint_url else []
     scripts = host_scripts()[0].parent
@@ -99,14 +101,18 @@ def launched(settings: Settings, ami: str, *, ssh_user: str, target: Target, pro
     hosts: list[Host] = []
     with new_run(settings, hosts, target=target, progress=progress) as run:
         progress(f"launching {ami} ({facts.get('Name', '')}) as {run.run_id}")
+        network = target.network()
+        kind = INSTANCE_TYPES.get(facts.get("Architecture", ""), INSTANCE_TYPES["x86_64"])
+        target.admit([Demand("image", 1, kind, ami, network.subnets[0].subnet_id)], progress=progress)
         steps = instance_plan(
             run_id=run.run_id,
             region=target.region,
-            network=target.network(),
+            network=network,
             image_id=ami,
-            instance_type=INSTANCE_TYPES.get(facts.get("Architecture", ""), INSTANCE_TYPES["x86_64"]),
+            instance_type=kind,
             public_key=write_key_pair(run.key_path),
             inbound_cidrs=target.inbound_cidrs,
+            more_tags=expiry_tags(target.time_limit),
         )
         apply(steps, target.client, run.journal, deadline=deadline)
         instance = _await_running(target, run.run_id, deadline)
@@ -132,7 +138,7 @@ def _variables(
         "nomad_version": settings.nomad_version,
         "host_scripts": str(upload),
         "allowed_ssh_cidr_blocks": json.dumps(list(target.inbound_cidrs)),
-        "tags": json.dumps({RUN_TAG: run_id} if run_id else {}),
+        "tags": json.dumps({RUN_TAG: run_id, **expiry_tags(target.time_limit)} if run_id else {}),
         "ec2_endpoint": target.endpoint_url or "",
         **own,
     }

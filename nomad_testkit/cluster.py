@@ -48,6 +48,8 @@ class Cluster:
     """What the deployment tells under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds from the deployment's start to the end of each phase."""
+    expires: str | None = None
+    """Until when it may live, as its tags say; None for any time."""
     timeline: Sequence[HostTimeline] = ()
     """When each host came to each phase of its boot."""
 
@@ -164,6 +166,7 @@ class Cluster:
             "secrets_path": str(self.secrets.folder) if self.secrets else None,
             "outputs": dict(self.outputs),
             "timings": dict(self.timings),
+            "expires": self.expires,
             "timeline": [asdict(host) for host in self.timeline],
         }
 
@@ -185,6 +188,7 @@ class Cluster:
             secrets=secrets,
             outputs=description["outputs"],
             timings=description["timings"],
+            expires=description.get("expires"),
             timeline=[HostTimeline(**host) for host in description.get("timeline", ())],
         )
 

@@ -6,7 +6,7 @@
     ├── UsageError                bad input: names the file, key or option, what was found, what would be right
     │   ├── SettingsError         an option, environment variable or ini value
     │   └── ExampleError          an example folder
-    ├── PreflightError            what this machine lacks, all at once, with the remedy for each
+    ├── PreflightError            what this machine or the AWS account lacks, all at once, with the remedy for each
     ├── CacheError                the cache folder: full, unreadable, damaged beyond repair
     ├── AgentSourceError          a Consul or Nomad binary: wrong checksum, version, architecture, failed build
     ├── Ec2Error                  the embedded EC2 could not start, attach or end
@@ -65,12 +65,12 @@ class Missing:
 
 
 class PreflightError(TestkitError):
-    """Everything that this machine lacks, listed at once."""
+    """Everything that this machine, or the account to deploy to, lacks, listed at once."""
 
-    def __init__(self, missing: Sequence[Missing]) -> None:
+    def __init__(self, missing: Sequence[Missing], *, where: str = "this machine") -> None:
         self.missing = tuple(missing)
         lines = "\n".join(f"  - {item}" for item in self.missing)
-        super().__init__(f"this machine lacks {len(self.missing)} thing(s) that are needed:\n{lines}")
+        super().__init__(f"{where} lacks {len(self.missing)} thing(s) that are needed:\n{lines}")
 
 
 class CacheError(TestkitError):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a deployment is alive: both end it with a teardown, and neither cuts a teardown short."""
+"""What ends a deployment that is alive: Ctrl-C, SIGTERM and a time limit. None of them cuts a teardown short."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came; a KeyboardInterrupt, since whoever handles one of them means both."""
 
 
+class Expired(Terminated):
+    """The time of a deployment was up; the message says how long it was."""
+
+
+_expired: list[str] = []
+"""Why the next SIGTERM comes, where it comes from a time limit."""
+
+
 @contextmanager
 def termination_raises() -> Iterator[None]:
     """Make SIGTERM raise Terminated in the main thread, as Ctrl-C raises KeyboardInterrupt.
@@ -23,7 +31,7 @@ def termination_raises() -> Iterator[None]:
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise Terminated("SIGTERM")
+        raise Expired(_expired.pop()) if _expired else Terminated("SIGTERM")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,6 +42,36 @@ def termination_raises() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGTERM) is handler:  # else somebody else has taken it over since
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def time_limit(seconds: float | None, why: str) -> Iterator[None]:
+    """Raise Expired in the main thread after so many seconds, unless the block has ended; None is any time.
+
+    Within `termination_raises`, which takes the signal. Elsewhere than in the main thread it changes nothing.
+    """
+    main = threading.main_thread()
+    if seconds is None or threading.current_thread() is not main:
+        yield
+        return
+    lock, over = threading.Lock(), False
+
+    def expire() -> None:
+        with lock:
+            if not over:
+                _expired.append(why)
+                # To this very thread: a signal that another one gets does not wake it from a wait.
+                signal.pthread_kill(main.ident or 0, signal.SIGTERM)
+
+    timer = threading.Timer(max(0.0, seconds), expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            over = True
+        timer.cancel()
 
 
 @contextmanager

@@ -13,13 +13,16 @@ from nomad_testkit.cluster import Cluster
 from nomad_testkit.cluster_events import lived
 from nomad_testkit.delivery import deliver
 from nomad_testkit.deploy.apply import apply
+from nomad_testkit.deploy.demand import demands
 from nomad_testkit.deploy.plan import plan
 from nomad_testkit.deploy.survey import survey
 from nomad_testkit.deploy.sweep import sweep
-from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
+from nomad_testkit.errors import Ec2Error, PreflightError, TestkitError, UsageError
 from nomad_testkit.events import ClusterEvent, emit
+from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.host import Host
-from nomad_testkit.interrupts import deferred, termination_raises
+from nomad_testkit.interrupts import Expired, deferred, termination_raises, time_limit
+from nomad_testkit.modules.steps import EXPIRES_TAG
 from nomad_testkit.readiness import Readiness, expected_hosts
 from nomad_testkit.run_secrets import RunSecrets
 from nomad_testkit.runs import Run
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     from nomad_testkit.targets.base import Target
 
 logger = logging.getLogger(__name__)
-
-TEARDOWN_SECONDS = 120.0
-"""Until everything of a run has to be gone."""
 
 
 @contextmanager
@@ -80,11 +80,14 @@ def new_run(
         lock.acquire("a moment's look of another process at the run's lock")
         run.note({"target": dict(target.describe())})
         try:
-            yield run
+            with time_limit(target.time_limit, f"the time of {run.run_id} is up ({target.time_limit} s)"):
+                yield run
         except BaseException as error:
             first = error
+            if isinstance(error, Expired):
+                progress(str(error))
             # Bad input is refused before there is anything to show.
-            if isinstance(error, Exception) and (hosts or not isinstance(error, UsageError)):
+            if isinstance(error, Exception) and (hosts or not isinstance(error, UsageError | PreflightError)):
                 folder = settings.artifacts / run.run_id
                 diagnostics.collect(hosts, folder, target=target, journal=run.journal)
                 error.add_note(f"evidence of {run.run_id} is in {folder.absolute()}")
@@ -103,7 +106,7 @@ def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
     Raises TeardownError that lists what is left, and keeps the run's folder then. Raises Ec2Error, and forgets the run,
     when the target itself has ended, and with it all that the run had created.
     """
-    deadline = Deadline.after(TEARDOWN_SECONDS)
+    deadline = Deadline.after(target.teardown_seconds)
     if reason := target.lost():
         run.forget()
         raise Ec2Error(f"all of {run.run_id} is gone, but nobody destroyed it: {reason}")
@@ -134,14 +137,18 @@ def _deploy(
 ) -> Cluster:
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
+    sites = survey(example, target)
+    target.admit(demands(example, sites), progress=progress)
+    tags = expiry_tags(target.time_limit)
     key_path = (example.ssh_private_key_file or run.key_path).absolute()
     steps = plan(
         example,
         run_id=run.run_id,
         region=target.region,
-        sites=survey(example, target),
+        sites=sites,
         public_key=write_key_pair(run.key_path),
         inbound_cidrs=target.inbound_cidrs,
+        tags=tags,
     )
 
     secrets = None
@@ -175,6 +182,7 @@ def _deploy(
             secrets=secrets,
             outputs=outputs,
             timings=readiness.timings,
+            expires=tags.get(EXPIRES_TAG),
         )
         run.note({**cluster.describe(), "example": example.describe()})
         readiness.await_agents(cluster)
@@ -191,9 +199,9 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
             if keep:
                 progress(how_to_reach(run, region=target.region))
         else:
-            started = Deadline.after(TEARDOWN_SECONDS)
+            started = Deadline.after(target.teardown_seconds)
             destroy(run, target=target, progress=lambda line: None)
-            seconds = TEARDOWN_SECONDS - started.remaining()
+            seconds = target.teardown_seconds - started.remaining()
             emit(ClusterEvent(run.run_id, "destroyed", {"seconds": seconds}))
             progress(f"destroyed {run.run_id} in {seconds:.1f} s")
     except Exception as error:

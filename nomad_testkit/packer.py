@@ -108,17 +108,17 @@ def build(template: Template, environment: Mapping[str, str], *, deadline: Deadl
     return done.images[0]
 
 
-def environment(*, endpoint_url: str | None, region: str) -> dict[str, str]:
-    """Give Packer's environment: the user's, or for another EC2 than AWS's without any of AWS's settings."""
+def environment(*, endpoint_url: str | None, region: str, users: bool) -> dict[str, str]:
+    """Give Packer's environment: the `users`' own with its credentials, or one without any of AWS's settings."""
     given = dict(os.environ, CHECKPOINT_DISABLE="1", PACKER_NO_COLOR="1")
-    if endpoint_url is None:
-        return given
+    if users:
+        return given | ({"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {})
     kept = {name: value for name, value in given.items() if not name.startswith("AWS_")}
     return kept | {
         "AWS_ACCESS_KEY_ID": "embedded",
         "AWS_SECRET_ACCESS_KEY": "embedded",
         "AWS_REGION": region,
-        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_ENDPOINT_URL": endpoint_url or "",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",

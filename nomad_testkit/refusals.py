@@ -24,6 +24,7 @@ NOT_FOUND = frozenset(
         "InvalidLaunchTemplateId.NotFoundException",
         "InvalidLaunchTemplateName.NotFoundException",
         "InvalidSnapshot.NotFound",
+        "InvalidVpcID.NotFound",
         "NoSuchEntity",
     }
 )

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nomad_testkit.errors import DeployError, Ec2Error, TestkitError
+from nomad_testkit.expiry import seconds_left
 from nomad_testkit.file_lock import PATIENCE, FileLock
+from nomad_testkit.interrupts import termination_raises, time_limit
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -298,8 +300,15 @@ def cluster(
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.lifecycle import deployed
 
-    def attach(description: Mapping[str, Any]) -> AbstractContextManager[Cluster]:
-        return nullcontext(Cluster.from_description(description, target=opened, example=example))
+    @contextmanager
+    def attach(description: Mapping[str, Any]) -> Iterator[Cluster]:
+        attached = Cluster.from_description(description, target=opened, example=example)
+        # Every user of it ends in time: whoever made it would otherwise wait for the others.
+        with (
+            termination_raises(),
+            time_limit(seconds_left(attached.expires), f"the time of {attached.run_id} is up: {attached.expires}"),
+        ):
+            yield attached
 
     return sharing.shared(
         f"cluster-{identity(example)}",

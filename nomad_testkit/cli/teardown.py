@@ -45,18 +45,26 @@ class _Age(click.ParamType):  # type: ignore[type-arg]
     help="Look through an AWS account for what lost runs left longer ago than this, such as 6h, by the tag "
     "nomad-testkit-run, and destroy that. Without it: the clusters that this machine remembers.",
 )
+@click.option(
+    "--expired",
+    is_flag=True,
+    help="Look through an AWS account for runs whose time is up by the tag nomad-testkit-expires, and destroy those; "
+    "of other machines' runs it spares what may still be in use.",
+)
 @click.option("--dry-run", is_flag=True, help="Only list what would be destroyed.")
 @click.option("--region", "regions", multiple=True, help="Look only here; can be repeated (default: every region).")
 @click.option("--endpoint-url", help="Ask this API, such as an embedded EC2's, in the place of AWS.")
-def sweep(older_than: timedelta | None, dry_run: bool, regions: tuple[str, ...], endpoint_url: str | None) -> None:
+def sweep(
+    older_than: timedelta | None, expired: bool, dry_run: bool, regions: tuple[str, ...], endpoint_url: str | None
+) -> None:
     """Destroy every cluster that was left up or left behind, but none that tests on this machine are using now."""
     from nomad_testkit.runs import Run
 
-    if older_than is not None:
-        _sweep_account(older_than, dry_run, regions, endpoint_url)
+    if older_than is not None or expired:
+        _sweep_account(older_than, expired, dry_run, regions, endpoint_url)
         return
     if regions or endpoint_url:
-        raise click.UsageError("--region and --endpoint-url go with --older-than, such as --older-than 6h")
+        raise click.UsageError("--region and --endpoint-url go with --expired or --older-than, such as --older-than 6h")
     runs = [run for run in Run.every() if not run.used]
     if dry_run:
         for run in runs:
@@ -75,7 +83,9 @@ def sweep(older_than: timedelta | None, dry_run: bool, regions: tuple[str, ...],
         raise click.ClickException(f"{failed} of {len(runs)} clusters could not be destroyed")
 
 
-def _sweep_account(older_than: timedelta, dry_run: bool, names: Sequence[str], endpoint_url: str | None) -> None:
+def _sweep_account(
+    older_than: timedelta | None, expired: bool, dry_run: bool, names: Sequence[str], endpoint_url: str | None
+) -> None:
     from nomad_testkit.deploy.leaks import destroy_lost, find_lost
     from nomad_testkit.runs import Run
     from nomad_testkit.targets import account
@@ -90,7 +100,7 @@ def _sweep_account(older_than: timedelta, dry_run: bool, names: Sequence[str], e
         if run_id not in used and run.description().get("target", {}).get("endpoint_url", "") == endpoint_url
     }
     journals = {run_id: run.journal for run_id, run in here.items()}
-    lost = find_lost(regions, older_than=older_than, in_use=used, journals=journals)
+    lost = find_lost(regions, older_than=older_than, expired=expired, in_use=used, journals=journals)
     failed = 0
     for one in lost:
         if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nomad_testkit.deploy.plan import Plan, key_pair_step
@@ -34,13 +34,14 @@ def instance_plan(
     instance_type: str,
     public_key: str,
     inbound_cidrs: Sequence[str],
+    more_tags: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan one instance without user data, which lets `inbound_cidrs` in by SSH and nobody else.
 
     Every resource bears the tag nomad-testkit-run = `run_id`. Raises UsageError as `plan` does.
     """
     name = f"nomad-testkit-{checked_run_id(run_id)}"
-    tags = tag_list({RUN_TAG: run_id, GROUP_TAG: "image", "Name": name})
+    tags = tag_list({RUN_TAG: run_id, GROUP_TAG: "image", "Name": name, **(more_tags or {})})
     group = Step(
         SECURITY_GROUP,
         "ec2",
@@ -89,9 +90,11 @@ def instance_plan(
                     "AssociatePublicIpAddress": True,
                 }
             ],
-            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+            "TagSpecifications": [
+                {"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume", "network-interface")
+            ],
         },
         Creates(INSTANCE, name),
         transient=(("InvalidGroup.NotFound", ""), ("InvalidKeyPair.NotFound", "")),
     )
-    return Plan(run_id, region, (key_pair_step(run_id, public_key), group, let_in, instance), {})
+    return Plan(run_id, region, (key_pair_step(run_id, public_key, more_tags), group, let_in, instance), {})

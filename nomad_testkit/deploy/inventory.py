@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.refusals import REFUSALS, is_not_found
+from nomad_testkit.expiry import expiry_of
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
     IMAGE,
@@ -47,6 +48,8 @@ class Resource:
     """What its tag nomad-testkit-run says."""
     created: datetime | None = field(default=None, compare=False)
     """When AWS created it; None for a kind of which AWS does not tell."""
+    expires: datetime | None = field(default=None, compare=False)
+    """Until when its tag nomad-testkit-expires lets it live; None where it has none."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" if self.id == self.name else f"{self.kind} {self.name} ({self.id})"
@@ -234,5 +237,6 @@ def _security_group(facts: Mapping[str, Any]) -> Resource:
 def _resource(
     kind: str, name: str, id: str, tags: Iterable[Mapping[str, Any]], created: datetime | None, state: str = ""
 ) -> Resource:
+    tags = list(tags)
     run_id = next((str(tag.get("Value", "")) for tag in tags if tag.get("Key") == RUN_TAG), "")
-    return Resource(kind, name, id, state, run_id, created)
+    return Resource(kind, name, id, state, run_id, created, expiry_of(tags))

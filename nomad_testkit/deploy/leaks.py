@@ -39,12 +39,15 @@ class LostRun:
     run_id: str
     started: datetime
     """When the first of what is left was created."""
+    expires: datetime | None
+    """Until when the tags of what is left let it live; None where none of them says so."""
     resources: Mapping[str, tuple[Resource, ...]]
     """By region; roles and instance profiles, which are of none, are with the first."""
 
     def __str__(self) -> str:
         count = sum(map(len, self.resources.values()))
-        lines = [f"{self.run_id}, from {self.started:%Y-%m-%d %H:%M} UTC: {count} resources"]
+        until = f", may live until {self.expires:%Y-%m-%d %H:%M} UTC" if self.expires else ""
+        lines = [f"{self.run_id}, from {self.started:%Y-%m-%d %H:%M} UTC{until}: {count} resources"]
         for region, resources in self.resources.items():
             lines += [f"  {region}: {resource}" for resource in resources]
         return "\n".join(lines)
@@ -53,12 +56,15 @@ class LostRun:
 def find_lost(
     regions: Mapping[str, Clients],
     *,
-    older_than: timedelta,
+    older_than: timedelta | None,
+    expired: bool = False,
     now: datetime | None = None,
     in_use: Iterable[str] = (),
     journals: Mapping[str, Journal] | None = None,
 ) -> list[LostRun]:
     """Find the runs whose first resource is older than `older_than`, but none that is `in_use`.
+
+    With `expired` those too whose time is up by their own tags: it tells nothing of others, however old they are.
 
     Only what bears the tag nomad-testkit-run counts, and only where that says the id of a run. Journals, by the run's
     id, tell of what the tag's index does not show yet; what they tell of counts if it bears the tag. AWS does not say
@@ -82,9 +88,12 @@ def find_lost(
     for run_id, by_region in found.items():
         created = [one.created for resources in by_region.values() for one in resources if one.created is not None]
         started = min(created, default=_end_of_day(run_id))
-        if now - started > older_than:
+        limits = [one.expires for resources in by_region.values() for one in resources if one.expires is not None]
+        expires = max(limits, default=None)
+        old = older_than is not None and now - started > older_than
+        if old or (expired and expires is not None and now > expires):
             resources = {region: tuple(resources) for region, resources in by_region.items()}
-            lost.append(LostRun(run_id, started, resources))
+            lost.append(LostRun(run_id, started, expires, resources))
     return sorted(lost, key=lambda run: run.started)
 
 

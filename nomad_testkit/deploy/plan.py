@@ -49,10 +49,11 @@ def plan(
     sites: Mapping[str, Site],
     public_key: str,
     inbound_cidrs: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan the deployment of an example: group by group, in the example's order, so that the first boots early.
 
-    The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. `public_key` is in OpenSSH's form,
+    The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. Everything bears `tags` too. `public_key` is in OpenSSH's form,
     `sites` what `survey` has found for each group.
 
     Raises UsageError for a run id that names cannot be made of.
@@ -63,7 +64,7 @@ def plan(
     steps: list[Step] = []
     key_name: str | Ref = ""
     if not all(group.module.ssh_key_name for group in groups):
-        steps.append(key_pair_step(run_id, public_key))
+        steps.append(key_pair_step(run_id, public_key, tags))
         key_name = f"nomad-testkit-{run_id}"
     outputs: dict[str, Any] = {"aws_region": region}
     for group in groups:
@@ -75,6 +76,7 @@ def plan(
             image_id=site.image_id,
             root_device=site.root_device,
             key_name=key_name,
+            tags=tags or {},
         )
         steps += cluster_steps(group.module, placement, ports=group.ports, policies=group.policies)
         outputs |= _named(group.name, cluster_outputs(group.module, placement))
@@ -92,9 +94,10 @@ def plan(
     )
 
 
-def key_pair_step(run_id: str, public_key: str) -> Step:
+def key_pair_step(run_id: str, public_key: str, tags: Mapping[str, str] | None = None) -> Step:
     """Import the run's own key pair; `public_key` is in OpenSSH's form."""
     name = f"nomad-testkit-{run_id}"
+    every = {RUN_TAG: run_id, "Name": name, **(tags or {})}
     return Step(
         KEY_PAIR,
         "ec2",
@@ -102,7 +105,7 @@ def key_pair_step(run_id: str, public_key: str) -> Step:
         {
             "KeyName": name,
             "PublicKeyMaterial": public_key.encode(),
-            "TagSpecifications": [{"ResourceType": "key-pair", "Tags": tag_list({RUN_TAG: run_id, "Name": name})}],
+            "TagSpecifications": [{"ResourceType": "key-pair", "Tags": tag_list(every)}],
         },
         Creates(KEY_PAIR, name),
     )

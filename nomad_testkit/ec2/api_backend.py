@@ -150,6 +150,8 @@ class CloudEc2Backend(CheckedSecurityGroups, ec2_models.EC2Backend):
             instance.placement.tenancy = tenancy
             for device in instance.block_device_mapping.values():
                 self.get_volume(device.volume_id).add_tags(request.volume_tags)
+            for interface in instance.nics.values():
+                interface.add_tags(request.interface_tags)
             self._launch(instance)
         return reservation
 

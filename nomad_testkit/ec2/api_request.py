@@ -53,6 +53,7 @@ class LaunchRequest:
     tenancy: str
     volume_tags: dict[str, str]
     """Those of the launch template; moto takes the request's own to the volumes."""
+    interface_tags: dict[str, str]
     others: dict[str, Any]
 
     @classmethod
@@ -95,7 +96,9 @@ class LaunchRequest:
             metadata_options={**(template.get("MetadataOptions") or {}), **(request.get("metadata_options") or {})},
             devices=cls._devices(request, template),
             tenancy=(template.get("Placement") or {}).get("Tenancy") or "default",
-            volume_tags=cls._volume_tags(template),
+            volume_tags=cls._tags(template, "volume"),
+            interface_tags=cls._tags(template, "network-interface")
+            | (request.get("tags") or {}).get("network-interface", {}),
             others=cls._others(request, template),
         )
         cls.check_user_data(merged.user_data)
@@ -116,8 +119,8 @@ class LaunchRequest:
         }
 
     @staticmethod
-    def _volume_tags(template: Mapping[str, Any]) -> dict[str, str]:
-        kinds = [one for one in template.get("TagSpecifications") or [] if one.get("ResourceType") == "volume"]
+    def _tags(template: Mapping[str, Any], kind: str) -> dict[str, str]:
+        kinds = [one for one in template.get("TagSpecifications") or [] if one.get("ResourceType") == kind]
         return {tag["Key"]: tag["Value"] for one in kinds for tag in one.get("Tags") or []}
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nomad_testkit.model import Network
@@ -39,6 +39,8 @@ class Placement:
     root_device: str
     """The image's RootDeviceName: another name would add a second volume."""
     key_name: str | Ref
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags of everything, besides the run's and the user's."""
 
 
 def cluster_steps(
@@ -90,7 +92,7 @@ class _Maker:
         self.name = f"{module.cluster_name}-{placement.run_id}"
         self.asg_name = f"{module.asg_name or module.cluster_name}-{placement.run_id}"
         # The run's own tags come last: whatever the user's say, they are how everything is found again.
-        own = {"Name": module.cluster_name, RUN_TAG: placement.run_id, GROUP_TAG: placement.group}
+        own = {"Name": module.cluster_name, RUN_TAG: placement.run_id, GROUP_TAG: placement.group, **placement.tags}
         self.tags = {**{tag.key: tag.value for tag in module.tags}, **own}
         self.kept_back = {tag.key for tag in module.tags if not tag.propagate_at_launch} - own.keys()
 
@@ -228,8 +230,11 @@ class _Maker:
                 "HttpTokens": module.metadata_http_tokens,
                 "InstanceMetadataTags": "enabled" if self.tags_in_metadata() else "disabled",
             },
-            # An auto scaling group's tags reach its instances, not their volumes.
-            "TagSpecifications": [{"ResourceType": "volume", "Tags": tag_list(self.propagated(self.tags))}],
+            # An auto scaling group's tags reach its instances, but neither their volumes nor their interfaces.
+            "TagSpecifications": [
+                {"ResourceType": kind, "Tags": tag_list(self.propagated(self.tags))}
+                for kind in ("volume", "network-interface")
+            ],
         }
         if module.tenancy:
             data["Placement"] = {"Tenancy": module.tenancy}

@@ -12,6 +12,8 @@ from nomad_testkit.errors import UsageError
 RUN_TAG = "nomad-testkit-run"
 RUN_ID_LENGTH = 20
 GROUP_TAG = "nomad-testkit-group"
+EXPIRES_TAG = "nomad-testkit-expires"
+"""Says until when a run may live, as 2026-03-14T15:09:26Z; only targets that cost money limit that."""
 
 KEY_PAIR = "key pair"
 ROLE = "IAM role"

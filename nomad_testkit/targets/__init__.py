@@ -19,8 +19,13 @@ __all__ = ["Target", "attach_target", "open_target"]
 def open_target(settings: Settings, *, progress: Progress) -> AbstractContextManager[Target]:
     """Open the target that the settings name; leaving the context gives it back, and proves that nothing is left.
 
-    Raises PreflightError with everything that this machine lacks, and Ec2Error when the target cannot be opened.
+    Raises PreflightError with everything that this machine or the account lacks, UsageError for what the user has to
+    change, and Ec2Error when the embedded EC2 cannot be opened.
     """
+    if settings.target == "aws":
+        from nomad_testkit.targets.aws import AwsTarget
+
+        return AwsTarget.open(settings, progress=progress)
     from nomad_testkit.targets.embedded import EmbeddedTarget
 
     return EmbeddedTarget.open(settings, progress=progress)
@@ -31,9 +36,13 @@ def attach_target(description: Mapping[str, Any]) -> AbstractContextManager[Targ
 
     Raises Ec2Error when it is gone.
     """
+    name = description.get("name")
+    if name == "aws":
+        from nomad_testkit.targets.aws import AwsTarget
+
+        return AwsTarget.attach(description)
     from nomad_testkit.targets.embedded import EmbeddedTarget
 
-    name = description.get("name")
     if name != EmbeddedTarget.name:
-        raise UsageError(f"there is no target {name!r} in this version; there is: {EmbeddedTarget.name}")
+        raise UsageError(f"there is no target {name!r} in this version; there are: {EmbeddedTarget.name}, aws")
     return EmbeddedTarget.attach(description)

@@ -60,7 +60,7 @@ class AwsSession:
         from botocore.exceptions import BotoCoreError
 
         try:
-            self._session = boto3.session.Session(region_name=region)
+            self._session: Any = boto3.session.Session(region_name=region)
             chosen = self._session.region_name
             self.endpoint_url = endpoint_url or self._configured_endpoint()
         except BotoCoreError as error:

@@ -119,5 +119,3 @@ def told_network(network: Network) -> str:
     return f"VPC {network.vpc_id}, " + ", ".join(
         f"{one.subnet_id} in {one.availability_zone}" for one in network.subnets
     )
-
-

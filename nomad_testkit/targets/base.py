@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nomad_testkit.errors import DeployError
@@ -10,9 +11,28 @@ from nomad_testkit.model import Instance, Network, Subnet
 
 if TYPE_CHECKING:
     from nomad_testkit.examples import Example
+    from nomad_testkit.model import Progress
 
 ZONES = 3
 """Availability zones that a cluster is spread over, as upstream's examples are in most regions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The hosts of one group that are about to be launched."""
+
+    group: str
+    count: int
+    instance_type: str
+    image_id: str
+    subnet_id: str
+    """The first of its subnets."""
+    volumes: tuple[tuple[str, int], ...] = ()
+    """Each one's type, such as gp2, and its size in GiB."""
+    public_address: bool = True
+    tenancy: str = "default"
+    spot_price: float = 0.0
+    """The most that an hour of one may cost, in US dollars; 0 for on-demand instances."""
 
 
 class Target(Protocol):
@@ -34,6 +54,23 @@ class Target(Protocol):
     @property
     def inbound_cidrs(self) -> tuple[str, ...]:
         """The blocks that this machine's packets come from, as the hosts see them."""
+        ...
+
+    @property
+    def time_limit(self) -> float | None:
+        """How long a run may live, in seconds, until it is interrupted and destroyed; None for any time."""
+        ...
+
+    @property
+    def teardown_seconds(self) -> float:
+        """How long it may take until everything of a run is gone."""
+        ...
+
+    def admit(self, demands: Sequence[Demand], *, progress: Progress) -> None:
+        """Tell what hosts cost that are about to be launched, and see that they may be.
+
+        Raises UsageError where they are too dear, and PreflightError where the target has no room for them.
+        """
         ...
 
     def client(self, service: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from nomad_testkit.examples import Example
     from nomad_testkit.model import Instance, Network, Progress
     from nomad_testkit.settings import Settings
+    from nomad_testkit.targets.base import Demand
 
 
+TEARDOWN_SECONDS = 120.0
 HOST_BYTES = 80 * 2**20
 """What a host with both agents takes of this machine's memory, measured by ``bench deploy``, and some more."""
 
@@ -101,6 +103,18 @@ class EmbeddedTarget:
     def inbound_cidrs(self) -> tuple[str, ...]:
         """The one address that this machine's packets come from, as the hosts see them."""
         return (f"{self.ec2.machine_address}/32",)
+
+    @property
+    def time_limit(self) -> None:
+        """None: it costs nothing, and ends with this process."""
+
+    @property
+    def teardown_seconds(self) -> float:
+        """Its hosts end at once, and wait at most for a machine under load."""
+        return TEARDOWN_SECONDS
+
+    def admit(self, demands: Sequence[Demand], *, progress: Progress) -> None:
+        """Admit everything: what there is room for, `most_hosts` tells."""
 
     def client(self, service: str) -> Any:
         """Make a boto3 client of the cloud; no environment and no ``~/.aws`` redirects it."""

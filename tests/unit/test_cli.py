@@ -22,6 +22,8 @@ HERE = {"name": "fake", "state_dir": "/run/cloud-0"}
 class FakeTargets:
     """Targets that are attached to, and what happened to them."""
 
+    teardown_seconds = 120.0
+
     def __init__(self) -> None:
         self.ended = 0
         self.gone = False

@@ -15,15 +15,16 @@ import pytest
 
 from nomad_testkit import diagnostics, lifecycle, targets
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import DeployError, Ec2Error, TeardownError, UsageError
+from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TeardownError, UsageError
 from nomad_testkit.examples import Roles
-from nomad_testkit.interrupts import Terminated, deferred, termination_raises
+from nomad_testkit.interrupts import Expired, Terminated, deferred, termination_raises
 from nomad_testkit.model import Instance, Network
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG, Creates, Step, tag_list
 from nomad_testkit.readiness import Readiness, expected_hosts
 from nomad_testkit.runs import Run
 from nomad_testkit.security import Security
 from nomad_testkit.settings import Settings
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 INSTANCE = Instance("i-1", "servers", "running", "172.31.0.4", "127.31.0.4", "us-east-1a", "ami-1")
 
@@ -31,10 +32,17 @@ INSTANCE = Instance("i-1", "servers", "running", "172.31.0.4", "127.31.0.4", "us
 class FakeTarget:
     name, region, inbound_cidrs = "fake", "us-east-1", ("169.254.253.1/32",)
     kept = False
+    time_limit: float | None = None
+    teardown_seconds = 120.0
+    refuses: BaseException | None = None
     lost_by: str | None = None
 
     def client(self, service: str) -> Any:
         raise AssertionError(f"nobody asks {service} for anything here")
+
+    def admit(self, demands: object, *, progress: object) -> None:
+        if self.refuses:
+            raise self.refuses
 
     def network(self) -> Network:
         return Network("vpc-1", ())
@@ -67,6 +75,7 @@ class Stage:
         self.said: list[str] = []
         self.target = FakeTarget()
         self.security = Security()
+        self.tags: dict[str, str] = {}
 
     def act(self, what: str) -> None:
         self.done.append(what)
@@ -82,6 +91,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     def plan(example: object, **facts: Any) -> Any:
         assert facts["public_key"].startswith("ssh-ed25519 ")
         assert facts["inbound_cidrs"] == ("169.254.253.1/32",)
+        stage.tags = facts["tags"]
         stage.act("plan")
         return SimpleNamespace(steps=(), capacity_seconds={}, ssh_ports={"servers": 2222})
 
@@ -102,6 +112,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
         stage.act(f"evidence of {len(hosts)} hosts")
 
     monkeypatch.setattr(lifecycle, "survey", lambda example, target: {})
+    monkeypatch.setattr(lifecycle, "demands", lambda example, sites: ())
     monkeypatch.setattr(lifecycle, "plan", plan)
     monkeypatch.setattr(lifecycle, "apply", apply)
     monkeypatch.setattr(lifecycle, "sweep", sweep)
@@ -352,3 +363,41 @@ def test_a_lost_target_ends_the_teardown_at_once(stage: Stage, deploy: Callable[
         pass
     assert "sweep" not in stage.done
     assert Run.every() == []
+
+
+def test_a_deployment_that_its_target_does_not_admit_creates_nothing_and_leaves_no_evidence(
+    stage: Stage, deploy: Callable[..., Any]
+) -> None:
+    for refusal in (UsageError("too dear"), PreflightError([Missing("vCPUs", "ask for more")])):
+        stage.done.clear()
+        stage.target.refuses = refusal
+        with pytest.raises(type(refusal)) as caught, deploy():
+            raise AssertionError("it is not deployed")
+        assert caught.value is refusal
+        assert stage.done == ["sweep"]
+        assert Run.every() == []
+
+
+def test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed(
+    stage: Stage, deploy: Callable[..., Any]
+) -> None:
+    stage.target.time_limit = 0.05
+    never = threading.Event()
+    with pytest.raises(Expired, match=r"the time of nt-\d{8}-\w{6} is up \(0.05 s\)"), deploy() as cluster:
+        assert cluster.expires is not None
+        assert stage.tags == {"nomad-testkit-expires": cluster.expires}
+        never.wait(60)
+    assert stage.done[-1] == "sweep"
+    assert any("is up (0.05 s)" in line for line in stage.said)
+
+
+def test_a_time_limit_that_is_not_reached_interrupts_nobody(stage: Stage, deploy: Callable[..., Any]) -> None:
+    stage.target.time_limit = 60.0
+    threads = threading.active_count()
+    with deploy():
+        assert threading.active_count() == threads + 1
+    wait_until(
+        "the limit's thread to end",
+        lambda: Ok(None) if threading.active_count() == threads else Pending("it lives"),
+        deadline=Deadline.after(10),
+    )

@@ -162,8 +162,11 @@ def test_a_machine_without_packer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_the_users_aws_settings_reach_aws_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
-    assert packer.environment(endpoint_url=None, region="us-east-1")["AWS_PROFILE"] == "mine"
-    embedded = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1")
+    theirs = packer.environment(endpoint_url=None, region="us-east-1", users=True)
+    assert (theirs["AWS_PROFILE"], "AWS_ENDPOINT_URL" in theirs) == ("mine", False)
+    elsewhere = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1", users=True)
+    assert (elsewhere["AWS_PROFILE"], elsewhere["AWS_ENDPOINT_URL"]) == ("mine", "http://127.31.255.1")
+    embedded = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1", users=False)
     assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN"} & set(embedded)
     assert embedded["AWS_ENDPOINT_URL"] == "http://127.31.255.1"
     assert embedded["PATH"] == os.environ["PATH"]
