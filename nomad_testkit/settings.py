@@ -193,6 +193,7 @@ _DEPLOYING = (
     "nomad_version",
     "consul_binary",
     "nomad_binary",
+    "terraform",
 )
 """What says how to deploy, and so has nothing to say of a cluster that is up already."""
 _REGION = _matching(r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as us-east-1")
@@ -223,7 +224,9 @@ class Settings:
     example: str | None = field(
         default=None,
         metadata=_row(
-            _folder_or_name, "FOLDER", "example to deploy: a folder with an example.toml, or the name of a bundled one"
+            _folder_or_name,
+            "FOLDER",
+            "example to deploy: a folder with an example.toml or *.tf, or the name of a bundled one",
         ),
     )
     ami: str | None = field(
@@ -285,6 +288,12 @@ class Settings:
     )
     nomad_binary: Path | None = field(
         default=None, metadata=_row(_program, "FILE", "Nomad executable to use instead of getting one")
+    )
+    terraform: Path | None = field(
+        default=None,
+        metadata=_row(
+            _program, "FILE", "Terraform or OpenTofu executable for an example of *.tf, instead of the one in PATH"
+        ),
     )
     aws_account: str | None = field(
         default=None,
