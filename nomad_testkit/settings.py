@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -132,6 +133,21 @@ def _folder(text: str) -> Path:
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
         raise _Wrong("a folder, or a path where one can be made")
+    return path
+
+
+def _page(text: str) -> Path:
+    path = Path(text).expanduser()
+    right = "a file that can be written, such as report.html"
+    if path.is_dir():
+        raise _Wrong(f"{right}; this is a folder")
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        raise _Wrong(f"{right}; this one cannot be")
+    folder = next(one for one in path.absolute().parents if one.exists() or one.is_symlink())
+    if not folder.is_dir():
+        raise _Wrong(f"{right}; {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _Wrong(f"{right}; nothing can be written into {folder}")
     return path
 
 
@@ -279,6 +295,9 @@ class Settings:
         default=Path("nomad-artifacts"),
         metadata=_row(_folder, "FOLDER", "where evidence of failures goes; made only when there is some"),
     )
+    report: Path | None = field(
+        default=None, metadata=_row(_page, "FILE.html", "write a page about the run, which shows it at a glance")
+    )
     consul_version: str = field(
         default="1.14.0", metadata=_row(_VERSION, "VERSION", "Consul on the target's own image")
     )
@@ -420,7 +439,7 @@ class Settings:
 def _seen_from(folder: Path, setting: Setting, text: str) -> str:
     """Give a path that is relative to a folder as this process has to write it, and any other text as it is."""
     path = folder / Path(text).expanduser()
-    if setting.parse in (_folder, _program) or (setting.parse is _folder_or_name and path.exists()):
+    if setting.parse in (_folder, _page, _program) or (setting.parse is _folder_or_name and path.exists()):
         return str(path)
     return text
 
