@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nomad_testkit import diagnostics, targets
+from nomad_testkit.boot import Boot
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.cluster_events import lived
 from nomad_testkit.delivery import deliver
@@ -23,6 +25,7 @@ from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import Expired, deferred, termination_raises, time_limit
 from nomad_testkit.modules.steps import EXPIRES_TAG
+from nomad_testkit.progress import shown
 from nomad_testkit.readiness import Readiness, expected_hosts
 from nomad_testkit.run_secrets import RunSecrets
 from nomad_testkit.runs import Run
@@ -169,8 +172,11 @@ def _deploy(
         hosts.append(host)
         return host
 
-    outputs = apply(steps, target.client, run.journal, deadline=deadline)
-    with Readiness(target, run.run_id, deadline, progress, started, prepare) as readiness:
+    boot = Boot(f"{example.name} as {run.run_id}", deadline, say=progress, roles=example.roles, started=started)
+    with shown(progress, boot), Readiness(target, run.run_id, boot, example.roles, prepare) as readiness:
+        creating = partial(boot.waits, "its resources")
+        outputs = apply(steps, target.client, run.journal, deadline=deadline, progress=creating)
+        boot.ended("everything is created; its hosts boot")
         cluster = Cluster(
             run_id=run.run_id,
             target=target,
@@ -182,10 +188,12 @@ def _deploy(
             secrets=secrets,
             outputs=outputs,
             timings=readiness.timings,
+            timeline=boot.timeline(),
             expires=tags.get(EXPIRES_TAG),
         )
         run.note({**cluster.describe(), "example": example.describe()})
         readiness.await_agents(cluster)
+    cluster = replace(cluster, timeline=boot.timeline())
     run.note({**cluster.describe(), "example": example.describe()})
     return cluster
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
@@ -23,6 +25,8 @@ FINISHING = pytest.StashKey[pytest.Session]()
 """The session, from when pytest ends it."""
 ASKED_FOR = pytest.StashKey[tuple[str, ...]]()
 """What the marks of the test that is being set up ask for."""
+LINES = "nomad_testkit"
+"""What a worker of pytest-xdist gets its channel for lines of progress under, and sends those by that it could not."""
 
 
 def usable_settings(config: pytest.Config) -> Settings:
@@ -45,19 +49,52 @@ def join_workers(config: pytest.Config) -> Sharing:
 
 
 def progress_of(config: pytest.Config) -> Progress:
-    """Give what shows a line of progress: in the terminal, or from a worker in the summary, or else in the log."""
-    if (output := getattr(config, "workeroutput", None)) is not None:
-        lines: list[str] = output.setdefault("nomad_testkit", [])
-        return lines.append
+    """Give what shows progress: in the terminal, or from a worker through the controller, or else in the log."""
+    from nomad_testkit.progress import LiveProgress, duplicate
+
+    quiet = config.get_verbosity() < 0
+    if hasattr(config, "workerinput"):
+        return LiveProgress(_to_controller(config), lambda: None, quiet=quiet, prefix="")
     reporter = config.pluginmanager.getplugin("terminalreporter")
-    capture = config.pluginmanager.getplugin("capturemanager")
-    if reporter is None or capture is None:
+    if reporter is None:
         return logger.info
+    capture = config.pluginmanager.getplugin("capturemanager")
 
-    def show(line: str) -> None:
-        with capture.global_and_fixture_disabled():
+    def shown() -> AbstractContextManager[object]:
+        return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+    def write(text: str) -> None:
+        with shown():
+            write_lines(reporter, text)
+
+    def terminal() -> TextIO | None:
+        if config.getini("log_cli") or config.getoption("log_cli_level") is not None:
+            return None  # records of the log would be written right into it
+        with shown():
             reporter.ensure_newline()
-            reporter.write_line(f"nomad_testkit: {line}" if "\n" not in line else line)
-            reporter.flush()  # a log that is no terminal shows it at once too
+            reporter.flush()
+            return duplicate(sys.stdout)
 
-    return show
+    return LiveProgress(write, terminal, quiet=quiet, color=config.getoption("color") != "no")
+
+
+def write_lines(reporter: pytest.TerminalReporter, text: str) -> None:
+    """Write lines of their own; a log that is no terminal shows them at once too."""
+    reporter.ensure_newline()
+    reporter.write_line(text)
+    reporter.flush()
+
+
+def _to_controller(config: pytest.Config) -> Progress:
+    """Give what sends a worker's lines to the controller: one at once, several that belong together for the end."""
+    given, output = config.workerinput, config.workeroutput  # type: ignore[attr-defined]
+
+    def send(text: str) -> None:
+        try:
+            if "\n" not in text:
+                return given[LINES].send(text)
+        except (KeyError, OSError):  # nobody listens
+            pass
+        output.setdefault(LINES, []).append(text)
+
+    return send

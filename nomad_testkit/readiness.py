@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nomad_testkit.agent_watch import AgentWatch
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
 from nomad_testkit.checks.base import explained
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
@@ -14,12 +15,15 @@ from nomad_testkit.errors import BrokenError, WaitTimeout
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import HostWatch
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
+from nomad_testkit.timeline import USER_DATA
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
+    from nomad_testkit.boot import Boot
     from nomad_testkit.checks.base import ClusterView
     from nomad_testkit.deploy.plan import Plan
-    from nomad_testkit.model import Instance, Progress
+    from nomad_testkit.examples import Roles
+    from nomad_testkit.model import Instance
     from nomad_testkit.targets.base import Target
 
 T = TypeVar("T")
@@ -42,29 +46,36 @@ def expected_hosts(plan: Plan) -> dict[str, int]:
 
 @dataclass
 class Readiness:
-    """The wait for one deployment; `timings` gets the seconds from `started` to the end of each phase.
+    """The wait for one deployment; `timings` gets the seconds from the boot's start to the end of each phase.
 
-    `prepare` is called for each host as soon as it lets one in.
+    `prepare` is called for each host as soon as it lets one in. The boot's deadline is the wait's.
     """
 
     target: Target
     run_id: str
-    deadline: Deadline
-    progress: Progress
-    started: float
+    boot: Boot
+    roles: Roles
     prepare: Callable[[Host], None] | None = None
     watch: HostWatch = field(init=False)
+    agents: AgentWatch = field(init=False)
     timings: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
 
     def __post_init__(self) -> None:
         self.watch = HostWatch(self.deadline, self.prepare)
+        self.agents = AgentWatch(self.boot, self.roles)
+
+    @property
+    def deadline(self) -> Deadline:
+        """Until when everything has to be ready."""
+        return self.boot.deadline
 
     def __enter__(self) -> Readiness:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.watch.stop()
+        self.agents.stop()
 
     def await_hosts(
         self,
@@ -77,9 +88,11 @@ class Readiness:
         Raises BrokenError and WaitTimeout.
         """
         hosts: dict[str, Host] = {}
+        greeted: set[str] = set()
+        self.boot.expect(expected)
 
         def probe() -> Ok[list[Host]] | Pending | Broken:
-            found = instances(self.target.client, self.run_id, terminated=True)
+            found = self._instances()
             if ended := self._ended(found):
                 return ended
             for instance in found:
@@ -87,12 +100,17 @@ class Readiness:
                     hosts[instance.instance_id] = make(instance)
                     self.watch.add(hosts[instance.instance_id])
             up = [host for host in hosts.values() if self.watch.is_up(host)]
+            for host in up:
+                if host.instance_id not in greeted:
+                    greeted.add(host.instance_id)
+                    self.boot.enter(host.instance_id, USER_DATA)
+                    self.agents.add(host)
             counts = {group: sum(host.instance.group == group for host in up) for group in expected}
             if counts == dict(expected) and len(up) == len(found):
                 return Ok(sorted(up, key=lambda host: (host.instance.group, host.instance_id)))
             seen = ", ".join(f"{counts[group]} of {expected[group]} {group}" for group in expected) + " are up"
             for group, seconds in (limits or {}).items():
-                if seconds is not None and counts[group] < expected[group] and self._clock() > seconds:
+                if seconds is not None and counts[group] < expected[group] and self.boot.elapsed() > seconds:
                     why = scaling_activities(self.target.client, self.run_id, group)
                     return Broken(f"{seen} after {seconds:g} s, the wait_for_capacity_timeout of {group}{why}")
             return Pending(seen)
@@ -114,6 +132,7 @@ class Readiness:
             RaftPeers(len(cluster.nomad_servers), ("nomad",)),
         )
         self._await(CLIENTS_READY, cluster, NodesReady(len(cluster.nomad_clients)), Leader(), *peers)
+        self.boot.all_ready()
 
     def _await(self, phase: str, cluster: ClusterView, *checks: Check[Any]) -> None:
         try:
@@ -127,21 +146,20 @@ class Readiness:
                 return Broken(reason)
             if name != HOSTS_UP and (ended := self._look()):
                 return ended
-            return probe()
+            answer = probe()
+            if isinstance(answer, Pending):
+                self.boot.waits(name, answer.seen)
+            return answer
 
-        value = wait_until(
-            name,
-            guarded,
-            deadline=self.deadline,
-            where=f"run {self.run_id}",
-            on_pending=lambda seen: self.progress(f"{self._clock():5.1f} s  {name}: {seen[:100]}"),
-        )
-        self.timings[name] = self._clock()
-        self.progress(f"{self.timings[name]:5.1f} s  {name}")
+        self.boot.waits(name)
+        value = wait_until(name, guarded, deadline=self.deadline, where=f"run {self.run_id}")
+        self.timings[name] = self.boot.ended(name)
         return value
 
-    def _clock(self) -> float:
-        return self.deadline.clock() - self.started
+    def _instances(self) -> list[Instance]:
+        found = instances(self.target.client, self.run_id, terminated=True)
+        self.boot.see(found)
+        return found
 
     def _look(self) -> Broken | None:
         """Look at the instances, but not at each try."""
@@ -149,7 +167,7 @@ class Readiness:
         if now - self._looked < _INSTANCES_INTERVAL:
             return None
         self._looked = now
-        return self._ended(instances(self.target.client, self.run_id, terminated=True))
+        return self._ended(self._instances())
 
     def _ended(self, found: Sequence[Instance]) -> Broken | None:
         ended = [instance for instance in found if instance.state not in _ALIVE]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nomad_testkit.pytest_session import LINES, write_lines
+
 if TYPE_CHECKING:
     from nomad_testkit.file_lock import FileLock
 
@@ -26,10 +28,11 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Let the workers of pytest-xdist keep their cluster for one that is about to start, in place of a dead one."""
+    """Let a worker that is about to start tell its progress, and the others keep their cluster for it meanwhile."""
     from nomad_testkit.runs import state_path
     from nomad_testkit.sharing import expect_worker
 
+    _show_lines_of(node)
     node.config.stash[_run] = node.workerinput["testrunuid"]
     starting = node.config.stash.setdefault(_starting, {})
     starting[node.gateway.id] = expect_worker(state_path(), node.workerinput["testrunuid"])
@@ -55,15 +58,14 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Keep what a worker of pytest-xdist had to say of its clusters; it has no terminal of its own."""
+    """Keep what a worker of pytest-xdist could not show at once."""
     _has_started(node)
-    lines = getattr(node, "workeroutput", {}).get("nomad_testkit", ())
     said = node.config.stash.setdefault(_workers_said, [])
-    said += [line if "\n" in line else f"[{node.gateway.id}] {line}" for line in lines]
+    said += getattr(node, "workeroutput", {}).get(LINES, ())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show what the workers had to say."""
+    """Show what the workers had to say at the end."""
     if said := config.stash.get(_workers_said, None):
         terminalreporter.section("nomad_testkit")
         terminalreporter.write("\n".join(said) + "\n")
@@ -72,3 +74,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _has_started(node: Any) -> None:
     if (lock := node.config.stash.get(_starting, {}).pop(node.gateway.id, None)) is not None:
         lock.release()
+
+
+def _show_lines_of(node: Any) -> None:
+    """Show the lines of a worker, which has no terminal of its own, when they come."""
+    reporter = node.config.pluginmanager.getplugin("terminalreporter")
+
+    def show(text: str) -> None:
+        if reporter is not None:
+            write_lines(reporter, f"nomad_testkit [{node.gateway.id}]: {text}")
+
+    channel = node.gateway.newchannel()
+    channel.setcallback(show)
+    node.workerinput[LINES] = channel

@@ -57,7 +57,7 @@ def test_workers_share_one_cluster(project: pytest.Pytester) -> None:
     result = run(project, "-n", "2")
     result.assert_outcomes(passed=3, failed=1)
     assert log(project) == ["open", "deploy", "destroy", "close"]
-    result.stdout.fnmatch_lines(["*= nomad_testkit =*", "[[]gw?] ready after 0.0 s"])
+    result.stdout.fnmatch_lines(["nomad_testkit [[]gw?]: ready after 0.0 s"])
     assert list((project.path / "state" / "shared").iterdir()) == []
 
 

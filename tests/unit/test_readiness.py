@@ -10,7 +10,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from nomad_testkit import readiness
+from nomad_testkit.boot import Boot
 from nomad_testkit.errors import BrokenError, WaitTimeout
+from nomad_testkit.examples import Roles
 from nomad_testkit.readiness import Readiness
 from nomad_testkit.wait import Deadline
 
@@ -45,7 +47,8 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def wait(limits: dict[str, float | None], autoscaling: AutoScaling) -> Any:
         deadline = Deadline.after(1)
         target: Any = SimpleNamespace(client=lambda service: autoscaling)
-        with Readiness(target, RUN, deadline, lambda line: None, deadline.clock()) as wait_for:
+        boot = Boot("a cluster", deadline, say=lambda line: None)
+        with Readiness(target, RUN, boot, Roles((), (), ())) as wait_for:
             return wait_for.await_hosts({"clients": 2}, lambda instance: None, limits)  # type: ignore[arg-type, return-value]
 
     return wait
