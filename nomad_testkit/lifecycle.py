@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,20 +14,18 @@ from nomad_testkit import diagnostics, targets
 from nomad_testkit.boot import Boot
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.cluster_events import lived
+from nomad_testkit.creation import creation
 from nomad_testkit.delivery import deliver
-from nomad_testkit.deploy.apply import apply
-from nomad_testkit.deploy.demand import demands
-from nomad_testkit.deploy.plan import plan
-from nomad_testkit.deploy.survey import survey
+from nomad_testkit.deploy.by_terraform import applied_elsewhere, destroy_terraform, save_log
 from nomad_testkit.deploy.sweep import sweep
-from nomad_testkit.errors import Ec2Error, PreflightError, TestkitError, UsageError
+from nomad_testkit.errors import Ec2Error, PreflightError, TeardownError, TestkitError, UsageError
 from nomad_testkit.events import ClusterEvent, emit
 from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import Expired, deferred, termination_raises, time_limit
 from nomad_testkit.modules.steps import EXPIRES_TAG
 from nomad_testkit.progress import shown
-from nomad_testkit.readiness import Readiness, expected_hosts
+from nomad_testkit.readiness import Readiness
 from nomad_testkit.run_secrets import RunSecrets
 from nomad_testkit.runs import Run
 from nomad_testkit.shell_environment import shell_environment
@@ -34,6 +33,8 @@ from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nomad_testkit.examples import Example
     from nomad_testkit.model import Instance, Progress
     from nomad_testkit.settings import Settings
@@ -64,7 +65,17 @@ def deployed(
         new_run(settings, hosts, target=target, progress=progress, name=name) as run,
         lived(run.run_id, example, target) as life,
     ):
-        yield life.ready(_deploy(run, hosts, example, target=target, deadline=deadline, progress=progress))
+        yield life.ready(
+            _deploy(
+                run,
+                hosts,
+                example,
+                target=target,
+                terraform=settings.terraform,
+                deadline=deadline,
+                progress=progress,
+            )
+        )
 
 
 @contextmanager
@@ -93,6 +104,7 @@ def new_run(
             if isinstance(error, Exception) and (hosts or not isinstance(error, UsageError | PreflightError)):
                 folder = settings.artifacts / run.run_id
                 diagnostics.collect(hosts, folder, target=target, journal=run.journal)
+                save_log(run.folder, folder)
                 error.add_note(f"evidence of {run.run_id} is in {folder.absolute()}")
             raise
         finally:
@@ -106,16 +118,31 @@ def new_run(
 def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
     """Destroy everything that a run has created, prove it, and forget the run; lists what it destroyed.
 
-    Raises TeardownError that lists what is left, and keeps the run's folder then. Raises Ec2Error, and forgets the run,
+    What Terraform has made it destroys; the rest, and what it has overlooked, goes by the run's tag. Raises
+    TeardownError that lists what is left, and keeps the run's folder then. Raises Ec2Error, and forgets the run,
     when the target itself has ended, and with it all that the run had created.
     """
-    deadline = Deadline.after(target.teardown_seconds)
     if reason := target.lost():
-        run.forget()
+        forget_lost(run)
         raise Ec2Error(f"all of {run.run_id} is gone, but nobody destroyed it: {reason}")
-    gone = sweep(target.client, run.run_id, run.journal, deadline=deadline, progress=progress)
+    gone = destroy_terraform(run.folder, run_id=run.run_id, journal=run.journal, target=target, progress=progress)
+    deadline = Deadline.after(target.teardown_seconds)
+    gone += sweep(target.client, run.run_id, run.journal, deadline=deadline, progress=progress)
     run.forget()
     return gone
+
+
+def forget_lost(run: Run) -> None:
+    """Forget a run whose target has ended by itself, and all that was there with it.
+
+    Raises TeardownError, and keeps the run, where Terraform has made something that was not there.
+    """
+    if left := applied_elsewhere(run.folder):
+        raise TeardownError(
+            f"{run.run_id}: the embedded EC2 is gone, but Terraform has made more than what was there: "
+            f"{', '.join(left)}. Its state is below {run.folder}: see to them, then remove that folder"
+        )
+    run.forget()
 
 
 def forget_dead(progress: Progress) -> None:
@@ -129,30 +156,40 @@ def forget_dead(progress: Progress) -> None:
             with targets.attach_target(told["target"]):
                 continue  # it lives, so there may be something to destroy
         except Ec2Error:
-            run.forget()
+            try:
+                forget_lost(run)
+            except TeardownError as error:
+                logger.warning("%s", error)
+                continue
             progress(f"forgot {run.run_id}, whose process was killed and whose embedded EC2 is gone")
         except TestkitError as error:
             logger.warning("%s is left as it is: %s", run.run_id, error)
 
 
 def _deploy(
-    run: Run, hosts: list[Host], example: Example, *, target: Target, deadline: Deadline, progress: Progress
+    run: Run,
+    hosts: list[Host],
+    example: Example,
+    *,
+    target: Target,
+    terraform: Path | None,
+    deadline: Deadline,
+    progress: Progress,
 ) -> Cluster:
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
-    sites = survey(example, target)
-    target.admit(demands(example, sites), progress=progress)
     tags = expiry_tags(target.time_limit)
     key_path = (example.ssh_private_key_file or run.key_path).absolute()
-    steps = plan(
+    create = creation(
         example,
-        run_id=run.run_id,
-        region=target.region,
-        sites=sites,
+        run,
         public_key=write_key_pair(run.key_path),
-        inbound_cidrs=target.inbound_cidrs,
+        target=target,
         tags=tags,
+        terraform=terraform,
+        progress=progress,
     )
+    ssh_ports: dict[str, int] = {}
 
     secrets = None
     if example.security.wanted:
@@ -166,7 +203,7 @@ def _deploy(
             address=address,
             ssh_user=example.ssh_user,
             key_path=key_path,
-            ssh_port=steps.ssh_ports.get(instance.group, 22),
+            ssh_port=ssh_ports.get(instance.group, 22),
             secrets=secrets,
         )
         hosts.append(host)
@@ -174,13 +211,14 @@ def _deploy(
 
     boot = Boot(f"{example.name} as {run.run_id}", deadline, say=progress, roles=example.roles, started=started)
     with shown(progress, boot), Readiness(target, run.run_id, boot, example.roles, prepare) as readiness:
-        creating = partial(boot.waits, "its resources")
-        outputs = apply(steps, target.client, run.journal, deadline=deadline, progress=creating)
+        created = create(deadline, partial(boot.waits, "its resources"))
+        example, outputs = created.example, created.outputs
+        ssh_ports.update(created.ssh_ports)
         boot.ended("everything is created; its hosts boot")
         cluster = Cluster(
             run_id=run.run_id,
             target=target,
-            hosts=readiness.await_hosts(expected_hosts(steps), make, steps.capacity_seconds),
+            hosts=readiness.await_hosts(created.hosts, make, created.capacity_seconds),
             roles=example.roles,
             ssh_user=example.ssh_user,
             key_path=key_path,
@@ -207,9 +245,9 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
             if keep:
                 progress(how_to_reach(run, region=target.region))
         else:
-            started = Deadline.after(target.teardown_seconds)
+            started = time.monotonic()
             destroy(run, target=target, progress=lambda line: None)
-            seconds = target.teardown_seconds - started.remaining()
+            seconds = time.monotonic() - started
             emit(ClusterEvent(run.run_id, "destroyed", {"seconds": seconds}))
             progress(f"destroyed {run.run_id} in {seconds:.1f} s")
     except Exception as error:

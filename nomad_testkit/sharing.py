@@ -341,7 +341,7 @@ def ami(
 
 def _inherit(description: Mapping[str, Any], *, settings: Settings, opened: Target, progress: Progress) -> None:
     """Destroy the run that a worker which has died left behind."""
-    from nomad_testkit.lifecycle import destroy
+    from nomad_testkit.lifecycle import destroy, forget_lost
     from nomad_testkit.runs import Run
 
     run = next((run for run in Run.every() if run.run_id == description["run_id"]), None)
@@ -350,7 +350,7 @@ def _inherit(description: Mapping[str, Any], *, settings: Settings, opened: Targ
     try:
         destroy(run, target=opened, progress=progress)
     except Ec2Error:
-        run.forget()  # the target itself has gone, and all that was in it
+        forget_lost(run)  # the target itself has gone, and all that was in it
 
 
 def identity(example: Example) -> str:

@@ -60,16 +60,19 @@ def apply_terraform(
     target: Target,
     tags: Mapping[str, str],
     deadline: Deadline,
+    say: Progress,
     progress: Progress,
 ) -> Applied:
     """Apply a configuration in a copy in the run's `folder`, and give its groups the run's tags.
 
-    `named` is the program to use, else one is found in PATH. Raises PreflightError where there is none that will do,
-    ExampleError where it refuses the configuration, TerraformError where it cannot apply it, and DeployError where its
-    outputs do not lead to the hosts. What was made until then is in the state: `destroy_terraform` destroys it.
+    `named` is the program to use, else one is found in PATH; `say` gets which it is, `progress` all that it does.
+
+    Raises PreflightError where there is no program that will do, ExampleError where it refuses the configuration,
+    TerraformError where it cannot apply it, and DeployError where its outputs do not lead to the hosts. What was made
+    until then is in the state: `destroy_terraform` destroys it.
     """
     tool = find_tool(named, example.folder)
-    progress(f"applying {example.folder} with {tool}" + (f", {tool.why}" if tool.why else ""))
+    say(f"applying {example.folder} with {tool}" + (f", {tool.why}" if tool.why else ""))
     own_key = not example.given.get("ssh_key_name")
     workspace = Workspace.create(
         folder,

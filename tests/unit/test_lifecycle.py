@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nomad_testkit import diagnostics, lifecycle, targets
+from nomad_testkit import creation, diagnostics, lifecycle, targets
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TeardownError, UsageError
 from nomad_testkit.examples import Roles
@@ -111,10 +111,10 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     def collect(hosts: list[Any], folder: Path, **_: Any) -> None:
         stage.act(f"evidence of {len(hosts)} hosts")
 
-    monkeypatch.setattr(lifecycle, "survey", lambda example, target: {})
-    monkeypatch.setattr(lifecycle, "demands", lambda example, sites: ())
-    monkeypatch.setattr(lifecycle, "plan", plan)
-    monkeypatch.setattr(lifecycle, "apply", apply)
+    monkeypatch.setattr(creation, "survey", lambda example, target: {})
+    monkeypatch.setattr(creation, "demands", lambda example, sites: ())
+    monkeypatch.setattr(creation, "plan", plan)
+    monkeypatch.setattr(creation, "apply", apply)
     monkeypatch.setattr(lifecycle, "sweep", sweep)
     monkeypatch.setattr(diagnostics, "collect", collect)
     monkeypatch.setattr(Readiness, "await_hosts", await_hosts)

@@ -1,0 +1,109 @@
+"""How the resources of a run are created: by a plan that an example.toml makes, or by Terraform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nomad_testkit.deploy.apply import apply
+from nomad_testkit.deploy.by_terraform import apply_terraform
+from nomad_testkit.deploy.demand import demands
+from nomad_testkit.deploy.plan import plan
+from nomad_testkit.deploy.survey import survey
+from nomad_testkit.examples.terraform import TerraformExample
+from nomad_testkit.readiness import expected_hosts
+
+if TYPE_CHECKING:
+    from nomad_testkit.deploy.plan import Plan
+    from nomad_testkit.examples import Example
+    from nomad_testkit.model import Progress
+    from nomad_testkit.runs import Run
+    from nomad_testkit.targets.base import Target
+    from nomad_testkit.wait import Deadline
+
+
+@dataclass(frozen=True)
+class Created:
+    """What was created, as far as the wait for it and its users need that."""
+
+    example: Example
+    """As it was deployed."""
+    outputs: Mapping[str, Any]
+    hosts: Mapping[str, int]
+    """How many hosts each group has."""
+    ssh_ports: Mapping[str, int] = field(default_factory=dict)
+    capacity_seconds: Mapping[str, float | None] = field(default_factory=dict)
+
+
+Creation = Callable[["Deadline", "Progress"], Created]
+"""Creates, until the deadline; what it raises, its makers tell."""
+
+
+def creation(
+    example: Example,
+    run: Run,
+    *,
+    public_key: str,
+    target: Target,
+    tags: Mapping[str, str],
+    terraform: Path | None,
+    progress: Progress,
+) -> Creation:
+    """Look at what an example asks for, and give what creates it; `terraform` is the program for a folder of ``*.tf``.
+
+    Raises ExampleError for what the target does not have, and what `Target.admit` raises.
+    """
+    if isinstance(example, TerraformExample):
+        return partial(
+            _by_terraform, example, run, public_key=public_key, target=target, tags=tags, named=terraform, say=progress
+        )
+    sites = survey(example, target)
+    target.admit(demands(example, sites), progress=progress)
+    steps = plan(
+        example,
+        run_id=run.run_id,
+        region=target.region,
+        sites=sites,
+        public_key=public_key,
+        inbound_cidrs=target.inbound_cidrs,
+        tags=tags,
+    )
+    return partial(_by_plan, example, steps, run, target)
+
+
+def _by_plan(
+    example: Example, steps: Plan, run: Run, target: Target, deadline: Deadline, progress: Progress
+) -> Created:
+    outputs = apply(steps, target.client, run.journal, deadline=deadline, progress=progress)
+    return Created(example, outputs, expected_hosts(steps), steps.ssh_ports, steps.capacity_seconds)
+
+
+def _by_terraform(
+    example: TerraformExample,
+    run: Run,
+    deadline: Deadline,
+    progress: Progress,
+    *,
+    public_key: str,
+    target: Target,
+    tags: Mapping[str, str],
+    named: Path | None,
+    say: Progress,
+) -> Created:
+    made = apply_terraform(
+        example,
+        named=named,
+        run_id=run.run_id,
+        folder=run.folder,
+        journal=run.journal,
+        public_key=public_key,
+        target=target,
+        tags=tags,
+        deadline=deadline,
+        say=say,
+        progress=progress,
+    )
+    return Created(example.deployed(made.outputs), made.outputs, made.hosts, made.ssh_ports)

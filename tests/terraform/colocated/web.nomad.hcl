@@ -1,0 +1,1 @@
+../../../examples/nomad-consul-colocated-cluster/web.nomad.hcl
