@@ -102,13 +102,13 @@ def check_kv(
     servers = len(cluster.consul_servers)
     if reads not in get_args(Reads):
         raise UsageError(f"reads: found {reads!r}; right is one of {', '.join(get_args(Reads))}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UsageError(f"seconds: found {seconds}; right is a number above 0")
+    for name, value in (("seconds", seconds), ("limit", limit)):
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{name}: found {value}; right is a number above 0")
     if sequence is not None:
         sequence = tuple(sequence)
         for step in sequence:
             step.check(servers)
-    faults_due = sequence != ()
     checker = get_checker(cache or Cache(), progress)
     history, done = History(), list[Done]()
     with _folder(artifacts, cluster, seed) as folder:
@@ -119,12 +119,14 @@ def check_kv(
             took = history.now() / 1e9
             history.write(folder / HISTORY)
             write_lines(folder / FAULTS, ({"what": one.what, **one.facts()} for one in done))
+        if nothing := _nothing(history, done, faults_due=sequence != ()):
+            raise CheckFailed(f"{nothing}, so nothing is proven{_replaying(replay, seed, seconds)}")
         found = judge(checker, folder / HISTORY, picture=folder / PICTURE, faults=folder / FAULTS, limit=limit)
         outcome = Outcome(seed, took, history.operations, done, found, folder if artifacts else None)
     progress(str(outcome))
-    if wrong := _wrong(outcome, reads, limit, faults_due):
-        again = replay or f"--nomad-fault-seed {seed} --nomad-fault-time {seconds:g}"
-        raise CheckFailed("\n".join([*wrong, *_told(outcome), f"To replay it: {again}"]))
+    if found.verdict != "ok":
+        lines = [*_wrong(outcome, reads, limit), *_told(outcome)]
+        raise CheckFailed("\n".join(lines) + _replaying(replay, seed, seconds))
     return outcome
 
 
@@ -175,22 +177,33 @@ def _folder(artifacts: Path | None, cluster: Cluster, seed: int) -> Iterator[Pat
     yield Path(tempfile.mkdtemp(prefix=f"linearizability-{seed}-", dir=above))
 
 
-def _wrong(outcome: Outcome, reads: Reads, limit: float, faults_due: bool) -> list[str]:
-    """Tell in lines why an outcome is no good one; none where it is."""
+def _nothing(history: History, done: Sequence[Done], *, faults_due: bool) -> str:
+    """Tell what is missing without which a history proves nothing; empty where nothing is."""
+    answered = [one for one in history.operations if one.outcome == "ok"]
+    for what, found in (
+        ("write", any(one.kind == "put" or one.done for one in answered)),
+        ("read", any(one.kind == "get" for one in answered)),
+    ):
+        if not found:
+            return f"no {what} of {len(history.operations)} operations was acknowledged"
+    return "no fault was made; give more seconds" if faults_due and not done else ""
+
+
+def _wrong(outcome: Outcome, reads: Reads, limit: float) -> list[str]:
+    """Tell in lines why an outcome is no good one."""
     found = outcome.judgement
-    answered = {one.kind == "get" for one in outcome.operations if one.outcome == "ok"}
-    if found.verdict == "illegal":
-        broken = f"{len(found.violations)} of {found.keys} keys"
-        said = f"Consul KV is not linearizable with {reads} reads: nothing explains what was seen of {broken}."
-        shown = (line for violation in found.violations[:_MOST] for line in _explained(violation, outcome))
-        return [said, "These operations, as few as show it, go together in no order:", *shown]
     if found.verdict == "unknown":
         left = f"for {len(found.undecided)} of {found.keys} keys within {limit:g} s"
         said = f"Whether Consul KV is linearizable could not be decided {left}, so nothing is proven"
         return [f"{said}; give the checker more time (limit=)"]
-    if answered != {True, False}:
-        return [f"No {'write' if False not in answered else 'read'} was answered, so nothing is proven"]
-    return ["No fault was made, so nothing is proven; give more seconds"] if faults_due and not outcome.faults else []
+    broken = f"{len(found.violations)} of {found.keys} keys"
+    said = f"Consul KV is not linearizable with {reads} reads: nothing explains what was seen of {broken}."
+    shown = (line for violation in found.violations[:_MOST] for line in _explained(violation, outcome))
+    return [said, "These operations, as few as show it, go together in no order:", *shown]
+
+
+def _replaying(replay: str, seed: int, seconds: float) -> str:
+    return f"\nTo replay it: {replay or f'--nomad-fault-seed {seed} --nomad-fault-time {seconds:g}'}"
 
 
 def _explained(violation: Violation, outcome: Outcome) -> Iterator[str]:

@@ -83,7 +83,7 @@ def judge(
     Where it is illegal, `picture` becomes an HTML page of it, with the faults of the file `faults`. Raises
     TestkitError with the checker's own words where it cannot read one of the files.
     """
-    command = [str(checker), "-limit", f"{limit}s"]
+    command = [str(checker), "-limit", f"{max(1, round(limit * 1000))}ms"]
     command += ["-html", str(picture)] if picture else []
     command += ["-faults", str(faults)] if faults else []
     ended = subprocess.run(

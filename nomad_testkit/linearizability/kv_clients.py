@@ -23,7 +23,7 @@ KEYS = 3
 """How many keys are in use at a time, so that clients get in each other's way."""
 KEY_SECONDS = 5.0
 """After which other keys are used: the longer a history of one key is, the longer takes its check."""
-PAUSE = 0.02
+PAUSE = 0.01
 """Seconds between two operations of a client."""
 PAUSE_WITHOUT = 0.2
 """Seconds after one that came to nothing."""
