@@ -18,8 +18,10 @@ from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.modules.steps import RUN_TAG
 
-Whose = Literal["runs", "packer"]
-READING = ("Describe", "List", "Get")
+Whose = Literal["runs", "preflight", "faults", "packer"]
+DEPLOYING: tuple[Whose, ...] = ("runs", "preflight", "faults")
+"""Whose calls one policy allows: a run's, those that look at the account before it, and those that make it fail."""
+READING = ("Describe", "List", "Get", "Simulate")
 """How the names of calls begin that change nothing. Most of them cannot be limited to resources, and a sweep has to
 look at everything in order to find what bears the tag."""
 
@@ -42,7 +44,7 @@ _CREATES: Mapping[str, tuple[str, ...]] = {
     "ec2:CreateLaunchTemplate": (_TEMPLATE,),
     "ec2:CreateSecurityGroup": (_SECURITY_GROUP,),
     "ec2:ImportKeyPair": (_KEY_PAIR,),
-    "ec2:RunInstances": (_ec2("instance"), _ec2("volume")),
+    "ec2:RunInstances": (_ec2("instance"), _ec2("volume"), _ec2("network-interface")),
     "iam:CreateInstanceProfile": (_PROFILE,),
     "iam:CreateRole": (_ROLE,),
 }
@@ -51,7 +53,9 @@ _CREATES: Mapping[str, tuple[str, ...]] = {
 _CHANGES: Mapping[str, str] = {
     "autoscaling:DeleteAutoScalingGroup": _GROUP,
     "autoscaling:EnableMetricsCollection": _GROUP,
+    "autoscaling:ResumeProcesses": _GROUP,
     "autoscaling:SuspendProcesses": _GROUP,
+    "autoscaling:UpdateAutoScalingGroup": _GROUP,
     "ec2:AuthorizeSecurityGroupEgress": _SECURITY_GROUP,
     "ec2:AuthorizeSecurityGroupIngress": _SECURITY_GROUP,
     "ec2:DeleteKeyPair": _KEY_PAIR,
@@ -60,8 +64,11 @@ _CHANGES: Mapping[str, str] = {
     "ec2:DeleteSnapshot": _SNAPSHOT,
     "ec2:DeleteVolume": _ec2("volume"),
     "ec2:DeregisterImage": _IMAGE,
+    "ec2:RebootInstances": _ec2("instance"),
     "ec2:RevokeSecurityGroupEgress": _SECURITY_GROUP,
     "ec2:RevokeSecurityGroupIngress": _SECURITY_GROUP,
+    "ec2:StartInstances": _ec2("instance"),
+    "ec2:StopInstances": _ec2("instance"),
     "ec2:TerminateInstances": _ec2("instance"),
     "iam:AddRoleToInstanceProfile": _PROFILE,
     "iam:DeleteInstanceProfile": _PROFILE,
@@ -140,13 +147,14 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
     "ec2:RunInstances": (
         _tagging(*_CREATES["ec2:RunInstances"]),
         Need("LaunchWithOwn", "ec2:RunInstances", (_SECURITY_GROUP, _KEY_PAIR), _OWN),
-        Need("LaunchFrom", "ec2:RunInstances", (_IMAGE, _ec2("network-interface"), _ec2("subnet")), {}),
+        Need("LaunchFrom", "ec2:RunInstances", (_IMAGE, _ec2("subnet")), {}),
     ),
 }
 """What a call needs besides its own action, which nobody sees as a call."""
 
 
 _PACKERS_KEY_PAIR = "arn:aws:ec2:*:*:key-pair/packer_*"
+_PACKER_TAGS = (_ec2("instance"), _ec2("volume"))
 
 PACKER: Mapping[str, tuple[Need, ...]] = {
     "ec2:CreateKeyPair": (Need("KeyPair", "ec2:CreateKeyPair", (_PACKERS_KEY_PAIR,), {}),),
@@ -161,14 +169,14 @@ PACKER: Mapping[str, tuple[Need, ...]] = {
     ),
     "ec2:DeleteSecurityGroup": (Need("SecurityGroup", "ec2:DeleteSecurityGroup", (_SECURITY_GROUP,), {}),),
     "ec2:RunInstances": (
-        Need("Launch", "ec2:RunInstances", _CREATES["ec2:RunInstances"], _NEW),
+        Need("Launch", "ec2:RunInstances", _PACKER_TAGS, _NEW),
         Need(
             "LaunchFrom",
             "ec2:RunInstances",
             (_IMAGE, _SECURITY_GROUP, _PACKERS_KEY_PAIR, _ec2("network-interface"), _ec2("subnet")),
             {},
         ),
-        _tagging(*_CREATES["ec2:RunInstances"]),
+        _tagging(*_PACKER_TAGS),
     ),
     "ec2:StopInstances": (Need("Change", "ec2:StopInstances", (_ec2("instance"),), _OWN),),
     "ec2:TerminateInstances": (Need("Change", "ec2:TerminateInstances", (_ec2("instance"),), _OWN),),
@@ -183,9 +191,10 @@ PACKER: Mapping[str, tuple[Need, ...]] = {
 """What Packer's calls need, which tags less than a run does."""
 
 
-def seen_calls(whose: Whose) -> tuple[str, ...]:
+def seen_calls(*whose: Whose) -> tuple[str, ...]:
     """List the calls that runs, or Packer for one of them, were seen to make, as ``ec2:DescribeInstances``."""
-    return tuple(json.loads((fixtures_dir() / "recorded" / "aws-calls.json").read_text())[whose])
+    recorded = json.loads((fixtures_dir() / "recorded" / "aws-calls.json").read_text())
+    return tuple(sorted({call for one in whose for call in recorded[one]}))
 
 
 def needs_of(calls: Iterable[str], *, packer: bool = False) -> list[Need]:

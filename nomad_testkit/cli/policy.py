@@ -14,7 +14,7 @@ from nomad_testkit.cli.group import main
 def iam_policy(packer: bool) -> None:
     """Print the least IAM policy with which runs can deploy to an account and destroy all of it again."""
 
-    from nomad_testkit.aws_policy import least_policy, seen_calls
+    from nomad_testkit.aws_policy import DEPLOYING, least_policy, seen_calls
 
-    calls = seen_calls("packer" if packer else "runs")
+    calls = seen_calls("packer") if packer else seen_calls(*DEPLOYING)
     click.echo(json.dumps(least_policy(calls, packer=packer), indent=2))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_testkit.aws_policy import Need, needs_of, seen_calls
+from nomad_testkit.aws_policy import DEPLOYING, Need, needs_of, seen_calls
 from nomad_testkit.errors import Missing
 from nomad_testkit.modules.steps import RUN_TAG, tag_list
 from nomad_testkit.refusals import REFUSALS, code_of, told
@@ -52,7 +52,10 @@ def missing_permissions(
     """List what these credentials may not do that a run does; what could not be found out is a remark."""
     tried = dict(_dry_runs(client("ec2"), vpc_id, remark))
     simulated = _simulated(client("iam"), identity, region, remark)
-    sure = [one for one in simulated if tried.get(one.action, "") != _WOULD_SUCCEED]
+    needed = {need.action for need in needs_of(seen_calls("runs"))}
+    if besides := sorted({one.action for one in simulated} - needed):
+        remark(f"what only tests of faults and this preflight do is not allowed: {', '.join(besides)}")
+    sure = [one for one in simulated if one.action in needed and tried.get(one.action, "") != _WOULD_SUCCEED]
     known = {one.action for one in sure}
     denied = [Denial(action, f"what is in {region}", said) for action, said in tried.items() if said != _WOULD_SUCCEED]
     return [one.missing for one in (*sure, *(each for each in denied if each.action not in known))]
@@ -74,7 +77,9 @@ def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list
                 MinCount=1,
                 MaxCount=asked.count,
                 SubnetId=asked.subnet_id,
-                TagSpecifications=[{"ResourceType": kind, "Tags": _TAGS} for kind in ("instance", "volume")],
+                TagSpecifications=[
+                    {"ResourceType": kind, "Tags": _TAGS} for kind in ("instance", "volume", "network-interface")
+                ],
             )
         )
         what = f"{demand.count} x {demand.instance_type} of {demand.image_id} in {demand.subnet_id} ({demand.group})"
@@ -138,7 +143,7 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
         return []
     denied: dict[tuple[str, str], Denial] = {}
     try:
-        for resource, condition, actions in _questions(needs_of(seen_calls("runs")), identity.account, region):
+        for resource, condition, actions in _questions(needs_of(seen_calls(*DEPLOYING)), identity.account, region):
             context = _context(condition, resource, identity.account, region)
             for result in _answers(iam, source, resource, context, actions):
                 if result["EvalDecision"] != "allowed":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ import yaml
 from nomad_testkit import plugin
 from nomad_testkit.bundle import examples_dir
 from nomad_testkit.cli import main
-from nomad_testkit.settings import TARGETS, table
+from nomad_testkit.settings import TARGETS, Settings, table
 
 FOLDER = examples_dir() / "nightly"
 OPTIONS = {setting.option: setting for setting in table()}
@@ -111,6 +114,29 @@ def test_pushes_are_embedded_and_nights_are_on_aws(github: dict[str, Any], gitla
     assert gitlab["aws"]["id_tokens"] == {"AWS_ID_TOKEN": {"aud": "https://gitlab.com"}}
 
 
-def test_the_readme_tells_whether_the_target_is_there() -> None:
-    said = "The target `aws` is not yet there" in (FOLDER / "README.md").read_text()
-    assert said is ("aws" not in TARGETS)
+def test_aws_is_a_target_and_the_nights_bound_what_they_may_do_there(
+    github: dict[str, Any], gitlab: dict[str, Any]
+) -> None:
+    assert "aws" in TARGETS
+    for variables in (github["jobs"]["aws"]["env"], gitlab["aws"]["variables"]):
+        given = {name: value for name, value in variables.items() if "NOMAD_TESTKIT_AWS_" in name}
+        settings = Settings.load(environ=given)
+        # Before the time-out of the step, which would end the run without its teardown.
+        assert 0 < settings.aws_max_time < 40 * 60
+        assert settings.aws_budget == 5
+
+
+@pytest.mark.parametrize("name", ["github", "gitlab"])
+def test_the_nights_name_the_account_of_their_role(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    (command,) = (one for one in commands(request.getfixturevalue(name)) if "NOMAD_TESTKIT_AWS_ACCOUNT" in one)
+    role = "arn:aws:iam::123456789012:role/nomad-nightly"
+    environment = {
+        "AWS_ROLE_ARN": role,
+        "ROLE_ARN": role,
+        "GITHUB_ENV": str(tmp_path / "env"),
+        "PATH": os.environ["PATH"],
+    }
+    script = f"touch {tmp_path / 'env'}; {command}; export -p; cat {tmp_path / 'env'}"
+    said = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r'NOMAD_TESTKIT_AWS_ACCOUNT="?(\d+)"?$', said, re.MULTILINE)
+    assert found == ["123456789012"]
