@@ -22,7 +22,8 @@
     ├── AgentApiError             Consul's or Nomad's HTTP API; keeps status and message
     ├── BrokenError               a wait ended early: what was waited for can no longer come
     ├── WaitTimeout               a wait ended at its deadline
-    └── CheckFailed               a check's verdict is negative
+    ├── CheckFailed               a check's verdict is negative
+    └── HistoryError              the file with the history of runs cannot be used; names the remedy
 """
 
 from __future__ import annotations
@@ -146,3 +147,7 @@ class WaitTimeout(TestkitError):
 
 class CheckFailed(TestkitError):
     """A check's verdict is negative."""
+
+
+class HistoryError(TestkitError):
+    """The file with the history of runs cannot be used."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -18,7 +19,7 @@ from nomad_testkit.pytest_session import ASKED_FOR, FINISHING, SETTINGS, SHARING
 from nomad_testkit.settings import Settings, table
 
 _FIXTURES = "nomad_testkit.fixtures"
-pytest_plugins = (_FIXTURES, "nomad_testkit.evidence_hooks", "nomad_testkit.xdist_hooks")
+pytest_plugins = (_FIXTURES, "nomad_testkit.evidence_hooks", "nomad_testkit.report_hooks", "nomad_testkit.xdist_hooks")
 
 _MARKERS = {
     "colocated": "the main job: a cluster with Nomad and Consul servers on the same hosts",
@@ -55,7 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "ini_file": config.inipath or "the ini file",
     }
     try:
-        config.stash[SETTINGS] = Settings.load(**given, environ=os.environ)
+        settings = Settings.load(**given, environ=os.environ)
+        if settings.var and settings.example and Path(settings.example).is_dir():
+            from nomad_testkit.example_settings import with_sensitive
+
+            settings = with_sensitive(settings)
+        config.stash[SETTINGS] = settings
     except SettingsError as error:
         config.stash[SETTINGS] = error
         # A variable of the environment alone must not end a run that has nothing to do with clusters.

@@ -60,6 +60,10 @@ class Secret(str):
         return repr(HIDDEN)
 
 
+_known: list[RunSecrets] = []
+"""All that this process has made or read."""
+
+
 @dataclass(frozen=True)
 class RunSecrets:
     """The files of a run's folder ``secrets``, by name; only the one that made them can issue certificates.
@@ -73,6 +77,9 @@ class RunSecrets:
     _authority: CertificateAuthority | None = field(default=None, repr=False, compare=False)
     _datacenter: str = ""
     _region: str = ""
+
+    def __post_init__(self) -> None:
+        _known.append(self)
 
     @classmethod
     def create(cls, folder: Path, security: Security, *, region: str) -> RunSecrets:
@@ -184,6 +191,13 @@ class RunSecrets:
         addresses = filter(None, ("127.0.0.1", instance.private_ip, instance.public_ip, address))
         issued = self._authority.issue([*names, "localhost"], list(addresses), client=True)
         return {f"{agent}.pem": Secret(issued.cert_pem), f"{agent}-key.pem": Secret(issued.key_pem)}
+
+
+def hide_all(text: str) -> str:
+    """Hide in a text the secrets of every run that this process has had to do with, and every private key."""
+    for secrets_of_run in _known:
+        text = secrets_of_run.hide(text)
+    return hide_private_keys(text)
 
 
 def hide_private_keys(text: str) -> str:

@@ -137,13 +137,15 @@ def _folder(text: str) -> Path:
 
 
 def _page(text: str) -> Path:
-    path = Path(text).expanduser()
-    right = "a file that can be written, such as report.html"
-    if path.is_dir():
-        raise _Wrong(f"{right}; this is a folder")
-    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-        raise _Wrong(f"{right}; this one cannot be")
-    folder = next(one for one in path.absolute().parents if one.exists() or one.is_symlink())
+    path, right = Path(text).expanduser(), "a file that can be written, such as report.html"
+    try:
+        if path.is_dir():
+            raise _Wrong(f"{right}; this is a folder")
+        if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+            raise _Wrong(f"{right}; this one cannot be")
+        folder = next(one for one in path.absolute().parents if one.exists() or one.is_symlink())
+    except OSError as error:
+        raise _Wrong(f"{right}; {error.strerror}") from error
     if not folder.is_dir():
         raise _Wrong(f"{right}; {folder} is no folder")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -346,6 +348,8 @@ class Settings:
     )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each value that is no default came from."""
+    sensitive: frozenset[str] = field(default=frozenset(), compare=False)
+    """The variables of the example that it declares as sensitive; their values are not shown."""
 
     @classmethod
     def load(
@@ -428,12 +432,15 @@ class Settings:
             value, source = getattr(self, setting.name), self.source(setting.name)
             if setting.repeatable:
                 names = [(one, f"{setting.name} {one}") for one in value]
-                chosen += [f"{name}={_unless_secret(one, value[one])} ({self.source(name)})" for one, name in names]
+                chosen += [f"{name}={self._unless_secret(one, value[one])} ({self.source(name)})" for one, name in names]
             elif source != "default":
                 chosen.append(f"{setting.name}={_shown(value)} ({source})")
             elif value is not None and (self.target == "aws" or not setting.name.startswith("aws_")):
                 defaults.append(f"{setting.name}={_shown(value)}")
         return [*chosen, f"{', '.join(defaults)} (default)"]
+
+    def _unless_secret(self, name: str, value: str) -> str:
+        return "(not shown)" if name in self.sensitive or _SECRET.search(name) else value
 
 
 def _seen_from(folder: Path, setting: Setting, text: str) -> str:
@@ -442,10 +449,6 @@ def _seen_from(folder: Path, setting: Setting, text: str) -> str:
     if setting.parse in (_folder, _page, _program) or (setting.parse is _folder_or_name and path.exists()):
         return str(path)
     return text
-
-
-def _unless_secret(name: str, value: str) -> str:
-    return "(not shown)" if _SECRET.search(name) else value
 
 
 def table() -> tuple[Setting, ...]:

@@ -123,11 +123,15 @@ class Collector:
         self,
         *,
         outcome: RunOutcome,
+        ended: float | None = None,
         artifacts: Path | None = None,
         settings: Sequence[str] = (),
         software: Mapping[str, str] | None = None,
     ) -> RunReport:
-        """Give the report of all that was added; evidence of failed deployments is looked for in `artifacts`."""
+        """Give the report of all that was added, until `ended` or else until now.
+
+        Evidence of failed deployments is looked for in `artifacts`.
+        """
         tests = tuple(
             replace(
                 test,
@@ -139,7 +143,7 @@ class Collector:
         return RunReport(
             outcome=outcome,
             began=self.began,
-            seconds=time.time() - self.began,
+            seconds=(time.time() if ended is None else ended) - self.began,
             tests=tests,
             clusters=tuple(
                 _with_artifacts(cluster, artifacts)

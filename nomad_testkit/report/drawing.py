@@ -94,12 +94,27 @@ def labels(cluster: ClusterRecord) -> dict[str, HostLabel]:
     found: dict[str, HostLabel] = {}
     counts: dict[str, int] = {}
     for hosts in (cluster.timeline, *(state.get("hosts", ()) for state in cluster.states)):
-        for host in sorted(hosts, key=lambda one: (one["group"], one["zone"], one["instance_id"])):
+        for host in sorted(hosts, key=_servers_first):
             if host["instance_id"] not in found:
                 counts[host["group"]] = counts.get(host["group"], 0) + 1
                 name = f"{host['group']} {counts[host['group']]}"
                 found[host["instance_id"]] = HostLabel(host["instance_id"], name)
     return found
+
+
+def _servers_first(host: Mapping[str, Any]) -> tuple[bool, str, str, str]:
+    return "server" not in host["group"], host["group"], host["zone"], host["instance_id"]
+
+
+def titles(clusters: Sequence[ClusterRecord]) -> dict[str, str]:
+    """Name clusters, by run id: by their examples, and where several have the same one by the run too."""
+    examples = [one.example for one in clusters]
+    return {
+        one.run_id: one.example
+        if one.example and examples.count(one.example) == 1
+        else " ".join(filter(None, [one.example or "cluster", one.run_id.rpartition("-")[2]]))
+        for one in clusters
+    }
 
 
 def timeline(cluster: ClusterRecord) -> Timeline | None:
@@ -117,7 +132,7 @@ def timeline(cluster: ClusterRecord) -> Timeline | None:
             phase=max(host["entered"], key=PHASES.index, default=PHASES[0]),
             segments=_host_segments(host["entered"], total),
         )
-        for host in sorted(cluster.timeline, key=lambda one: (one["group"], one["zone"], one["instance_id"]))
+        for host in sorted(cluster.timeline, key=_servers_first)
     )
     return Timeline(total, _phases(cluster.timings, total), lines, ticks(total))
 
@@ -234,7 +249,7 @@ def topology(cluster: ClusterRecord) -> Topology | None:
     for name in sorted({host["zone"] for host in state["hosts"]}):
         y, boxes = _TOP, []
         hosts = [host for host in state["hosts"] if host["zone"] == name]
-        for host in sorted(hosts, key=lambda one: (not _is_server(one), one["group"], one["instance_id"])):
+        for host in sorted(hosts, key=_servers_first):
             box = _box(host, named[host["instance_id"]], y, allocations.get(host["instance_id"], ()))
             boxes.append(box)
             y += box.height + _GAP
@@ -253,7 +268,7 @@ def _box(host: Mapping[str, Any], label: HostLabel, y: int, allocations: Sequenc
     words += [("trouble", f"Consul: {host['consul']}")] if host["consul"] not in ("alive", "") else []
     words += [("trouble", f"Nomad: {host['nomad']}")] if host["nomad"] not in ("ready", "alive", "") else []
     for kind, text in words:
-        width = 30 + 6 * len(text)
+        width = 34 + 7 * len(text)
         badges.append(Badge(x, width, kind, text))
         x += width + 6
     height += 26 if badges else 0

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from nomad_testkit.errors import TestkitError
+from nomad_testkit.errors import SettingsError, TestkitError
 from nomad_testkit.report import drawing
 from nomad_testkit.report.model import ClusterRecord, RunReport, TestRecord
 from nomad_testkit.timeline import PHASES
@@ -50,6 +50,24 @@ def write(report: RunReport, path: Path) -> Path:
     return path
 
 
+def prepare(path: Path) -> Path:
+    """Make the folder of a page, and try whether the page can be written there; gives the path from the root.
+
+    Raises SettingsError.
+    """
+    path = path.absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"the report is to be {path}, but nothing can be written into {path.parent}: {error.strerror or error}; "
+            "right is a file in a folder that can be written, such as --nomad-report report.html"
+        ) from error
+    return path
+
+
 def render(report: RunReport, folder: Path) -> str:
     """Draw a report's page, whose links to evidence are relative to `folder`."""
     hosts = {
@@ -78,6 +96,7 @@ def render(report: RunReport, folder: Path) -> str:
         linked=linked,
         places=places,
         hosts=hosts,
+        titles=drawing.titles(report.clusters),
         versions={agent: _versions(report, agent) for agent in ("consul", "nomad")},
         phases=PHASES,
         phase_words=phase_words,
@@ -139,14 +158,15 @@ def leader_words(cluster: ClusterRecord) -> str:
     """Say who led when a cluster was ready, and who in the end."""
     named = drawing.labels(cluster)
     first, last = ({agent: _leader(state, agent) for agent in ("Consul", "Nomad")} for state in _ends(cluster))
+    if first == last and len(set(last.values())) == 1 and last["Nomad"]:
+        return f"{named[last['Nomad']].name} leads Consul and Nomad."
     words = []
     for agent, now in last.items():
         leader = f"{named[now].name} leads {agent}" if now else f"nobody leads {agent}"
         if first[agent] and first[agent] != now:
-            leader += f" (at first {named[first[agent]].name})"
+            leader += f", as {named[first[agent]].name} did at first"
         words.append(leader)
-    text = "; ".join(words)
-    return text[:1].upper() + text[1:] + "."
+    return "; ".join(words) + "."
 
 
 def _ends(cluster: ClusterRecord) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -145,7 +145,9 @@ def green(clusters: int = 1) -> RunReport:
     for facts in phases("tests/test_more.py::test_without_a_cluster", []):
         made.add_phase(facts)
     settings = ["clients=6 (option --nomad-clients)", "target=embedded, region=us-east-1 (default)"]
-    return made.report(outcome="passed", settings=settings, software={"nomad_testkit": "0.1.0", "pytest": "9.2.0"})
+    return made.report(
+        ended=BEGAN + 95, outcome="passed", settings=settings, software={"nomad_testkit": "0.1.0", "pytest": "9.2.0"}
+    )
 
 
 def red(artifacts: Path) -> RunReport:
@@ -192,7 +194,9 @@ def red(artifacts: Path) -> RunReport:
         ],
     )
     made.add_problem(f"tests/test_c.py: SyntaxError {HOSTILE}")
-    return made.report(outcome="failed", artifacts=artifacts, settings=[f"var x={HOSTILE} (option --nomad-var)"])
+    return made.report(
+        ended=BEGAN + 95, outcome="failed", artifacts=artifacts, settings=[f"var x={HOSTILE} (option --nomad-var)"]
+    )
 
 
 def interrupted() -> RunReport:
@@ -201,9 +205,9 @@ def interrupted() -> RunReport:
     where = {"example": "nomad-consul-separate-cluster", "target": "embedded", "region": "us-east-1"}
     made.add_events([as_facts(ClusterEvent("nt-20260921-00000c", "deploying", where, BEGAN))])
     made.add_problem("KeyboardInterrupt")
-    return made.report(outcome="interrupted")
+    return made.report(ended=BEGAN + 95, outcome="interrupted")
 
 
 def without_cluster() -> RunReport:
     """Tests that have nothing to do with clusters."""
-    return collector(phases("tests/test_a.py::test_a", [])).report(outcome="passed")
+    return collector(phases("tests/test_a.py::test_a", [])).report(ended=BEGAN + 4, outcome="passed")
