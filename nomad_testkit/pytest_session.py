@@ -90,11 +90,13 @@ def _to_controller(config: pytest.Config) -> Progress:
     given, output = config.workerinput, config.workeroutput  # type: ignore[attr-defined]
 
     def send(text: str) -> None:
+        single = "\n" not in text
         try:
-            if "\n" not in text:
-                return given[LINES].send(text)
+            if single:
+                given[LINES].send(text)
         except (KeyError, OSError):  # nobody listens
-            pass
-        output.setdefault(LINES, []).append(text)
+            single = False
+        if not single:
+            output.setdefault(LINES, []).append(text)
 
     return send
