@@ -14,6 +14,7 @@ import pytest
 from pytest_runs import Project, PytestRun, project_in, supervisors_of
 
 from nomad_testkit.bundle import examples_dir
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 NothingLeft = Callable[[], None]
 
@@ -189,7 +190,14 @@ def test_uses_it(nomad_cluster, signs):
     nomad_cluster.require(NodesReady(1), within=2)
 """)
     run = start_testing(project)
-    os.kill(supervisors_of(project.warden())[-1], signal.SIGKILL)
+    warden = project.warden()
+    os.kill(supervisors_of(warden)[-1], signal.SIGKILL)
+    # The first ends when all of its namespace's processes have: until then an agent may still answer.
+    wait_until(
+        "the end of the cloud",
+        lambda: Pending(f"{alive} are alive") if (alive := supervisors_of(warden)) else Ok(None),
+        deadline=Deadline.after(60),
+    )
     project.sign("killed")
     status = run.await_end()
     nothing_left()

@@ -219,7 +219,10 @@ def supervisors_of(warden: int) -> list[int]:
     while level:
         level = sorted(pid for pid, parent in parents.items() if parent in level)
         for pid in level:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has ended meanwhile
             if words[1:3] == [b"-m", b"nomad_testkit.ec2.supervisor"]:
                 found.append(pid)
     return found
