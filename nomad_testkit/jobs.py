@@ -183,6 +183,15 @@ def prepare(
     **variables: Any,
 ) -> Json:
     """Parse a job as `submitted` does, without submitting it. Raises UsageError and AgentApiError."""
+    spec = parse(nomad, source, **variables)
+    wanted = list(datacenters or ())
+    if not wanted and spec.get("Datacenters") in (None, [], ["*"]):
+        wanted = ready_datacenters(nomad.nodes())
+    return specialize(spec, name=name, count=count, datacenters=wanted, suffix=secrets.token_hex(3))
+
+
+def parse(nomad: NomadClient, source: str | Path, **variables: Any) -> Json:
+    """Let Nomad turn a job into JSON, as it is. Raises UsageError and AgentApiError, as `submitted`."""
     label, hcl = read_source(source)
     # Nomad's parser passes over a variable that the job does not declare.
     declared = _VARIABLE.findall(hcl)
@@ -190,15 +199,11 @@ def prepare(
         known = ", ".join(declared) or "no variables"
         raise UsageError(f"{label}: the job declares {known}, and so cannot take {', '.join(unknown)}")
     try:
-        spec = nomad.parse(hcl, variables=variables_text(variables))
+        return nomad.parse(hcl, variables=variables_text(variables))
     except AgentApiError as error:
         if error.status != 400:
             raise
         raise UsageError(f"{label}: Nomad cannot parse this job: {error.message.strip()}") from error
-    wanted = list(datacenters or ())
-    if not wanted and spec.get("Datacenters") in (None, [], ["*"]):
-        wanted = ready_datacenters(nomad.nodes())
-    return specialize(spec, name=name, count=count, datacenters=wanted, suffix=secrets.token_hex(3))
 
 
 def read_source(source: str | Path) -> tuple[str, str]:

@@ -19,7 +19,7 @@ _REDIRECTING = (
     *("CONSUL_CACERT", "CONSUL_CAPATH", "CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY", "CONSUL_TLS_SERVER_NAME"),
     *("CONSUL_NAMESPACE", "CONSUL_PARTITION", "CONSUL_HTTP_AUTH"),
 )
-_REDIRECTING_AWS = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_CA_BUNDLE")
+_REDIRECTING_AWS = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 """What a user's shell may have of another cluster or account, and that would lead there, or take a token there.
 
 https://developer.hashicorp.com/nomad/docs/commands#environment-variables

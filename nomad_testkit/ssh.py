@@ -7,6 +7,7 @@ import logging
 import select
 import shlex
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -111,6 +112,38 @@ class SshConnection:
         if check and status != 0:
             raise CommandFailed(self.address, command, status, result.stdout, result.stderr)
         return result
+
+    def follow(self, program: str, *, sudo: bool = False, timeout: float = COMMAND_TIMEOUT) -> Iterator[str]:
+        """Run one program with its arguments, which may go on for ever, and give each line that it prints as it comes.
+
+        It is ended on the host when nobody takes lines any more, or this process dies. `timeout`, in seconds, is for
+        the connection. Raises HostError when that is lost, and CommandFailed when it ends with another status than 0.
+
+        >>> for line in ssh.follow("journalctl -u nomad -f", sudo=True):  # doctest: +SKIP
+        ...     print(line)
+        """
+        import paramiko
+
+        # sshd ends no program when a channel closes, but the program's standard input ends then.
+        script = (
+            f"exec 3<&0; {program} </dev/null & child=$!; {{ cat; kill $child; }} <&3 >/dev/null 2>&1 & watcher=$!;"
+            " wait $child; status=$?; kill $watcher; exit $status"
+        )
+        line = f"{'sudo -n -- ' if sudo and self.user != 'root' else ''}sh -c {shlex.quote(script)}"
+        with self._channels:
+            channel = self._open_channel(Deadline.after(timeout))
+            try:
+                channel.exec_command(line)
+                with channel.makefile("rb") as lines:
+                    for text in lines:
+                        yield text.decode(errors="replace").rstrip("\n")
+                if (status := channel.recv_exit_status()) != 0:
+                    said = channel.makefile_stderr("r").read().decode(errors="replace")
+                    raise CommandFailed(self.address, program, status, "", said)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise HostError(f"{self.address}: connection lost during `{program}`: {error}") from error
+            finally:
+                channel.close()
 
     def put(
         self,

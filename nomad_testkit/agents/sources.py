@@ -79,6 +79,11 @@ def preflight(
     return []
 
 
+def cached_agent(name: AgentName, version: str, *, cache: Cache) -> Agent | None:
+    """Find an agent that has been got before; gets none. Raises AgentSourceError on another architecture."""
+    return _cached(name, version, machine_architecture(), cache)
+
+
 def _obstacles(name: AgentName, reason: str, lacking: list[Missing]) -> str:
     build_reasons = "; ".join(f"lacks {item.what} ({item.remedy})" for item in lacking)
     return f"Release: {reason}. Build: {build_reasons}. Remedy one of these, or name a {name} binary of your own"

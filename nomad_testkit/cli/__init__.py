@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
-from nomad_testkit.cli import measure, policy, teardown
+from nomad_testkit.cli import (
+    addresses,
+    completion,
+    deployment,
+    doctor,
+    hosts,
+    images,
+    jobs,
+    measure,
+    policy,
+    report,
+    status,
+    teardown,
+    verification,
+)
 from nomad_testkit.cli.group import main
 
-__all__ = ["main", "measure", "policy", "teardown"]
+__all__ = [
+    "addresses",
+    "completion",
+    "deployment",
+    "doctor",
+    "hosts",
+    "images",
+    "jobs",
+    "main",
+    "measure",
+    "policy",
+    "report",
+    "status",
+    "teardown",
+    "verification",
+]

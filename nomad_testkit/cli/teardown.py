@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import click
 
+from nomad_testkit.cli.choosing import complete_runs, the_only
 from nomad_testkit.cli.group import main, say
 from nomad_testkit.errors import Ec2Error, TestkitError
-
-if TYPE_CHECKING:
-    from nomad_testkit.runs import Run
+from nomad_testkit.runs import Run
 
 
 @main.command()
-@click.argument("run_id")
-def down(run_id: str) -> None:
-    """Destroy the cluster RUN_ID, which was left up, and all that belongs to it."""
-    from nomad_testkit.runs import Run
+@click.argument("name", required=False, shell_complete=complete_runs)
+def down(name: str | None) -> None:
+    """Destroy the run NAME, a name or an id, and all that belongs to it; without NAME the only one.
 
-    _destroy(Run.find(run_id))
+    One that tests or another command use is refused.
+    """
+    run = Run.find(name) if name else the_only(Run.every())
+    click.echo(destroy_run(run))
 
 
 class _Age(click.ParamType):  # type: ignore[type-arg]
@@ -58,7 +59,6 @@ def sweep(
     older_than: timedelta | None, expired: bool, dry_run: bool, regions: tuple[str, ...], endpoint_url: str | None
 ) -> None:
     """Destroy every cluster that was left up or left behind, but none that tests on this machine are using now."""
-    from nomad_testkit.runs import Run
 
     if older_than is not None or expired:
         _sweep_account(older_than, expired, dry_run, regions, endpoint_url)
@@ -73,7 +73,7 @@ def sweep(
     failed = 0
     for run in runs if not dry_run else ():
         try:
-            _destroy(run)
+            click.echo(destroy_run(run))
         except TestkitError as error:
             failed += 1
             click.echo(f"{run.run_id}: {error}", err=True)
@@ -87,7 +87,6 @@ def _sweep_account(
     older_than: timedelta | None, expired: bool, dry_run: bool, names: Sequence[str], endpoint_url: str | None
 ) -> None:
     from nomad_testkit.deploy.leaks import destroy_lost, find_lost
-    from nomad_testkit.runs import Run
     from nomad_testkit.targets import account
 
     names = names or account.enabled_regions(endpoint_url=endpoint_url)
@@ -122,9 +121,22 @@ def _sweep_account(
         raise click.ClickException(f"{failed} of {len(lost)} lost runs could not be destroyed")
 
 
-def _destroy(run: Run) -> None:
-    from nomad_testkit.lifecycle import destroy
-    from nomad_testkit.runs import Run
+def destroy_run(run: Run) -> str:
+    """Destroy a run that nobody uses, and its target where that was kept for it alone; tells what happened.
+
+    Raises TestkitError for one that is in use, and TeardownError.
+    """
+    lock = run.lock
+    if not lock.try_acquire():
+        raise TestkitError(f"{run} is in use: tests are attached to it, or a process deploys it; wait for their end")
+    try:
+        return _destroy(run)
+    finally:
+        lock.release()
+
+
+def _destroy(run: Run) -> str:
+    from nomad_testkit.lifecycle import destroy, forget_lost
     from nomad_testkit.targets import attach_target
 
     description = run.description()
@@ -132,17 +144,20 @@ def _destroy(run: Run) -> None:
         if run.journal.left():
             raise TestkitError(f"{run.folder} does not say where the cluster is, though its journal lists resources")
         run.forget()
-        click.echo(f"{run.run_id} had created nothing")
-        return
+        return f"{run.run_id} had created nothing"
     try:
         with attach_target(description["target"]) as target:
             gone = destroy(run, target=target, progress=say)
-            others = [other.description().get("target") for other in Run.every()]
-            if description.get("kept") and description["target"] not in others:
+            others = [_place(other.description().get("target", {})) for other in Run.every()]
+            if description.get("kept") and _place(description["target"]) not in others:
                 target.end()
     except Ec2Error as error:
         # What an embedded cloud held has gone with it.
-        run.forget()
-        click.echo(f"{run.run_id} has ended already ({error})")
-        return
-    click.echo(f"{run.run_id} is destroyed: {len(gone)} resources")
+        forget_lost(run)
+        return f"{run.run_id} has ended already ({error})"
+    return f"{run.run_id} is destroyed: {len(gone)} resources"
+
+
+def _place(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell which target it is, whatever image a run chose there."""
+    return {name: value for name, value in target.items() if name != "ami"}

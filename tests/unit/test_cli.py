@@ -93,7 +93,7 @@ def test_down_leaves_a_target_up_that_was_never_kept(fakes: FakeTargets) -> None
 def test_down_of_an_unknown_run_lists_those_that_there_are(fakes: FakeTargets) -> None:
     run = left_up()
     result = call("down", "nt-20200101-000000")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"there are: {run.run_id}" in result.stderr
     assert fakes.swept == []
 
@@ -140,7 +140,7 @@ def test_a_run_that_created_nothing_is_forgotten(fakes: FakeTargets) -> None:
     assert (fakes.swept, Run.every()) == ([], [])
 
 
-@pytest.mark.parametrize("arguments", [("down",), ("bench", "deploy", "--runs", "0"), ("nonsense",)])
+@pytest.mark.parametrize("arguments", [("down", "a", "b"), ("bench", "deploy", "--runs", "0"), ("nonsense",)])
 def test_wrong_arguments_end_with_usage(arguments: tuple[str, ...]) -> None:
     result = call(*arguments)
     assert result.exit_code == 2
@@ -150,7 +150,7 @@ def test_wrong_arguments_end_with_usage(arguments: tuple[str, ...]) -> None:
 def test_a_benchmark_takes_its_example_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOMAD_TESTKIT_VAR", "num_client=1")
     result = call("bench", "deploy")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "environment variable NOMAD_TESTKIT_VAR: " in result.stderr
     assert "variable num_client: found a variable that this example does not declare" in result.stderr
 

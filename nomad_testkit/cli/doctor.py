@@ -1,0 +1,245 @@
+"""Tell what a deployment needs of this machine or account, what of it is there, and put right what is not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nomad_testkit import setup
+from nomad_testkit.cli.deployment import AGENTS, settings_of, settings_options
+from nomad_testkit.cli.group import FAILED, json_option, main, say, say_json
+from nomad_testkit.errors import PreflightError, TestkitError, UsageError
+
+if TYPE_CHECKING:
+    from nomad_testkit.agents import AgentName
+    from nomad_testkit.cache import Cache
+    from nomad_testkit.settings import Settings
+
+FOUND, LATER, MISSING = "found", "later", "missing"
+_OPTIONAL = (
+    setup.Need("packer", program="packer"),
+    setup.Need("openssh-client", program="ssh"),
+)
+_PURPOSES = {"packer": "`nomad-testkit ami build`, and tests of AMIs", "ssh": "`nomad-testkit ssh`"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is needed, and how it is with it.
+
+    >>> Finding("nft", MISSING, fix="apt-get install nftables", package="nftables").describe()["state"]
+    'missing'
+    """
+
+    what: str
+    state: str
+    """``found``; ``later``, what is got or made when it is first used; or ``missing``."""
+    where: str = ""
+    fix: str = ""
+    package: str = ""
+    """The Debian package that puts it right."""
+    make: Callable[[], object] | None = None
+    """What gets or makes it now."""
+    optional: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """Tell it in JSON's types."""
+        return {
+            "what": self.what,
+            "state": self.state,
+            "where": self.where or None,
+            "fix": self.fix or None,
+            "optional": self.optional,
+        }
+
+
+@main.command()
+@click.option("--fix", is_flag=True, help="Install and make what is missing, or would be made at first use.")
+@click.option("--optional", "with_optional", is_flag=True, help="With --fix: install what is optional, too.")
+@settings_options("target", "region", *AGENTS)
+@json_option
+def doctor(fix: bool, with_optional: bool, as_json: bool, **given: Any) -> None:
+    """Show everything that a deployment needs, whether it is there, and what puts it right.
+
+    The exit code is 1 when something that is needed is missing.
+    """
+    settings = settings_of(given)
+    found = findings(settings)
+    if fix:
+        mend(settings, found, optional=with_optional)
+        found = findings(settings)
+    missing = [one for one in found if one.state == MISSING and not one.optional]
+    if as_json:
+        say_json({"ready": not missing, "findings": [one.describe() for one in found]})
+    else:
+        marks = {FOUND: "ok", LATER: "later", MISSING: "MISSING"}
+        for one in found:
+            mark = "-" if one.optional and one.state == MISSING else marks[one.state]
+            click.echo(f"{mark:8} {one.what}" + (f": {one.where}" if one.where else ""))
+            if one.fix and one.state != FOUND:
+                click.echo(f"{'':9}{one.fix}")
+        fixes = "`nomad-testkit doctor --fix` installs what it can"
+        click.echo(f"\n{len(missing)} missing; {fixes}" if missing else "\neverything needed is there")
+    if missing:
+        click.get_current_context().exit(FAILED)
+
+
+def findings(settings: Settings) -> list[Finding]:
+    """Look at all of it. Raises nothing that a finding can tell."""
+    if settings.target == "aws":
+        return [_state_folder(), *_account(settings), *_optional()]
+    lacking = _packages()
+    machine = setup.problems(
+        system=platform.system(),
+        python=(sys.version_info[0], sys.version_info[1]),
+        root=os.geteuid() == 0,
+        has_apt=setup.find_program("apt-get") is not None,
+        lacking=[one.package for one in lacking if one.state == MISSING],
+    )
+    told = [Finding(problem.what, MISSING, fix=problem.remedy) for problem in machine]
+    if not told:
+        version = platform.python_version()
+        told = [Finding("machine", FOUND, f"{platform.system()} {platform.machine()}, Python {version}, root")]
+    return [*told, *lacking, *_tools(), _state_folder(), *_prepared(settings), *_optional()]
+
+
+def mend(settings: Settings, found: Sequence[Finding], *, optional: bool) -> None:
+    """Install and make what is missing. Raises TestkitError with what a program said that could not."""
+    chosen = [one for one in found if one.state != FOUND and (optional or not one.optional)]
+    packages = list(dict.fromkeys(one.package for one in chosen if one.package))
+    if packages:
+        try:
+            setup.install(packages, setup.run_command, say)
+        except setup.SetupError as error:
+            raise TestkitError(str(error)) from error
+        chosen = [one for one in findings(settings) if one.state != FOUND and (optional or not one.optional)]
+    for one in chosen:
+        if one.make is not None:
+            one.make()
+
+
+def _packages() -> list[Finding]:
+    has_go = setup.find_program("go") is not None or Path("/usr/local/go/bin/go").exists()
+    return [_package(need) for need in setup.NEEDS + (setup.GO_NEEDS if has_go else ())]
+
+
+def _package(need: setup.Need, *, optional: bool = False, purpose: str = "") -> Finding:
+    place = setup.find_program(need.program) if need.program else need.file
+    what = (need.program or need.package) + (f" ({purpose})" if purpose else "")
+    if need.met():
+        return Finding(what, FOUND, str(place), optional=optional)
+    return Finding(what, MISSING, fix=f"apt-get install {need.package}", package=need.package, optional=optional)
+
+
+def _optional() -> list[Finding]:
+    return [_package(need, optional=True, purpose=_PURPOSES[need.program]) for need in _OPTIONAL]
+
+
+def _tools() -> list[Finding]:
+    """Tell what else the embedded EC2 lacks; what is Debian's is told above."""
+    from nomad_testkit.ec2 import handle
+
+    known = {need.program for need in setup.NEEDS} | {"root", "Linux"}
+    return [Finding(one.what, MISSING, fix=one.remedy) for one in handle.preflight() if one.what not in known]
+
+
+def _state_folder() -> Finding:
+    from nomad_testkit.runs import ENVIRONMENT_VARIABLE, state_path
+
+    return _folder("folder for runs", state_path(), ENVIRONMENT_VARIABLE)
+
+
+def _folder(what: str, path: Path, variable: str) -> Finding:
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        return Finding(what, FOUND, str(path))
+    return Finding(what, MISSING, f"{path} cannot be written", fix=f"set {variable} to another folder")
+
+
+def _prepared(settings: Settings) -> list[Finding]:
+    """Tell of what is slow to get and kept in the cache."""
+    from nomad_testkit.cache import Cache
+    from nomad_testkit.ec2 import base_image
+    from nomad_testkit.targets import image_builder
+
+    cache = Cache()
+    folder = _folder("cache folder", cache.root, "NOMAD_TESTKIT_CACHE")
+    told = [folder, _agent(settings, "consul", cache), _agent(settings, "nomad", cache)]
+    if folder.state == MISSING:
+        return told
+    base = cache.find("base-image", base_image.image_key())
+    if base is None and (lacking := base_image.preflight()):
+        remedies = "; ".join(map(str, lacking))
+        return [*told, Finding("base image", MISSING, fix=remedies)]
+
+    def make() -> None:
+        from nomad_testkit.targets.embedded import agents_of
+
+        below = image_builder.base(cache, say)
+        found = agents_of(settings, cache=cache, progress=say)
+        image_builder.agents_image(cache, below, found, region=settings.region, progress=say)
+
+    fix = "made at first use, or by --fix"
+    if base is None:
+        return [*told, Finding("base image", LATER, fix=fix, make=make)]
+    told.append(Finding("base image", FOUND, str(base)))
+    if all(one.state == FOUND for one in told):
+        image = _agents_image(settings, cache)
+        what = "image with Consul and Nomad"
+        told.append(Finding(what, FOUND, image) if image else Finding(what, LATER, fix=fix, make=make))
+    return told
+
+
+def _agent(settings: Settings, name: AgentName, cache: Cache) -> Finding:
+    from nomad_testkit.agents import get_agent, preflight
+
+    version, binary = getattr(settings, f"{name}_version"), getattr(settings, f"{name}_binary")
+    what = f"{name} {version}"
+    if missing := preflight(name, version, binary=binary, cache=cache):
+        return Finding(what, MISSING, fix="; ".join(one.remedy for one in missing))
+    cached = _in_cache(name, version, binary, cache)
+    if cached:
+        return Finding(what, FOUND, cached)
+
+    def make() -> None:
+        get_agent(name, version, binary=binary, cache=cache, progress=say)
+
+    return Finding(what, LATER, fix="downloaded or built at first use, or by --fix", make=make)
+
+
+def _in_cache(name: AgentName, version: str, binary: Path | None, cache: Cache) -> str:
+    from nomad_testkit.agents.sources import cached_agent
+
+    if binary is not None:
+        return str(binary)
+    agent = cached_agent(name, version, cache=cache)
+    return "" if agent is None else str(agent.path)
+
+
+def _agents_image(settings: Settings, cache: Cache) -> str:
+    from nomad_testkit.targets import image_builder
+    from nomad_testkit.targets.embedded import agents_of
+
+    below = image_builder.base(cache, say)
+    key = image_builder.image_key(below, agents_of(settings, cache=cache, progress=say))
+    return str(cache.find(image_builder.KIND, key) or "")
+
+
+def _account(settings: Settings) -> list[Finding]:
+    """Look at the account, as a deployment does before it creates anything."""
+    from nomad_testkit.targets import open_target
+
+    try:
+        with open_target(settings, progress=say) as target:
+            return [Finding("AWS account", FOUND, f"{target.describe().get('account')} in {target.region}")]
+    except PreflightError as error:
+        return [Finding(one.what, MISSING, fix=one.remedy) for one in error.missing]
+    except (UsageError, TestkitError) as error:
+        return [Finding("AWS account", MISSING, fix=str(error))]

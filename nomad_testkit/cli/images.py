@@ -1,0 +1,111 @@
+"""AMIs from the command line: built by Packer and kept, listed, deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from nomad_testkit.cli.choosing import opened_target
+from nomad_testkit.cli.deployment import AGENTS, left_up, settings_of, settings_options
+from nomad_testkit.cli.group import columns, json_option, main, progress, say_json
+from nomad_testkit.cli.teardown import destroy_run
+from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
+from nomad_testkit.example_variables import near_miss
+from nomad_testkit.modules.steps import IMAGE
+from nomad_testkit.runs import Run
+
+
+@main.group()
+def ami() -> None:
+    """Build, list and delete AMIs of Consul and Nomad."""
+
+
+@ami.command("build")
+@click.option(
+    "--template",
+    type=click.Path(exists=True, path_type=Path),
+    help="A Packer template with the bundled one's variables (default: the bundled nomad-consul-ami).",
+)
+@click.option("--only", metavar="GLOB", help="Which build of the template (default: *.debian-12).")
+@settings_options("target", "region", *AGENTS)
+def build(template: Path | None, only: str | None, **given: Any) -> None:
+    """Build an AMI with Packer and keep it; prints its id, for `nomad-testkit up EXAMPLE --ami ID`.
+
+    On the embedded target it lives in an embedded EC2 of its own, until `nomad-testkit ami delete ID`.
+    """
+    from nomad_testkit.amis import BUILD, built
+    from nomad_testkit.targets import open_target
+
+    settings = settings_of(given)
+    with (
+        left_up() as leave,
+        progress() as shown,
+        open_target(settings, progress=shown) as target,
+        built(settings, target=target, progress=shown, template=template, only=only or BUILD) as made,
+    ):
+        leave(made.run_id)
+    click.echo(made.ami_id)
+
+
+@ami.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the AMIs that this machine has built and that are not deleted."""
+    told = [{"ami": one, "run_id": run.run_id, **_facts(one, run)} for one, run in built_amis().items()]
+    if as_json:
+        say_json({"amis": told})
+    elif not told:
+        click.echo("there is no AMI; `nomad-testkit ami build` builds one")
+    else:
+        rows = [["AMI", "NAME", "TARGET", "STATE", "RUN"]]
+        rows += [[one["ami"], one["name"], one["target"], one["state"], one["run_id"]] for one in told]
+        click.echo(columns(rows))
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(one) for one in built_amis() if one.startswith(incomplete)]
+
+
+@ami.command()
+@click.argument("ami_id", metavar="AMI", shell_complete=_complete)
+def delete(ami_id: str) -> None:
+    """Delete an AMI that `ami build` has made, with its snapshot."""
+    run = built_amis().get(ami_id)
+    if run is None:
+        hint = near_miss(ami_id, built_amis())
+        raise UsageError(f"this machine has built no AMI {ami_id!r} that is still there; right is {hint}")
+    click.echo(destroy_run(run))
+
+
+def built_amis() -> dict[str, Run]:
+    """Find the AMIs that this machine has built and kept, each with the run that it belongs to."""
+    return {
+        entry.id: run
+        for run in Run.every()
+        if run.description().get("kept")
+        for entry in run.journal.left()
+        if entry.kind == IMAGE and entry.id
+    }
+
+
+def home_of(ami_id: str) -> Run | None:
+    """Find the run whose embedded EC2 has an AMI; None for one that this machine has not built in such."""
+    run = built_amis().get(ami_id)
+    return run if run is not None and run.description()["target"].get("name") == "embedded" else None
+
+
+def _facts(ami_id: str, run: Run) -> dict[str, str]:
+    target = str(run.description()["target"].get("name"))
+    try:
+        with opened_target(run) as opened:
+            images = opened.client("ec2").describe_images(Filters=[{"Name": "image-id", "Values": [ami_id]}])["Images"]
+    except Ec2Error:
+        return {"name": "", "target": target, "state": "gone"}
+    except TestkitError as error:
+        return {"name": "", "target": target, "state": f"unknown: {error}"}
+    if not images:
+        return {"name": "", "target": target, "state": "gone"}
+    return {"name": str(images[0].get("Name", "")), "target": target, "state": str(images[0].get("State", ""))}

@@ -1,0 +1,133 @@
+"""Tell what is up: runs, their hosts and states, and who leads."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nomad_testkit.cli.choosing import NamedHost, complete_runs, fate, named_hosts, opened_cluster, opened_target
+from nomad_testkit.cli.group import FAILED, columns, json_option, main, say_json
+from nomad_testkit.errors import AgentApiError, Ec2Error, TestkitError
+from nomad_testkit.runs import Run
+
+if TYPE_CHECKING:
+    from nomad_testkit.cluster import Cluster
+
+UP, IN_USE, DEPLOYING, LEFT_BEHIND, GONE, IMAGE = "up", "in use", "deploying", "left behind", "gone", "image"
+_MEANINGS = {
+    IN_USE: "tests or another command use it now",
+    DEPLOYING: "a process deploys it, or is about to destroy it",
+    LEFT_BEHIND: "the process that deployed it has ended without destroying it; `nomad-testkit down` does",
+    IMAGE: "an AMI, and no cluster",
+}
+
+
+@main.command()
+@click.argument("name", required=False, shell_complete=complete_runs)
+@json_option
+@click.pass_context
+def status(ctx: click.Context, name: str | None, as_json: bool) -> None:
+    """Show the runs of this machine, or the one that is called NAME: hosts, states and leaders.
+
+    Hosts are named GROUP-N: N counts the hosts of a group from 0, in the order in which they were deployed or, later,
+    launched. The exit code is 1 where a NAME is given and its cloud is gone.
+    """
+    runs = [Run.find(name)] if name else Run.every()
+    told = [describe_run(run) for run in runs]
+    if as_json:
+        say_json({"runs": told})
+    elif not runs:
+        click.echo("nothing is up; `nomad-testkit up EXAMPLE` deploys a cluster")
+    else:
+        click.echo("\n\n".join(map(_text, told)))
+    if name and told[0]["state"] == GONE:
+        ctx.exit(FAILED)
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """Tell of a run, in JSON's types, what its target and its servers say now."""
+    told = run.description()
+    found: dict[str, Any] = {
+        "run_id": run.run_id,
+        "name": run.name or None,
+        "state": _state(run, told),
+        "meaning": None,
+        "example": told.get("example", {}).get("folder"),
+        "target": told.get("target", {}).get("name"),
+        "endpoint_url": told.get("target", {}).get("endpoint_url"),
+        "leaders": {"consul": None, "nomad": None},
+        "hosts": [],
+    }
+    found["meaning"] = _MEANINGS.get(found["state"])
+    try:
+        if told.get("hosts"):
+            with opened_cluster(run) as cluster:
+                hosts = named_hosts(cluster)
+                found["leaders"] = _leaders(cluster)
+                found["hosts"] = [_host(one, cluster, found["leaders"]) for one in hosts]
+        elif "target" in told:
+            with opened_target(run):
+                pass
+    except Ec2Error as error:
+        found |= {"state": GONE, "meaning": str(error)}
+    except TestkitError as error:  # such as an account that does not answer
+        found["meaning"] = str(error)
+    return found
+
+
+def _state(run: Run, told: dict[str, Any]) -> str:
+    with suppress(FileNotFoundError):  # it is being forgotten
+        if run.used:
+            return IN_USE if told.get("hosts") else DEPLOYING
+    if told.get("kept"):
+        return UP if told.get("hosts") else IMAGE
+    return LEFT_BEHIND
+
+
+def _leaders(cluster: Cluster) -> dict[str, str | None]:
+    """Ask servers one after the other for the leader's address, which one may answer that another does not."""
+    found: dict[str, str | None] = {}
+    for agent, servers in (("consul", cluster.consul_servers), ("nomad", cluster.nomad_servers)):
+        found[agent] = None
+        for host in servers:
+            with suppress(AgentApiError):
+                address = getattr(host, agent).leader().rpartition(":")[0]
+                found[agent] = next((one.instance_id for one in servers if one.private_ip == address), None)
+                if found[agent]:
+                    break
+    return found
+
+
+def _host(one: NamedHost, cluster: Cluster, leaders: dict[str, str | None]) -> dict[str, Any]:
+    roles = [
+        role.replace("_", " ")[:-1]
+        for role in ("consul_servers", "nomad_servers", "nomad_clients")
+        if one.instance.group in getattr(cluster.roles, role)
+    ]
+    leads = [agent for agent, instance_id in leaders.items() if instance_id == one.instance.instance_id]
+    ended = None if one.host is not None else fate(cluster.target, one.instance)
+    return {**one.describe(), "roles": roles, "leads": leads, "ended": ended}
+
+
+def _text(told: dict[str, Any]) -> str:
+    called = f"{told['name']} ({told['run_id']})" if told["name"] else told["run_id"]
+    head = f"{called}: {told['state']}" + (f" ({told['meaning']})" if told["meaning"] else "")
+    if told["example"]:
+        head += f"\n  {told['example']} on {told['target']}"
+    if not told["hosts"]:
+        return head
+    rows = [["HOST", "INSTANCE", "STATE", "PRIVATE IP", "ADDRESS", "ZONE", "RUNS"]]
+    for host in told["hosts"]:
+        runs = ", ".join(f"{role}{' (leader)' if _leads(role, host) else ''}" for role in host["roles"])
+        facts = [host[key] for key in ("name", "instance_id", "state", "private_ip", "address", "availability_zone")]
+        rows.append([*facts, runs if host["ended"] is None else host["ended"]])
+    lines = [head, columns(rows, indent="  ")]
+    lines += [f"  {agent.capitalize()} has no leader" for agent, leader in told["leaders"].items() if leader is None]
+    return "\n".join(lines)
+
+
+def _leads(role: str, host: dict[str, Any]) -> bool:
+    agent, _, kind = role.partition(" ")
+    return kind == "server" and agent in host["leads"]
