@@ -184,7 +184,7 @@ class Cluster:
             roles=Roles(**{role: tuple(groups) for role, groups in description["roles"].items()}),
             ssh_user=ssh_user,
             key_path=key_path,
-            example=example,
+            example=example.deployed(description["outputs"]) if example else None,
             secrets=secrets,
             outputs=description["outputs"],
             timings=description["timings"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import ExampleError, SettingsError
@@ -30,6 +32,20 @@ def chosen_example(settings: Settings, default: str) -> Example:
             raise
         raise SettingsError(f"{settings.source('example')}: {error}") from error
     return changed(example, settings)
+
+
+def with_sensitive(settings: Settings) -> Settings:
+    """Note in the settings which of their variables a folder of ``*.tf`` declares as sensitive; never raises."""
+    from nomad_testkit.terraform.configuration import Configuration, files
+
+    try:
+        folder = Path(settings.example or "")
+        if not (settings.var and settings.example and folder.is_dir() and files(folder)):
+            return settings
+        declared = Configuration.read(folder).variables.values()
+    except (ExampleError, OSError):  # it is refused where it is loaded
+        return settings
+    return replace(settings, sensitive=frozenset(one.name for one in declared if one.sensitive))
 
 
 def changed(example: Example, settings: Settings) -> Example:

@@ -16,7 +16,7 @@ from nomad_testkit.cluster import Cluster
 from nomad_testkit.cluster_events import lived
 from nomad_testkit.creation import creation
 from nomad_testkit.delivery import deliver
-from nomad_testkit.deploy.by_terraform import applied_elsewhere, destroy_terraform, save_log
+from nomad_testkit.deploy.by_terraform import applied_elsewhere, destroy_terraform, made_by_terraform, save_log
 from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import Ec2Error, PreflightError, TeardownError, TestkitError, UsageError
 from nomad_testkit.events import ClusterEvent, emit
@@ -246,6 +246,8 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
                 progress(how_to_reach(run, region=target.region))
         else:
             started = time.monotonic()
+            if made_by_terraform(run.folder):
+                progress(f"Terraform destroys what it has made for {run.run_id}, which may take minutes")
             destroy(run, target=target, progress=lambda line: None)
             seconds = time.monotonic() - started
             emit(ClusterEvent(run.run_id, "destroyed", {"seconds": seconds}))

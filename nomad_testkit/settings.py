@@ -432,7 +432,9 @@ class Settings:
             value, source = getattr(self, setting.name), self.source(setting.name)
             if setting.repeatable:
                 names = [(one, f"{setting.name} {one}") for one in value]
-                chosen += [f"{name}={self._unless_secret(one, value[one])} ({self.source(name)})" for one, name in names]
+                chosen += [
+                    f"{name}={self._unless_secret(one, value[one])} ({self.source(name)})" for one, name in names
+                ]
             elif source != "default":
                 chosen.append(f"{setting.name}={_shown(value)} ({source})")
             elif value is not None and (self.target == "aws" or not setting.name.startswith("aws_")):

@@ -17,12 +17,12 @@ from nomad_testkit.cache import Cache
 from nomad_testkit.deploy.adoption import adopt
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.plan import Plan, key_pair_step
-from nomad_testkit.errors import DeployError, TestkitError
+from nomad_testkit.errors import DeployError, TerraformError, TestkitError
 from nomad_testkit.modules.steps import RUN_TAG
 from nomad_testkit.terraform.environment import environment
 from nomad_testkit.terraform.process import Runner
 from nomad_testkit.terraform.tool import Tool, checked, find_tool
-from nomad_testkit.terraform.workspace import Workspace
+from nomad_testkit.terraform.workspace import STATE, Workspace
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ def apply_terraform(
         key_pair = Plan(run_id, target.region, (key_pair_step(run_id, public_key, tags),), {})
         apply(key_pair, target.client, journal, deadline=deadline)
     journal.record(KIND, str(workspace.directory), tool=str(tool.path))
-    workspace.apply(runner, deadline=deadline, progress=progress)
+    try:
+        workspace.apply(runner, deadline=deadline, progress=progress)
+    except TerraformError as error:
+        if deadline.passed:
+            error.add_note("The setting timeout (--nomad-timeout) gives a deployment more time.")
+        raise
     outputs = workspace.outputs(runner)
     _refuse_outputs(example, outputs, target)
     groups = {one.group: one for one in example.group_outputs.values()}
@@ -124,6 +129,11 @@ def destroy_terraform(
     if any(entry.kind == KIND for entry in journal.left()):
         journal.destroyed(KIND, str(workspace.directory))
     return [f"{address} of {tool.product}" for address in gone]
+
+
+def made_by_terraform(folder: Path) -> bool:
+    """Tell whether something was applied in a run's `folder`."""
+    return (workspace := Workspace.load(folder)) is not None and (workspace.directory / STATE).exists()
 
 
 def applied_elsewhere(folder: Path) -> list[str]:
