@@ -89,14 +89,19 @@ def runs_of(report: RunReport) -> list[RunFigures]:
 def append(runs: Sequence[RunFigures]) -> None:
     """Add runs to the history of this machine. Raises HistoryError, which names the file and the remedy."""
     if runs:
-        History(state_path() / "history.sqlite3").append(runs)
+        History(history_path()).append(runs)
+
+
+def history_path() -> Path:
+    """Give the file of this machine's user, beside the folders of runs."""
+    return state_path() / "history.sqlite3"
 
 
 @dataclass(frozen=True)
 class History:
     """The file.
 
-    >>> History(state_path() / "history.sqlite3").last(20)  # doctest: +SKIP
+    >>> History(history_path()).last(20)  # doctest: +SKIP
     """
 
     path: Path

@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from markupsafe import Markup, escape
 from nomad_testkit.errors import SettingsError, TestkitError
 from nomad_testkit.report import drawing
 from nomad_testkit.report.model import ClusterRecord, RunReport, TestRecord
+from nomad_testkit.report.words import lasting, moment
 from nomad_testkit.timeline import PHASES
 
 _INSTANCE = re.compile(r"\bi-[0-9a-f]{8,17}\b")
@@ -233,27 +233,6 @@ def evidence_files(place: Path, folder: Path) -> Evidence:
     found = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else []
     files = tuple((str(path.relative_to(place)), link(path)) for path in found[:_MOST_FILES])
     return Evidence(os.path.relpath(place, folder), link(place) + "/", files, max(0, len(found) - _MOST_FILES))
-
-
-def lasting(seconds: float | None) -> str:
-    """Say how long something took.
-
-    >>> [lasting(one) for one in (0.04, 3.14, 75, 3725)]
-    ['0.04 s', '3.1 s', '1 min 15 s', '1 h 02 min']
-    """
-    if seconds is None:
-        return "unknown"
-    if seconds < 0.1:
-        return f"{max(seconds, 0):.2f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def moment(at: float, pattern: str = "%H:%M:%S") -> str:
-    """Tell a time of this machine's own zone."""
-    return datetime.fromtimestamp(at).astimezone().strftime(pattern)
 
 
 def short(nodeid: str) -> str:
