@@ -32,6 +32,8 @@ pytestmark = [
     pytest.mark.linearizability,
     pytest.mark.nomad_topology("colocated"),
     pytest.mark.usefixtures("nomad_topology"),
+    # Several workers of pytest-xdist would deploy a cluster each.
+    pytest.mark.xdist_group("linearizability"),
 ]
 
 PEER_RETURNS = "1s"
