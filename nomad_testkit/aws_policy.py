@@ -54,6 +54,7 @@ _CHANGES: Mapping[str, str] = {
     "autoscaling:DeleteAutoScalingGroup": _GROUP,
     "autoscaling:EnableMetricsCollection": _GROUP,
     "autoscaling:ResumeProcesses": _GROUP,
+    "autoscaling:SetInstanceProtection": _GROUP,
     "autoscaling:SuspendProcesses": _GROUP,
     "autoscaling:UpdateAutoScalingGroup": _GROUP,
     "ec2:AuthorizeSecurityGroupEgress": _SECURITY_GROUP,

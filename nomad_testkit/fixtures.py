@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nomad_testkit import topologies
-from nomad_testkit.errors import PackerError, UsageError
+from nomad_testkit.errors import PackerError, PreflightError, UsageError
 from nomad_testkit.pytest_session import ASKED_FOR, FINISHING, join_workers, progress_of, usable_settings
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def nomad_cluster(
             example = changed(nomad_example, nomad_settings)  # an example that conftest.py chose, too
             topologies.refuse_another(example, asked, nomad_topology)
     with (
+        _refused_without_traceback(),
         _interrupted(pytestconfig),
         sharing.cluster(workers, nomad_settings, example, nomad_target, progress) as cluster,
     ):
@@ -171,10 +172,10 @@ def consul_api(nomad_cluster: Cluster) -> ConsulClient:
 
 @contextmanager
 def _refused_without_traceback() -> Iterator[None]:
-    """Show what a user has to change in a setting, an example or a Packer template as one message."""
+    """Show what a user has to change, in a setting, an example, a Packer template or an account, as one message."""
     try:
         yield
-    except (UsageError, PackerError) as error:
+    except (UsageError, PackerError, PreflightError) as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 

@@ -14,7 +14,9 @@ from seen_calls import note_calls
 from nomad_testkit import Example, diagnostics
 from nomad_testkit.amis import launched
 from nomad_testkit.aws_policy import seen_calls
+from nomad_testkit.faults import Faults
 from nomad_testkit.modules.steps import RUN_TAG
+from nomad_testkit.operations import scale
 from nomad_testkit.runs import Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets.embedded import EmbeddedTarget
@@ -87,3 +89,18 @@ def test_whole_runs_make_the_recorded_calls(
     iam.delete_policy(PolicyArn=policy)
     recorded = set(seen_calls("runs"))
     assert (calls - recorded, recorded - calls) == (set(), set()), "fixtures/recorded/aws-calls.json has others"
+
+
+def test_faults_and_operations_make_the_recorded_calls(
+    deploy: Deploy, nomad_target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = note_calls(nomad_target, monkeypatch)
+    with deploy(Example.load(COLOCATED).replace(num_servers=3, num_clients=1)) as cluster, Faults(cluster) as faults:
+        with faults.stop_instance(*cluster.clients):
+            pass
+        with faults.reboot_instance(*cluster.clients):
+            pass
+        scale(cluster, "servers", 2)  # the one that leads is protected
+    recorded = set(seen_calls("faults"))
+    assert calls - recorded - set(seen_calls("runs")) == set(), "fixtures/recorded/aws-calls.json lacks some"
+    assert recorded - calls == set(), "fixtures/recorded/aws-calls.json has more"
