@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--trend", is_flag=True, help="Show the figures over the last runs, and since when they are different.")
 @click.option(
     "--last",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 200),
     default=50,
     show_default=True,
     metavar="N",

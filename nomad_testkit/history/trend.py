@@ -1,28 +1,30 @@
 """Whether a series of figures has changed by a step, such as when an image got slower; noise is none, nor an outlier.
 
-The test works on medians, since times have long tails and one slow run must not count. A series is cut in two where
-that leaves the least absolute deviation from the medians of both parts. The cut is a step if all of these hold:
+The test works on medians, since times have long tails and one slow run must not count. A series is cut into parts so
+that their absolute deviation from their medians is least, with a price for each part. Of these cuts those are taken
+back that are no steps, the least one first. A cut is a step if all of these hold for the parts beside it:
 
-- each part has at least LEAST runs, so that no one, two or three outliers can make a part of their own;
 - the medians differ by SHARE of the first and by SECONDS: what is smaller does not matter, however certain it is;
-- they differ by SIGMAS of the noise, which is estimated by the median absolute deviation from the parts' medians, times
-  1.4826, so that for normal noise it is its standard deviation (Rousseeuw and Croux, 1993);
+- they differ by SIGMAS of the noise. That is estimated by the median absolute deviation from the parts' medians, or by
+  the median change from one run to the next, whichever is greater, each scaled so that it is the standard deviation
+  where noise is normal (Rousseeuw and Croux, 1993: 1.4826 times; by the square root of two less for changes);
+- LEAST runs of each part are nearer to their own median than to the other, so that three outliers are no step;
 - of all pairs of a run before and a run after, SUPERIORITY have the same order as the medians: the common language
   effect size (McGraw and Wong, 1992), which does not ask how the figures are distributed.
-
-Both parts are then looked at in the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import log, sqrt
 from statistics import median
 
 LEAST = 4
 SHARE = 0.15
 SECONDS = 0.5
-SIGMAS = 3.0
+SIGMAS = 2.5
 SUPERIORITY = 0.9
 _MAD_TO_SIGMA = 1.4826
 
@@ -50,21 +52,42 @@ def steps(figures: Sequence[float]) -> list[Step]:
     >>> steps([10, 11, 10, 12, 60, 10, 11, 10, 11])
     []
     """
-    cut = _cut(figures)
-    if cut is None:
+    if len(figures) < 2 * LEAST:
         return []
-    first, second = figures[:cut], figures[cut:]
-    if not _is_step(first, second):
-        return []
-    found = Step(cut, median(first), median(second))
-    later = [Step(one.index + cut, one.before, one.after) for one in steps(second)]
-    return [*steps(first), found, *later]
+    moves = [abs(late - early) for early, late in pairwise(figures)]
+    noise = _MAD_TO_SIGMA / sqrt(2) * median(moves)
+    cuts = [0, *_cuts(figures, noise), len(figures)]
+    while True:
+        parts = [figures[begin:end] for begin, end in pairwise(cuts)]
+        changes = [median(after) - median(before) for before, after in pairwise(parts)]
+        wrong = [n for n, (before, after) in enumerate(pairwise(parts)) if not _is_step(before, after, noise)]
+        if not wrong:
+            return [
+                Step(cut, median(before), median(after))
+                for cut, (before, after) in zip(cuts[1:-1], pairwise(parts), strict=True)
+            ]
+        least = min(wrong, key=lambda n: abs(changes[n]))
+        del cuts[least + 1]
 
 
-def _cut(figures: Sequence[float]) -> int | None:
-    """Choose where to cut; None for a series that is too short."""
-    cuts = range(LEAST, len(figures) - LEAST + 1)
-    return min(cuts, key=lambda cut: _deviation(figures[:cut]) + _deviation(figures[cut:]), default=None)
+def _cuts(figures: Sequence[float], noise: float) -> list[int]:
+    """Cut a series where that costs least, and give the indices; by dynamic programming over the last part's beginning.
+
+    A part costs its deviation from its median, and a price that is as the Bayesian information criterion has it for
+    Laplace's distribution.
+    """
+    count = len(figures)
+    scale = max(noise, SHARE * median(figures) / SIGMAS) / sqrt(2)
+    price = 2 * scale * log(count)
+    least: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for end in range(LEAST, count + 1):
+        ways = [
+            (cost + _deviation(figures[begin:end]) + price, [*cuts, begin])
+            for begin, (cost, cuts) in least.items()
+            if end - begin >= LEAST
+        ]
+        least[end] = min(ways)
+    return least[count][1][1:]
 
 
 def _deviation(figures: Sequence[float]) -> float:
@@ -72,11 +95,14 @@ def _deviation(figures: Sequence[float]) -> float:
     return sum(abs(one - middle) for one in figures)
 
 
-def _is_step(before: Sequence[float], after: Sequence[float]) -> bool:
+def _is_step(before: Sequence[float], after: Sequence[float], noise: float) -> bool:
     low, high = median(before), median(after)
-    noise = _MAD_TO_SIGMA * median([*(abs(one - low) for one in before), *(abs(one - high) for one in after)])
-    if abs(high - low) < max(SHARE * low, SECONDS, SIGMAS * noise):
+    spread = _MAD_TO_SIGMA * median([*(abs(one - low) for one in before), *(abs(one - high) for one in after)])
+    if abs(high - low) < max(SHARE * low, SECONDS, SIGMAS * spread, SIGMAS * noise):
         return False
+    for own, part, other in ((low, before, high), (high, after, low)):
+        if sum(abs(one - own) < abs(one - other) for one in part) < LEAST:
+            return False
     sign = 1 if high > low else -1
     ordered = sum(sign * (late - early) > 0 for early in before for late in after)
     return ordered >= SUPERIORITY * len(before) * len(after)
