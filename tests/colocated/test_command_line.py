@@ -1,0 +1,357 @@
+"""The command line on a real cluster, which one `up` leaves up for all of these tests, in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from click.testing import CliRunner, Result
+from pytest_runs import Project, PytestRun, project_in
+
+from nomad_testkit.bundle import fixtures_dir
+from nomad_testkit.cli import main
+from nomad_testkit.runs import Run
+from nomad_testkit.settings import Settings
+from nomad_testkit.targets import attach_target
+from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+EXAMPLE = "nomad-consul-colocated-cluster"
+SECONDS = 60.0
+
+
+@dataclass
+class Shell:
+    """Calls commands in this process, or starts them in one of their own."""
+
+    project: Project
+    up: PytestRun
+
+    def call(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, arguments)
+
+    def json(self, *arguments: str) -> Any:
+        result = self.call(*arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "nomad_testkit", *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.spawn(*arguments)
+        stdout, stderr = process.communicate(timeout=SECONDS)
+        return process.returncode, stdout, stderr
+
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        (told,) = self.json("status")["runs"]
+        return {host["name"]: host for host in told["hosts"]}
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    with project_in(tmp_path_factory.mktemp("command-line")) as project, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("NOMAD_TESTKIT_") and not name.endswith("_CACHE")]:
+            patch.delenv(name)
+        patch.setenv("NOMAD_TESTKIT_STATE", str(project.state))
+        options = ("--servers", "1", "--clients", "1", "--name", "dev", "--artifacts", str(project.folder / "evidence"))
+        run = project.start_module("nomad_testkit", "up", EXAMPLE, *options)
+        try:
+            assert run.await_end() == 0, run.text
+            yield Shell(project, run)
+        finally:
+            for left in Run.every():
+                CliRunner().invoke(main, ["down", left.run_id])
+
+
+def test_up_tells_how_things_go_and_how_to_use_it(shell: Shell) -> None:
+    text = shell.up.text
+    (run_id,) = shell.up.deployed
+    assert f"dev ({run_id}) is up, with 2 hosts" in text
+    assert "Nomad leader" in text
+    assert "nomad-testkit ssh servers-0" in text
+    assert "destroyed" not in text
+
+
+def test_status_shows_hosts_states_and_leaders(shell: Shell) -> None:
+    (told,) = shell.json("status", "dev")["runs"]
+    assert (told["name"], told["state"], told["target"]) == ("dev", "up", "embedded")
+    hosts = {host["name"]: host for host in told["hosts"]}
+    assert {name: (host["state"], host["roles"]) for name, host in hosts.items()} == {
+        "clients-0": ("running", ["nomad client"]),
+        "servers-0": ("running", ["consul server", "nomad server"]),
+    }
+    server = hosts["servers-0"]["instance_id"]
+    assert told["leaders"] == {"consul": server, "nomad": server}
+
+    text = shell.call("status").stdout
+    row = next(line for line in text.splitlines() if server in line)
+    assert row.split()[:3] == ["servers-0", server, "running"]
+    assert "consul server (leader), nomad server (leader)" in row
+
+
+def test_ssh_passes_on_output_and_status_by_any_name_of_a_host(shell: Shell) -> None:
+    server = shell.hosts()["servers-0"]
+    status, stdout, stderr = shell.run("ssh", "servers-0", "hostname; exit 7")
+    assert (status, stderr) == (7, "")
+    assert stdout == f"ip-{server['private_ip'].replace('.', '-')}\n"
+    for name in (server["instance_id"], server["private_ip"], server["address"]):
+        # As with ssh, the host's shell has the words.
+        assert shell.run("ssh", "--name", "dev", name, "echo", "-n", "'a  b'")[:2] == (0, "a  b")
+
+
+def test_an_unknown_host_and_run_suggest_the_nearest(shell: Shell) -> None:
+    result = shell.call("ssh", "server-0", "true")
+    assert result.exit_code == 2
+    assert "there is no host 'server-0' in dev" in result.stderr
+    assert "right is perhaps servers-0" in result.stderr
+    result = shell.call("env", "--name", "def")
+    assert result.exit_code == 2
+    assert "there is no run 'def'" in result.stderr
+    assert "perhaps dev" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("agents", "consul["),
+        ("consul", "Synced node info"),
+        ("nomad", "Nomad agent started"),
+        ("user-data", "user data ended with status 0"),
+        ("console", "cloud-init"),
+    ],
+)
+def test_logs_show_what_a_host_has_logged(shell: Shell, log: str, said: str) -> None:
+    result = shell.call("logs", "servers-0", log, "--lines", "500")
+    assert result.exit_code == 0, result.stderr
+    assert said in result.stdout
+    assert len(shell.call("logs", "servers-0", log, "-n", "2").stdout.splitlines()) == 2
+
+
+def test_logs_are_followed_until_they_are_interrupted_and_nothing_stays_on_the_host(shell: Shell) -> None:
+    process = shell.spawn("logs", "-f", "servers-0", "user-data", "-n", "1")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "user data ended with status 0\n"
+    assert shell.run("ssh", "servers-0", "echo more | sudo tee -a /var/log/user-data.log")[0] == 0
+    assert process.stdout.readline() == "more\n"
+    assert shell.run("ssh", "servers-0", "pgrep -a tail")[1].count("tail -n 1 -F /var/log/user-data.log") == 1
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=SECONDS)
+    assert (process.returncode, stderr) == (130, "interrupted\n")
+
+    def probe() -> Ok[None] | Pending:
+        status, stdout, _ = shell.run("ssh", "servers-0", "pgrep -a tail")
+        return Ok(None) if status == 1 else Pending(stdout)
+
+    wait_until("the end of tail on the host", probe, deadline=Deadline.after(SECONDS))
+
+
+@pytest.mark.parametrize("interpreter", ["sh", "bash"])
+def test_env_lets_the_agents_own_programs_and_aws_talk_to_it(shell: Shell, interpreter: str) -> None:
+    agents = {agent.name: str(agent.path) for agent in agents_of(Settings(), progress=print)}
+    boto = (
+        "import boto3; ec2 = boto3.client('ec2')\n"
+        "for one in ec2.describe_instances()['Reservations']: print(one['Instances'][0]['InstanceId'])"
+    )
+    script = f"""
+        eval "$({sys.executable} -m nomad_testkit env)"
+        {agents["nomad"]} node status -json
+        {agents["consul"]} catalog nodes
+        {sys.executable} -c "{boto}"
+        echo "token: ${{NOMAD_TOKEN-none}}"
+    """
+    # All of these lead elsewhere.
+    elsewhere = dict.fromkeys(("NOMAD_ADDR", "CONSUL_HTTP_ADDR", "AWS_ENDPOINT_URL"), "http://127.0.0.1:9")
+    elsewhere |= {"NOMAD_TOKEN": "another cluster's", "CONSUL_HTTP_TOKEN": "x", "AWS_PROFILE": "another account's"}
+    done = subprocess.run(
+        [interpreter, "-euc", script], capture_output=True, text=True, timeout=SECONDS, env={**os.environ, **elsewhere}
+    )
+    assert done.returncode == 0, done.stderr
+    nomad, _, rest = done.stdout.partition("\n]")
+    hosts = shell.hosts()
+    assert hosts["clients-0"]["instance_id"] in nomad
+    for host in hosts.values():
+        assert rest.count(host["instance_id"]) == 2  # by consul and by boto3
+    assert "token: none" in rest
+
+
+def test_env_is_told_to_scripts_as_json(shell: Shell) -> None:
+    told = shell.json("env")
+    server = shell.hosts()["servers-0"]
+    assert told["variables"]["NOMAD_ADDR"] == f"http://{server['address']}:4646"
+    assert told["variables"]["CONSUL_HTTP_ADDR"] == f"http://{server['address']}:8500"
+    assert told["files"] == {}
+
+
+def test_ui_shows_pages_that_answer(shell: Shell) -> None:
+    told = shell.json("ui")
+    for agent, url in told["urls"].items():
+        page = requests.get(url, timeout=10)
+        assert (page.status_code, agent in page.text.lower()) == (200, True), url
+    server = shell.hosts()["servers-0"]["address"]
+    assert f"ssh -N -L 4646:{server}:4646 -L 8500:{server}:8500 " in shell.call("ui").stdout
+
+
+def test_check_shows_what_was_wanted_and_seen(shell: Shell) -> None:
+    result = shell.call("check", "--within", str(SECONDS))
+    assert result.exit_code == 0, result.stdout
+    assert "leader: ok\n  wanted: one leader, " in result.stdout
+    told = shell.json("check", "nodes-ready", "nomad-raft-peers")
+    assert told["holds"] is True
+    assert [one["name"] for one in told["checks"]] == ["nodes-ready", "nomad-raft-peers"]
+
+
+def test_a_check_that_fails_ends_with_1_and_an_unknown_one_suggests_the_nearest(shell: Shell) -> None:
+    nomad = shell.json("env")["variables"]["NOMAD_ADDR"]
+    (node,) = requests.get(f"{nomad}/v1/nodes", timeout=10).json()
+
+    def set_eligibility(word: str) -> None:
+        body = {"Eligibility": word}
+        requests.post(f"{nomad}/v1/node/{node['ID']}/eligibility", json=body, timeout=10).raise_for_status()
+
+    set_eligibility("ineligible")
+    try:
+        result = shell.call("check", "leader", "nodes-ready", "--within", "0", "--json")
+    finally:
+        set_eligibility("eligible")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["holds"] is False
+    assert [(one["name"], one["verdict"]) for one in told["checks"]] == [("leader", "ok"), ("nodes-ready", "pending")]
+    assert "ineligible" in told["checks"][1]["seen"]
+
+    result = shell.call("check", "node-ready")
+    assert result.exit_code == 2
+    assert "there is no check 'node-ready'; right is perhaps nodes-ready" in result.stderr
+
+
+def test_jobs_run_and_are_stopped(shell: Shell) -> None:
+    told = shell.json("job", "run", "web.nomad.hcl", "--var", "count=2")
+    assert told["failure"] is None
+    assert [one["status"] for one in told["allocations"]] == ["running"] * 2
+    # Again, with another number: what runs from before counts only as far as it stays.
+    told = shell.json("job", "run", "web.nomad.hcl", "--var", "count=1")
+    assert [one["status"] for one in told["allocations"] if one["desired"] == "run"] == ["running"]
+    told = shell.json("job", "run", "batch.nomad.hcl", "--var", "message=hello")
+    assert {one["status"] for one in told["allocations"]} == {"complete"}
+    result = shell.call("job", "stop", "wbe")
+    assert result.exit_code == 2
+    assert "right is perhaps web" in result.stderr
+    result = shell.call("job", "stop", "web", "--purge")
+    assert (result.exit_code, result.stdout) == (0, "web is stopped\n")
+    result = shell.call("job", "run", "web.nomad.hcl", "--detach")
+    assert (result.exit_code, result.stderr) == (0, "")  # without a word of what is waited for
+    assert shell.call("job", "stop", "web", "--purge").exit_code == 0
+
+
+def test_a_job_that_cannot_be_placed_shows_nomads_reasons(shell: Shell) -> None:
+    path = fixtures_dir() / "jobs" / "unplaceable" / "memory.nomad.hcl"
+    result = shell.call("job", "run", str(path), "--timeout", "3600")
+    assert result.exit_code == 1
+    assert "dimension 'memory' exhausted on 1 node" in result.stderr
+    assert "nomad-testkit job stop memory" in result.stderr
+    assert shell.call("job", "stop", "memory", "--purge").exit_code == 0
+
+
+ATTACHED = """
+import pytest
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_it_uses_what_is_up(number, nomad_cluster, tmp_path):
+    assert nomad_cluster.example.variables["num_servers"] == 1
+    assert nomad_cluster.servers[0].run("echo used").stdout == "used\\n"
+    assert nomad_cluster.nomad.nodes()[0]["Status"] == "ready"
+
+
+def test_it_waits(nomad_cluster, signs):
+    signs.give("attached", nomad_cluster.run_id)
+    signs.wait("seen")
+
+
+@pytest.mark.separate
+def test_of_another_topology(nomad_cluster):
+    pass
+"""
+
+
+def test_tests_attach_to_it_and_leave_it_up(shell: Shell) -> None:
+    project = shell.project
+    project.write(ATTACHED)
+    run = project.start("--nomad-attach", "dev", "-n", "2", "-m", "not separate")
+    run_id = project.await_sign(run, "attached")
+    assert run_id == shell.up.deployed[0]
+    refused = shell.call("down", "dev")
+    assert refused.exit_code == 1
+    assert "is in use: tests are attached to it" in refused.stderr
+    assert shell.json("status")["runs"][0]["state"] == "in use"
+    project.sign("seen")
+    assert run.await_end() == 0, run.text
+    assert "5 passed" in run.text
+    assert "destroyed" not in run.text
+    assert shell.json("status")["runs"][0]["state"] == "up"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nomad-attach", "dev", "-m", "separate"], "is a colocated cluster, deployed from .* tests marked separate"),
+        (["--nomad-attach", "dev", "--nomad-servers", "3"], "dev is deployed already.*: option --nomad-servers;"),
+        (["--nomad-attach", "def"], "option --nomad-attach: there is no run 'def' .*; perhaps dev"),
+    ],
+)
+def test_what_cannot_be_attached_to_is_refused_before_the_first_test(
+    shell: Shell, arguments: list[str], said: str
+) -> None:
+    shell.project.write(ATTACHED)
+    status, text = shell.project.run(*arguments)
+    assert status == pytest.ExitCode.USAGE_ERROR, text
+    assert re.search(said, " ".join(text.split())), text
+
+
+def test_ssh_to_a_terminated_host_says_so_and_its_successor_gets_a_name(shell: Shell) -> None:
+    client = shell.hosts()["clients-0"]
+    with attach_target(Run.find("dev").description()["target"]) as target:
+        target.client("ec2").terminate_instances(InstanceIds=[client["instance_id"]])
+
+    def probe() -> Ok[dict[str, Any]] | Pending:
+        hosts = shell.hosts()
+        later = hosts.get("clients-1", {"state": "not launched"})
+        if hosts["clients-0"]["state"] == "terminated" and later["state"] == "running":
+            return Ok(hosts)
+        return Pending(f"{hosts['clients-0']['state']}, its successor {later['state']}")
+
+    hosts = wait_until("another client", probe, deadline=Deadline.after(SECONDS))
+    assert hosts["clients-0"]["instance_id"] == client["instance_id"]
+    assert "terminated" in hosts["clients-0"]["ended"]
+    for name in ("clients-0", client["instance_id"]):
+        result = shell.call("ssh", name, "true")
+        assert result.exit_code == 1
+        assert f"clients-0 ({client['instance_id']}) of dev" in result.stderr
+        assert "is terminated: User initiated (20" in result.stderr
+    status, stdout, _ = shell.run("ssh", "servers-0", "echo", "up")
+    assert (status, stdout) == (0, "up\n")
+
+
+def test_down_destroys_it_and_its_cloud(shell: Shell) -> None:
+    told = Run.find("dev").description()["target"]
+    assert Path(told["state_dir"]).exists()
+    result = shell.call("down")
+    assert result.exit_code == 0, result.stderr
+    assert f"{shell.up.deployed[0]} is destroyed: " in result.stdout
+    assert not Path(told["state_dir"]).exists()
+    assert shell.call("status").stdout == "nothing is up; `nomad-testkit up EXAMPLE` deploys a cluster\n"
+    result = shell.call("ssh", "servers-0")
+    assert result.exit_code == 1
+    assert "no cluster is up" in result.stderr
