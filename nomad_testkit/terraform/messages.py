@@ -58,7 +58,11 @@ class Said:
         if self.errors:
             more = len(self.errors) - _MOST_ERRORS
             return "\n".join([*self.errors[:_MOST_ERRORS], *([f"and {more} more errors"] if more > 0 else [])])
-        return "\n".join(plain("\n".join(self.lines)).splitlines()[-_MOST_LINES:]) or "(nothing)"
+        lines = plain("\n".join(self.lines)).splitlines()
+        # Without -json, what was done comes first, then perhaps warnings, and then the errors.
+        first = next((number for number, line in enumerate(lines) if line.startswith("Error: ")), None)
+        last = lines[-_MOST_LINES:] if first is None else lines[first : first + 2 * _MOST_LINES]
+        return "\n".join(last) or "(nothing)"
 
     def hide(self, text: str) -> str:
         """Put a word in the place of every secret."""

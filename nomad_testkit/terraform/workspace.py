@@ -46,6 +46,8 @@ class Workspace:
     folder: Path
     directory: Path
     """The configuration in the copy."""
+    origin: Path
+    """The configuration that was copied."""
     tool: Path
     variables: Mapping[str, str]
     """Given as TF_VAR_…, where the configuration's own tfvars files say nothing else."""
@@ -89,9 +91,11 @@ class Workspace:
         _write(directory / _OVERRIDE, 'terraform {\n  backend "local" {}\n}\n')
         values = {name: value for name, value in given.items() if name in declared}
         _write(folder / _GIVEN, json.dumps(values, indent=1))
-        made = cls(folder, directory, tool.path, variables, configuration.secrets({**variables, **values}))
+        secrets = configuration.secrets({**variables, **values})
+        made = cls(folder, directory, configuration.folder, tool.path, variables, secrets)
         note = {
             "directory": str(directory.relative_to(folder)),
+            "origin": str(configuration.folder),
             "tool": str(tool.path),
             "variables": variables,
             "secrets": list(made.secrets),
@@ -107,8 +111,8 @@ class Workspace:
             told = json.loads((folder / _NOTE).read_text())
         except FileNotFoundError:
             return None
-        directory = folder / told["directory"]
-        return cls(folder, directory, Path(told["tool"]), told["variables"], told["secrets"])
+        directory, origin = folder / told["directory"], Path(told["origin"])
+        return cls(folder, directory, origin, Path(told["tool"]), told["variables"], told["secrets"])
 
     @property
     def log(self) -> Path:
@@ -149,7 +153,7 @@ class Workspace:
         status, said = runner.work(["apply", "-auto-approve", *self._options()], deadline=deadline, progress=progress)
         if status:
             raise TerraformError(
-                f"{runner.tool.product} could not apply {self.directory.name}; its own words:\n{said.own_words()}"
+                f"{runner.tool.product} could not apply {self.origin}; its own words:\n{said.own_words()}"
             )
 
     def outputs(self, runner: Runner) -> dict[str, Any]:
@@ -208,7 +212,7 @@ class Workspace:
 
     def _refused(self, command: str, tool: Tool, said: Said) -> ExampleError:
         return ExampleError(
-            f"{self.directory.name}: `{tool.path.name} {command}` refuses it; its own words:\n{said.own_words()}"
+            f"{self.origin}: `{tool.path.name} {command}` refuses it; its own words:\n{said.own_words()}"
         )
 
 

@@ -1,0 +1,26 @@
+"""OpenTofu for all tests of this folder, from the cache or built with Go."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from nomad_testkit.agents.opentofu import get_opentofu
+from nomad_testkit.cache import Cache
+from nomad_testkit.terraform.tool import Tool, checked
+
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="session")
+def tofu() -> Path:
+    """The program."""
+    return get_opentofu(Cache(), log.info)
+
+
+@pytest.fixture(scope="session")
+def tool(tofu: Path) -> Tool:
+    """The program, as it describes itself."""
+    return checked(tofu)
