@@ -8,7 +8,7 @@
     │   └── ExampleError          an example folder
     ├── PreflightError            what this machine or the AWS account lacks, all at once, with the remedy for each
     ├── CacheError                the cache folder: full, unreadable, damaged beyond repair
-    ├── AgentSourceError          a Consul or Nomad binary: wrong checksum, version, architecture, failed build
+    ├── AgentSourceError          a binary, an agent's or another: wrong checksum, version, architecture, failed build
     ├── Ec2Error                  the embedded EC2 could not start, attach or end
     │   ├── ImageError            an AMI or the base image
     │   └── MachineError          one host of it
@@ -79,7 +79,7 @@ class CacheError(TestkitError):
 
 
 class AgentSourceError(TestkitError):
-    """A Consul or Nomad binary could not be had, or is not the one that was asked for."""
+    """A binary, such as one of Consul or Nomad, could not be had, or is not the one that was asked for."""
 
 
 class Ec2Error(TestkitError):
