@@ -87,8 +87,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
     if set(asked) - {topologies.DEFAULT}:
-        # Tests of faults are chosen by their own mark alone: who wants a cluster checked does not want it broken.
-        marked = metafunc.definition.get_closest_marker("faults") is None
+        # These are chosen by their own mark alone: who wants a cluster checked does not want it broken or changed.
+        marked = not any(metafunc.definition.get_closest_marker(name) for name in ("faults", "operations"))
         # The default one's value is None, as that of tests without a mark, so that they share its cluster.
         params = [
             pytest.param(

@@ -15,9 +15,10 @@ import pytest
 
 from nomad_testkit import Cluster, Example
 from nomad_testkit.checks import AllocationsRunning
-from nomad_testkit.checks.healing import SameNodes, node_ids
+from nomad_testkit.checks.healing import NodeGone, SameNodes, node_ids
 from nomad_testkit.errors import UsageError
 from nomad_testkit.example_settings import changed
+from nomad_testkit.leader_watch import watching_leaders
 from nomad_testkit.lifecycle import deployed
 from nomad_testkit.operations import cut_power, drained, node_id, replace_servers, require_whole, scale
 from nomad_testkit.settings import Settings
@@ -30,6 +31,7 @@ pytestmark = [
     pytest.mark.operations,
     pytest.mark.nomad_topology("colocated"),
     pytest.mark.usefixtures("nomad_topology"),
+    pytest.mark.xdist_group("operations"),
 ]
 
 CLIENTS = 2
@@ -102,14 +104,22 @@ def test_snapshots_bring_both_states_back(nomad_cluster: Cluster) -> None:
     assert (nomad_cluster.nomad.variable("operations") or {})["Items"] == {"value": "before"}
 
 
-def test_servers_scaled_out_and_in_leave_no_stale_peer(nomad_cluster: Cluster) -> None:
+def test_servers_scaled_out_and_in_leave_no_stale_peer_and_the_leader_leads_throughout(nomad_cluster: Cluster) -> None:
     (group,) = nomad_cluster.roles.nomad_servers
-    size = len(nomad_cluster.servers)
-    with writing(nomad_cluster) as workload:
-        scale(nomad_cluster, group, size + 1)
-        assert len(nomad_cluster.servers) == size + 1
-        scale(nomad_cluster, group, size)
+    before = set(nomad_cluster.servers)
+    with watching_leaders(nomad_cluster) as watch, writing(nomad_cluster) as workload:
+        scale(nomad_cluster, group, len(before) + 1)
+        grown = set(nomad_cluster.servers)
+        assert (len(grown), grown > before) == (len(before) + 1, True)
+        scale(nomad_cluster, group, len(before))
         workload.verify(HEALS)
+        watch.verify_throughout()
+    (ended,) = grown - set(nomad_cluster.servers)
+    nomad_cluster.require(NodeGone(ended.instance_id), within=HEALS)
+    with pytest.raises(UsageError, match=f"there is no group 'nobody'; right is one of .*{group}"):
+        scale(nomad_cluster, "nobody", 3)
+    with pytest.raises(UsageError, match=f"{group} is to have 0 hosts; right is 1 or more"):
+        scale(nomad_cluster, group, 0)
 
 
 def test_all_servers_are_replaced_one_by_one(nomad_cluster: Cluster) -> None:

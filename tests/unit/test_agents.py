@@ -24,6 +24,7 @@ from nomad_testkit.agents import (
     build,
     get_agent,
     golang,
+    identify,
     preflight,
     release,
 )
@@ -366,6 +367,36 @@ def test_a_site_that_is_busy_or_breaks_off_is_asked_again(
     path = release.download("nomad", "9.9.9", HERE, sha256, tmp_path, print)
     assert path.read_bytes() == content
     assert len(site.requests) == 5
+
+
+# --- what a program is
+
+
+def test_a_program_says_itself_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "anything"
+    path.write_bytes(program("Nomad v1.6.2\n"))
+    path.chmod(0o755)
+    found = identify(path)
+    assert (found.name, found.version, found.path, found.source) == ("nomad", "1.6.2", path, "given")
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is not there; name an executable file"),
+        (b"#!/bin/sh\necho Consul v1.14.0\n", "is not a Linux executable"),
+        (program("Vault v1.12.0\n"), "is vault; right is consul or nomad"),
+        (program("Consul v1.14.0\n", ELSEWHERE), f"is for architecture {ELSEWHERE}, this machine needs {HERE}"),
+    ],
+)
+def test_what_is_neither_agent_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "anything"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(0o755)
+    with pytest.raises(AgentSourceError, match=said):
+        identify(path)
 
 
 # --- a build with Go

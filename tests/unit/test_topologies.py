@@ -120,6 +120,22 @@ def pytest_terminal_summary(terminalreporter, config):
     result.stdout.fnmatch_lines([f"dist is {used}"])
 
 
+@pytest.mark.parametrize("own", ["faults", "operations"])
+def test_what_changes_a_cluster_is_chosen_by_its_own_mark_alone(project: pytest.Pytester, own: str) -> None:
+    project.makepyfile(
+        test_some=f"""
+import pytest
+
+@pytest.mark.{own}
+@pytest.mark.nomad_topology("colocated", "separate")
+def test_it(nomad_cluster):
+    pass
+"""
+    )
+    run(project, "test_some.py", "-m", "colocated or separate").assert_outcomes(deselected=2)
+    run(project, "test_some.py", "-m", own).assert_outcomes(passed=2)
+
+
 def test_groups_of_the_users_own_stay(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_some="""
