@@ -55,8 +55,8 @@ class BootView:
 class Boot:
     """Collects what is learnt of a deployment; `say` gets a line for each phase that has ended, from any thread.
 
-    While nobody shows it (`is_shown`), `say` gets a line too when none has come for HEARTBEAT_SECONDS. `started` is on the
-    deadline's clock, by default now.
+    While nobody shows it (`is_shown`), there is a line too when none has come for HEARTBEAT_SECONDS. `started` is on
+    the deadline's clock, by default now.
 
     >>> boot = Boot("example as nt-1", Deadline.after(300), say=print)  # doctest: +SKIP
     >>> boot.ended("hosts up")  # doctest: +SKIP

@@ -17,6 +17,7 @@ from nomad_testkit.run_secrets import hide_private_keys
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
+    from nomad_testkit.clients.session import AgentClient
     from nomad_testkit.host import Host
     from nomad_testkit.journal import Journal
     from nomad_testkit.targets.base import Target
@@ -32,11 +33,26 @@ _THREADS = 4
 Task = tuple[str, Callable[[], str]]
 """A file's name, and what gives its text."""
 
+HOSTS_FILE = "hosts.json"
+"""Which host's files are in which folder."""
+INCOMPLETE_FILE = "incomplete.txt"
+
+
+def journal_file(agent: str) -> str:
+    """Name the file with the journal of ``consul`` or ``nomad``."""
+    return f"{agent}-journal.log"
+
+
+def _journal(unit: str) -> str:
+    return f"journalctl -u {unit} --no-pager -o short-iso-precise -n {_JOURNAL_LINES}"
+
+
 _COMMANDS: Mapping[str, str] = {
-    "consul-journal.log": f"journalctl -u consul --no-pager -o short-precise -n {_JOURNAL_LINES}",
-    "nomad-journal.log": f"journalctl -u nomad --no-pager -o short-precise -n {_JOURNAL_LINES}",
+    journal_file("consul"): _journal("consul"),
+    journal_file("nomad"): _journal("nomad"),
     "user-data.log": "cat /var/log/user-data.log",
     "cloud-init-output.log": "cat /var/log/cloud-init-output.log",
+    "cloud-init.log": f"tail -n {_JOURNAL_LINES} /var/log/cloud-init.log",
     "units.txt": "systemctl --no-pager --failed; systemctl --no-pager status consul nomad cloud-final",
     "consul-config.json": "tail -n +1 /opt/consul/config/*",
     "nomad-config.txt": "tail -n +1 /opt/nomad/config/*",
@@ -47,6 +63,7 @@ _CONSUL_PATHS: Mapping[str, str] = {
     "leader": "/v1/status/leader",
     "autopilot": "/v1/operator/autopilot/health",
     "services": "/v1/catalog/services",
+    "nodes": "/v1/catalog/nodes",
     "checks": "/v1/health/state/any",
 }
 _NOMAD_PATHS: Mapping[str, str] = {
@@ -58,6 +75,7 @@ _NOMAD_PATHS: Mapping[str, str] = {
     "jobs": "/v1/jobs",
     "evaluations": "/v1/evaluations",
     "allocations": "/v1/allocations",
+    "deployments": "/v1/deployments",
 }
 
 _SECRET = re.compile(
@@ -90,43 +108,84 @@ def collect(
     target: Target | None = None,
     journal: Journal | None = None,
     within: float = BOUND_SECONDS,
+    reachable: bool = True,
 ) -> Path:
     """Collect what explains a failure into `folder`, in parallel and for at most `within` seconds; never raises.
 
-    A part that cannot be had leaves a line in ``incomplete.txt`` instead.
+    A part that cannot be had leaves a line in ``incomplete.txt`` instead. Hosts that are being destroyed are not
+    `reachable`: only their consoles are asked for.
     """
+    deadline = Deadline.after(within)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        lost = target.lost() if target is not None else None
-        queues = [_of_host(host, target) for host in hosts] if lost is None else []
+        own: list[Task] = [(HOSTS_FILE, lambda: json.dumps([_place(host) for host in hosts], indent=1))]
         if journal is not None and journal.path.is_file():
-            queues.append([("journal.jsonl", lambda: journal.path.read_text(errors="replace"))])
+            own.append(("journal.jsonl", lambda: journal.path.read_text(errors="replace")))
+        lost = _lost(target, deadline) if target is not None else None
+        queues = [_of_host(host, target, reachable) for host in hosts] if lost is None else []
         problems = [f"every host: {lost}"] if lost is not None else []
-        if problems := problems + _run_all(queues, folder, Deadline.after(within)):
-            _write(folder / "incomplete.txt", "\n".join(sorted(problems)) + "\n")
+        if problems := problems + _run_all([own, *queues], folder, deadline):
+            _write(folder / INCOMPLETE_FILE, "\n".join(sorted(problems)) + "\n")
     except Exception as error:  # it must never hide the failure that it is to explain
         logger.warning("evidence cannot be written to %s: %s", folder, error)
     return folder
 
 
-def _of_host(host: Host, target: Target | None) -> list[Task]:
-    place = f"{host.instance.group}-{host.instance.instance_id}"
+def _place(host: Host) -> dict[str, str]:
+    instance = host.instance
+    return {
+        "instance_id": instance.instance_id,
+        "group": instance.group,
+        "private_ip": instance.private_ip,
+        "address": host.address,
+        "folder": _folder_of(host),
+    }
+
+
+def _folder_of(host: Host) -> str:
+    return f"{host.instance.group}-{host.instance.instance_id}"
+
+
+def _lost(target: Target, deadline: Deadline) -> str | None:
+    """Ask a target whether it has ended, but wait no longer than the evidence may take."""
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            answer.append(target.lost())
+
+    asking = threading.Thread(target=ask, name="nomad-testkit evidence", daemon=True)
+    asking.start()
+    asking.join(deadline.remaining() / 2)
+    return answer[0] if answer else None
+
+
+def _of_host(host: Host, target: Target | None, reachable: bool) -> list[Task]:
+    place = _folder_of(host)
     tasks: list[Task] = []
     if target is not None:
         tasks.append((f"{place}/console.log", lambda: target.console(host.instance)))
-    for name, command in _COMMANDS.items():
-        tasks.append((f"{place}/{name}", lambda command=command: host.run(command, sudo=True, check=False).stdout))  # type: ignore[misc]
-    tasks.append((f"{place}/consul-api.json", lambda: _dump(host.consul.get, _CONSUL_PATHS)))
-    tasks.append((f"{place}/nomad-api.json", lambda: _dump(host.nomad.get, _NOMAD_PATHS)))
+    if reachable:
+        # What the agents know first: it changes while all else is read.
+        tasks.append((f"{place}/nomad-api.json", lambda: _dump(host.nomad, _NOMAD_PATHS)))
+        tasks.append((f"{place}/consul-api.json", lambda: _dump(host.consul, _CONSUL_PATHS)))
+        for name, command in _COMMANDS.items():
+            tasks.append((f"{place}/{name}", lambda command=command: _output(host, command)))  # type: ignore[misc]
     return [(name, lambda task=task: host.hide(task())) for name, task in tasks]  # type: ignore[misc]
 
 
-def _dump(get: Callable[[str], Any], paths: Mapping[str, str]) -> str:
+def _output(host: Host, command: str) -> str:
+    ended = host.run(command, sudo=True, check=False)
+    return ended.stdout if ended.status == 0 or ended.stdout else f"({ended.stderr.strip() or 'no output'})\n"
+
+
+def _dump(agent: AgentClient, paths: Mapping[str, str]) -> str:
+    """Ask an agent for what it knows itself: without a leader that is all that can be had."""
     answers: dict[str, Any] = {}
     for name, path in paths.items():
         try:
-            answers[name] = get(path)
+            answers[name] = agent.autopilot_health() if name == "autopilot" else agent.get(path, stale="true")
         except Exception as error:
             answers[name] = f"({error})"
     return json.dumps(answers, indent=1)

@@ -1,37 +1,86 @@
-"""What a failing test's report shows of its cluster."""
+"""What a failing test's report shows of its cluster, whether it failed in its set-up, itself or in its teardown."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nomad_testkit.pytest_session import usable_settings
 
+if TYPE_CHECKING:
+    from nomad_testkit.cluster import Cluster
+
+_CLUSTER = "nomad_cluster"
+_began = pytest.StashKey[float]()
+"""When the set-up of the test that runs began, or when the cluster that it had to wait for was ready."""
+_current = pytest.StashKey[Any]()
+"""The value of the fixture, while it is there."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember when a test began."""
+    item.config.stash[_began] = time.time()
+
 
 @pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Remember the cluster, and that the test begins only now that it is there."""
+    value = yield
+    if fixturedef.argname == _CLUSTER:
+        request.config.stash[_current] = value
+        request.config.stash[_began] = time.time()
+    return value
+
+
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    """Forget a cluster that has been torn down."""
+    if fixturedef.argname == _CLUSTER:
+        request.config.stash[_current] = None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Collect evidence of a failing test that used a cluster, and name its folder in the report."""
+    """Put the verdict, what the evidence has to say of it and where the evidence is on a failing test's report."""
     report = yield
-    cluster = getattr(item, "funcargs", {}).get("nomad_cluster")
-    if report.failed and report.when == "call" and cluster is not None:
-        report.sections.append(("nomad_testkit", _evidence(item, cluster)))
+    if report.failed and call.excinfo is not None and (told := _told(item, call.excinfo.value)):
+        report.sections.append(("nomad_testkit", told))
     return report
 
 
-def _evidence(item: pytest.Item, cluster: Any) -> str:
-    from nomad_testkit import diagnostics
+def _told(item: pytest.Item, error: BaseException) -> str | None:
+    """Tell what there is to tell; a cluster that is still there is asked, one that could not be made has been."""
+    cluster = item.config.stash.get(_current, None) if _CLUSTER in getattr(item, "fixturenames", ()) else None
+    if cluster is None and not getattr(error, "__notes__", ()) and "evidence of " not in str(error):
+        return None  # nothing to do with clusters, so nothing is imported for it
     from nomad_testkit.cluster import Cluster
-    from nomad_testkit.runs import Run
+    from nomad_testkit.failure_report import EVIDENCE_NOTE, Window, said, section
 
+    window = Window(item.config.stash.get(_began, 0.0), time.time())
+    if noted := EVIDENCE_NOTE.search(said(error)):
+        return section(Path(noted[1]), error, window)
+    if cluster is None:
+        return None
     if not isinstance(cluster, Cluster):
         return "no evidence: nomad_cluster is overridden by something that is no Cluster"
+    told = section(_collect(item, cluster), error, window)
+    return told if cluster.secrets is None else cluster.secrets.hide(told)
+
+
+def _collect(item: pytest.Item, cluster: Cluster) -> Path:
+    from nomad_testkit import diagnostics
+    from nomad_testkit.runs import Run
+
     settings = usable_settings(item.config)
     folder = settings.artifacts / cluster.run_id / re.sub(r"[^\w.-]+", "-", item.nodeid)[-120:].strip("-.")
     journal = next((run.journal for run in Run.every() if run.run_id == cluster.run_id), None)
-    diagnostics.collect(cluster.hosts, folder, target=cluster.target, journal=journal)
-    return f"evidence: {folder.absolute()}"
+    return diagnostics.collect(cluster.hosts, folder, target=cluster.target, journal=journal)

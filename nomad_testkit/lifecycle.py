@@ -21,6 +21,7 @@ from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import Ec2Error, PreflightError, TeardownError, TestkitError, UsageError
 from nomad_testkit.events import ClusterEvent, emit
 from nomad_testkit.expiry import expiry_tags
+from nomad_testkit.failure_report import evidence_note
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import Expired, deferred, termination_raises, time_limit
 from nomad_testkit.modules.steps import EXPIRES_TAG
@@ -105,14 +106,21 @@ def new_run(
                 folder = settings.artifacts / run.run_id
                 diagnostics.collect(hosts, folder, target=target, journal=run.journal)
                 save_log(run.folder, folder)
-                error.add_note(f"evidence of {run.run_id} is in {folder.absolute()}")
+                error.add_note(evidence_note(run.run_id, folder))
             raise
         finally:
             for host in hosts:
                 host.close()
             with deferred(progress):
-                _finish(run, first, target=target, keep=settings.keep, progress=progress)
-                lock.release()
+                try:
+                    _finish(run, first, target=target, keep=settings.keep, progress=progress)
+                except Exception as error:
+                    folder = settings.artifacts / run.run_id
+                    diagnostics.collect(hosts, folder, target=target, journal=run.journal, reachable=False)
+                    error.add_note(evidence_note(run.run_id, folder))
+                    raise
+                finally:
+                    lock.release()
 
 
 def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:

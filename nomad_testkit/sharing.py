@@ -229,8 +229,14 @@ class Sharing:
         attach: Callable[[Mapping[str, Any]], AbstractContextManager[T]],
         description: Mapping[str, Any],
     ) -> Iterator[T]:
-        with attach(description) as value:
-            yield value
+        used = False
+        try:
+            with attach(description) as value:
+                used = True
+                yield value
+        finally:
+            if not used:
+                place.users.release()  # else whoever made it would wait for this worker
 
     def _await_the_last(self, place: _Place) -> None:
         assert self._run is not None

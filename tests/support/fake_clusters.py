@@ -33,6 +33,9 @@ class FakeExample:
         servers = ("servers",) if topology == "colocated" else ("nomad_servers",)
         self.roles = Roles(("servers",), servers, ("clients",))
 
+    def deployed(self, outputs):
+        return self
+
 # nomad_cluster asks for its example first. What is replaced is imported only then, for most runs here have no cluster.
 @pytest.fixture(scope="session")
 def nomad_example():

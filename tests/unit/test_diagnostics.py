@@ -20,18 +20,23 @@ from nomad_testkit.model import Instance
 class FakeHost:
     def __init__(self, instance_id: str) -> None:
         self.instance = Instance(instance_id, "servers", "running", "172.31.0.4", "", "us-east-1a", "ami-1")
-        self.consul = self.nomad = SimpleNamespace(get=self.get)
+        self.address = "127.31.0.4"
+        self.consul = self.nomad = SimpleNamespace(get=self.get, autopilot_health=self.autopilot_health)
 
     def run(self, command: str, **_: object) -> Any:
-        return SimpleNamespace(stdout=f"$ {command}\n")
+        if command == "cat /var/log/user-data.log":
+            return SimpleNamespace(status=1, stdout="", stderr="No such file or directory")
+        return SimpleNamespace(status=0, stdout=f"$ {command}\n", stderr="")
 
     def hide(self, text: str) -> str:
         return text.replace("t0p", "(hidden)")
 
-    def get(self, path: str) -> Any:
-        if path == "/v1/operator/autopilot/health":
-            raise AgentApiError("consul", path, 500, "No cluster leader")
+    def get(self, path: str, **params: str) -> Any:
+        assert params == {"stale": "true"}, "without a leader only this very agent answers"
         return [path]
+
+    def autopilot_health(self) -> Any:
+        raise AgentApiError("consul", "/v1/operator/autopilot/health", 500, "No cluster leader")
 
 
 class SilentHost(FakeHost):
@@ -46,7 +51,7 @@ class HangingHost(FakeHost):
 
     def run(self, command: str, **_: object) -> Any:
         self.released.wait()
-        return SimpleNamespace(stdout="too late")
+        return SimpleNamespace(status=0, stdout="too late")
 
 
 @pytest.fixture
@@ -72,6 +77,7 @@ def test_every_host_tells_everything(tmp_path: Path) -> None:
         "consul-config.json",
         "consul-journal.log",
         "cloud-init-output.log",
+        "cloud-init.log",
         "nomad-api.json",
         "nomad-config.txt",
         "nomad-journal.log",
@@ -84,17 +90,30 @@ def test_every_host_tells_everything(tmp_path: Path) -> None:
     told = json.loads((folder / "servers-i-1" / "nomad-api.json").read_text())
     assert told["nodes"] == ["/v1/nodes"]
     assert "No cluster leader" in told["autopilot"]
+    assert set(told) == {
+        *("members", "peers", "leader", "autopilot", "nodes", "jobs", "evaluations", "allocations", "deployments")
+    }
+    consul = json.loads((folder / "servers-i-1" / "consul-api.json").read_text())
+    assert set(consul) == {"members", "peers", "leader", "autopilot", "services", "nodes", "checks"}
+    assert (folder / "servers-i-1" / "user-data.log").read_text() == "(No such file or directory)\n"
+    assert json.loads((folder / "hosts.json").read_text())[1] == {
+        "instance_id": "i-2",
+        "group": "servers",
+        "private_ip": "172.31.0.4",
+        "address": "127.31.0.4",
+        "folder": "servers-i-2",
+    }
 
 
 def test_a_hosts_own_secrets_are_hidden_wherever_they_stand(tmp_path: Path) -> None:
     host = FakeHost("i-1")
-    host.run = lambda command, **_: SimpleNamespace(stdout=f"$ {command}: t0p\n")  # type: ignore[method-assign]
-    host.consul = SimpleNamespace(get=lambda path: {"seen": "t0p"})
+    host.run = lambda command, **_: SimpleNamespace(status=0, stdout=f"$ {command}: t0p\n")  # type: ignore[method-assign]
+    host.consul = SimpleNamespace(get=lambda path, **_: {"seen": "t0p"})
     target: Any = SimpleNamespace(console=lambda instance: "login: t0p", lost=lambda: None)
     folder = collect([host], tmp_path / "evidence", target=target)  # type: ignore[list-item]
     texts = {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert {name for name, text in texts.items() if "t0p" in text} == set()
-    assert {name for name, text in texts.items() if "(hidden)" in text} == set(texts) - {"nomad-api.json"}
+    assert {name for name, text in texts.items() if "(hidden)" in text} == set(texts) - {"nomad-api.json", "hosts.json"}
 
 
 def test_only_their_owner_reads_them(tmp_path: Path) -> None:
@@ -114,6 +133,22 @@ def test_hosts_that_are_lost_are_not_asked(tmp_path: Path) -> None:
     target: Any = SimpleNamespace(lost=lambda: "the cloud does not answer")
     folder = collect([SilentHost("i-1")], tmp_path / "evidence", target=target)  # type: ignore[list-item]
     assert (folder / "incomplete.txt").read_text() == "every host: the cloud does not answer\n"
+
+
+def test_hosts_that_are_being_destroyed_are_not_logged_in_to(tmp_path: Path) -> None:
+    target: Any = SimpleNamespace(console=lambda instance: "Reached target Reboot", lost=lambda: None)
+    folder = collect([SilentHost("i-1")], tmp_path / "evidence", target=target, reachable=False)  # type: ignore[list-item]
+    assert files(folder) == {"hosts.json", "servers-i-1/console.log"}
+
+
+def test_a_target_that_never_answers_delays_nobody(tmp_path: Path, released: threading.Event) -> None:
+    def lost() -> None:
+        released.wait()
+        raise RuntimeError("it answers after all, when nobody listens any more")
+
+    target: Any = SimpleNamespace(console=lambda instance: "login:", lost=lost)
+    folder = collect([FakeHost("i-1")], tmp_path / "evidence", target=target, within=0.6)  # type: ignore[list-item]
+    assert (folder / "servers-i-1" / "nomad-journal.log").is_file()
 
 
 def test_a_host_that_hangs_delays_nobody(tmp_path: Path, released: threading.Event) -> None:

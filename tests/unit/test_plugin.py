@@ -67,6 +67,8 @@ def test_workers_share_a_failure(project: pytest.Pytester, monkeypatch: pytest.M
     result.assert_outcomes(passed=1, errors=3)
     assert log(project) == ["open", "deploy", "close"]
     result.stdout.fnmatch_lines(["*host i-1: unit consul failed*", "*evidence of nt-1 is in /somewhere*"])
+    # The worker that made it, and the one that was told that it could not be made.
+    assert result.outlines.count("evidence: /somewhere") == 3
 
 
 @pytest.mark.parametrize("args", [(), ("-n", "2")])
@@ -76,6 +78,50 @@ def test_a_failing_test_names_its_evidence(project: pytest.Pytester, args: tuple
     result.stdout.fnmatch_lines(["*- nomad_testkit -*", "evidence: */evidence/nt-20260101-abcdef/*test_fails"])
     (folder,) = (project.path / "evidence" / "nt-20260101-abcdef").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_failing_fixtures_name_the_evidence_too(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_some="""
+        import pytest
+
+        def test_unrelated():
+            raise RuntimeError("unrelated")
+
+        @pytest.fixture
+        def fails_before(nomad_cluster):
+            raise RuntimeError("before")
+
+        @pytest.fixture
+        def fails_after(nomad_cluster):
+            yield
+            raise RuntimeError("after")
+
+        def test_before(fails_before):
+            pass
+
+        def test_after(fails_after):
+            pass
+
+        @pytest.mark.xfail(strict=True)
+        def test_expected(nomad_cluster):
+            raise RuntimeError("expected")
+
+        def test_other(fails_after):  # the last one: when its teardown is told, the cluster is gone
+            pass
+        """
+    )
+    result = run(project, "--nomad-artifacts", "evidence")
+    result.assert_outcomes(passed=2, errors=3, xfailed=1, failed=1)
+    told = [line for line in result.outlines if line.startswith(("verdict: ", "evidence: "))]
+    folder = project.path / "evidence" / "nt-20260101-abcdef"
+    assert told == [
+        "verdict: RuntimeError: before",
+        f"evidence: {folder}/test_some.py-test_before",
+        "verdict: RuntimeError: after",
+        f"evidence: {folder}/test_some.py-test_after",
+    ]
+    assert {path.name for path in folder.iterdir()} == {"test_some.py-test_before", "test_some.py-test_after"}
 
 
 def test_a_wrong_option_is_a_usage_error(project: pytest.Pytester) -> None:

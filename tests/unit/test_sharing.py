@@ -44,6 +44,8 @@ def make():
 @contextmanager
 def attach(description):
     say(f"used by {name}: {description['thing']}")
+    if (folder / "unusable").exists():
+        raise RuntimeError("it cannot be used")
     yield description["thing"]
 
 sharing = Sharing.of({"PYTEST_XDIST_WORKER": name, "PYTEST_XDIST_TESTRUNUID": "run"}, folder / "state")
@@ -160,6 +162,17 @@ def test_all_fail_when_the_first_could_not_make_it(worker: Callable[[str], Worke
     assert gw0.do("use") == "error no room left"
     assert gw1.do("use") == "error worker gw0 could not make it: no room left"
     assert log(tmp_path) == ["made by gw0"]
+
+
+def test_a_worker_that_cannot_use_it_keeps_nobody_waiting(worker: Callable[[str], Worker], tmp_path: Path) -> None:
+    gw0, gw1 = worker("gw0"), worker("gw1")
+    assert gw0.do("use") == "using"
+    (tmp_path / "unusable").touch()
+    assert gw1.do("use") == "error it cannot be used"
+    assert gw1.do("leave") == "left"
+    gw0.tell("end")
+    assert gw0.hear() == "ended"
+    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "destroyed by gw0"]
 
 
 def test_another_destroys_it_when_its_maker_has_died(worker: Callable[[str], Worker], tmp_path: Path) -> None:
