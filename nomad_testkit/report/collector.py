@@ -93,6 +93,7 @@ class Collector:
         self._tests[facts.nodeid] = replace(
             test,
             outcome=outcome,
+            finished=test.finished or facts.phase not in ("setup", "call"),
             run_id=facts.run_id or test.run_id,
             worker=facts.worker or test.worker,
             headline=facts.headline if told and facts.headline else test.headline,
@@ -135,6 +136,7 @@ class Collector:
         tests = tuple(
             replace(
                 test,
+                outcome=test.outcome if test.finished or test.outcome != "passed" else "unfinished",
                 checks=tuple(self._checks.get(nodeid, ())),
                 faults=healed(self._faults.get(nodeid, ()), self._checks.get(nodeid, ())),
             )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nomad_testkit.events import CheckEvent, FaultEvent
 
-Outcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed"]
+Outcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed", "unfinished"]
 RunOutcome = Literal["passed", "failed", "interrupted", "nothing"]
 ClusterOutcome = Literal["destroyed", "kept", "failed", "deploying", "ready"]
 
@@ -63,6 +63,8 @@ class TestRecord:
     setup_seconds: float = 0.0
     call_seconds: float = 0.0
     teardown_seconds: float = 0.0
+    finished: bool = False
+    """Whether all of its phases are known."""
     run_id: str = ""
     """The run of the cluster that it used; empty for a test without one."""
     worker: str = ""

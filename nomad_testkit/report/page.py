@@ -124,14 +124,15 @@ def verdict(report: RunReport) -> Verdict:
     >>> verdict(RunReport("nothing", 0.0, 1.0)).sentence
     'No test ran'
     """
-    bad, total = report.count("failed", "error"), len(report.tests)
+    bad, total = report.count("failed", "error"), len(report.tests) - report.count("unfinished")
     tests = f"{total} {'test' if total == 1 else 'tests'}"
     if report.outcome == "interrupted":
         after = f"Interrupted after {tests}" if total else "Interrupted before the first test ended"
         return Verdict("amber", "warn", "Interrupted", after + (f", {bad} of them failed" if bad else ""))
     if report.outcome == "failed":
         problems = len(report.problems)
-        what = f"{bad} of {tests} failed" if bad else f"{problems} {'problem' if problems == 1 else 'problems'}"
+        counted = "The test failed" if total == 1 else f"{bad} of {tests} failed"
+        what = counted if bad else f"{problems} {'problem' if problems == 1 else 'problems'}"
         return Verdict("red", "fail", "Red", what)
     if report.outcome == "nothing" or not total:
         return Verdict("amber", "skip", "Empty", "No test ran")
