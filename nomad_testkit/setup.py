@@ -78,7 +78,10 @@ NEEDS = (
 GO_NEEDS = (Need("gcc", program="gcc"), Need("libc6-dev", file="/usr/include/stdlib.h"))
 
 # Only some tests need these, so only they have them installed.
-OPTIONAL_NEEDS = {"packer": Need("packer", program="packer")}
+OPTIONAL_NEEDS = {
+    "packer": Need("packer", program="packer"),
+    "chromium": Need("chromium", program="chromium"),
+}
 
 
 class SetupError(Exception):

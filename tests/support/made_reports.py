@@ -1,4 +1,4 @@
-"""Reports with made figures, for tests of the page: green, red with hostile names, interrupted, and without a cluster."""
+"""Reports with made figures, for tests of the page: green, red with hostile names, interrupted, without a cluster."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def instance(number: int) -> str:
     return f"i-{number:017x}"
 
 
-def hosts(servers: int = 3, clients: int = 6) -> list[dict[str, Any]]:
+def hosts(servers: int = 3, clients: int = 6, before: int = 0) -> list[dict[str, Any]]:
     """The hosts of a colocated cluster, as a state has them; the first server leads both agents."""
     return [
         {
-            "instance_id": instance(number),
+            "instance_id": instance(before + number),
             "group": "servers" if number <= servers else "clients",
             "zone": ZONES[(number - 1) % 3],
             "private_ip": f"172.31.{16 * ((number - 1) % 3)}.{3 + number}",
@@ -67,9 +67,9 @@ def timeline(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def cluster_events(run_id: str, *, at: float, servers: int = 3, clients: int = 6) -> list[Event]:
-    """The life of a cluster until it is destroyed."""
-    found = hosts(servers, clients)
+def cluster_events(run_id: str, *, at: float, servers: int = 3, clients: int = 6, before: int = 0) -> list[Event]:
+    """The life of a cluster until it is destroyed; `before` hosts are those of others."""
+    found = hosts(servers, clients, before)
     timings = {"hosts up": 7.2, "Consul leader": 9.8, "Nomad leader": 11.1, "clients ready": 15.4}
     ready = {"timings": timings, "timeline": timeline(found), "images": ["ami-0123456789abcdef0"], "security": False}
     where = {"example": "nomad-consul-colocated-cluster", "target": "embedded", "region": "us-east-1"}
@@ -89,7 +89,7 @@ def check(run_id: str, name: str, wanted: str, seen: str, **more: Any) -> CheckE
 
 def phases(nodeid: str, events: list[Event], **more: Any) -> list[PhaseFacts]:
     """A test of three phases, whose events come in the second."""
-    call = {"outcome": "passed", "seconds": 3.2, "events": [as_facts(event) for event in events]} | more
+    call: dict[str, Any] = {"outcome": "passed", "seconds": 3.2, "events": [as_facts(event) for event in events]} | more
     return [
         PhaseFacts(nodeid, "setup", "passed", began=BEGAN, seconds=0.1),
         PhaseFacts(nodeid, "call", **call),
@@ -132,7 +132,7 @@ def green(clusters: int = 1) -> RunReport:
     made = collector()
     for number in range(1, clusters + 1):
         run_id = f"nt-20260921-{number:06x}"
-        sizes = {"servers": 3, "clients": 6} if number == 1 else {"servers": 1, "clients": 2}
+        sizes = {"servers": 3, "clients": 6} if number == 1 else {"servers": 1, "clients": 2, "before": 10 * number}
         made.add_events([as_facts(event) for event in cluster_events(run_id, at=BEGAN + 3, **sizes)], in_setup=True)
         suite = f"nomad_testkit/suite/test_cluster.py::test_it_forms[{number}]"
         for facts in phases(suite, formed(run_id), run_id=run_id):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from bs4 import BeautifulSoup
 from fake_clusters import deployments_alone, run
 
 from nomad_testkit.history.store import History
+
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
 
 CONFTEST = """
 import os
@@ -91,6 +94,8 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def page(project: pytest.Pytester, name: str = "report.html") -> BeautifulSoup:
+    from bs4 import BeautifulSoup
+
     path = project.path / name
     assert path.stat().st_mode & 0o777 == 0o644
     assert [one.name for one in path.parent.glob(f".{path.name}*")] == []

@@ -247,6 +247,7 @@ def test_what_only_some_tests_need_is_installed_by_them(
     assert "names other; right is one or more of: sh missing" in capsys.readouterr().err
 
 
-def test_packer_is_not_part_of_every_run() -> None:
-    assert "packer" in setup.OPTIONAL_NEEDS
-    assert "packer" not in [need.package for need in setup.NEEDS + setup.GO_NEEDS]
+@pytest.mark.parametrize("name", ["packer", "chromium"])
+def test_what_only_some_tests_need_is_not_part_of_every_run(name: str) -> None:
+    assert name in setup.OPTIONAL_NEEDS
+    assert name not in [need.package for need in setup.NEEDS + setup.GO_NEEDS]
