@@ -1,0 +1,94 @@
+"""A run in moto's account, as `up` leaves one: two servers and a client, which no host stands behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import boto3
+
+from nomad_testkit.errors import Ec2Error
+from nomad_testkit.examples import Example
+from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
+from nomad_testkit.runs import Run
+
+HERE = {"name": "embedded", "endpoint_url": "http://127.31.255.1", "state_dir": "/run/cloud-0"}
+EXAMPLE = "nomad-consul-colocated-cluster"
+
+
+@cache
+def _client(service: str) -> Any:
+    credentials = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    return boto3.client(service, region_name="us-east-1", **credentials)  # type: ignore[call-overload]
+
+
+class AccountTarget:
+    """Attached to as a target is."""
+
+    region = "us-east-1"
+    gone = False
+
+    @contextmanager
+    def attach(self, description: Mapping[str, Any]) -> Iterator[AccountTarget]:
+        if self.gone:
+            raise Ec2Error("no embedded cloud is at /run/cloud-0")
+        assert description == HERE
+        yield self
+
+    @property
+    def client(self) -> Callable[[str], Any]:
+        return _client
+
+    def address(self, instance: Any) -> str:
+        return "127.31." + ".".join(instance.private_ip.split(".")[2:])
+
+    def console(self, instance: Any) -> str:
+        return ""
+
+    def describe(self) -> Mapping[str, Any]:
+        return HERE
+
+
+def launch(run: Run, group: str) -> dict[str, Any]:
+    """Launch an instance of a run; gives it as run.json has a host."""
+    ec2 = _client("ec2")
+    image = ec2.register_image(Name=f"{group}-{len(ec2.describe_instances()['Reservations'])}")["ImageId"]
+    tags = [{"Key": RUN_TAG, "Value": run.run_id}, {"Key": GROUP_TAG, "Value": group}]
+    specified: Any = [{"ResourceType": "instance", "Tags": tags}]
+    made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=specified)["Instances"][0]
+    private = made["PrivateIpAddress"]
+    return {
+        "address": "127.31." + ".".join(private.split(".")[2:]),
+        "ssh_port": 22,
+        "instance_id": made["InstanceId"],
+        "group": group,
+        "state": "running",
+        "private_ip": private,
+        "public_ip": "",
+        "availability_zone": "us-east-1a",
+        "image_id": image,
+    }
+
+
+def left_up(name: str = "", **facts: Any) -> Run:
+    """Leave a run up, with the facts of one that was deployed."""
+    run = Run.new(name)
+    run.note(
+        {
+            "run_id": run.run_id,
+            "target": HERE,
+            "hosts": [launch(run, group) for group in ("clients", "servers", "servers")],
+            "roles": {"consul_servers": ["servers"], "nomad_servers": ["servers"], "nomad_clients": ["clients"]},
+            "ssh_user": "admin",
+            "key_path": str(run.key_path),
+            "secrets_path": None,
+            "outputs": {},
+            "timings": {},
+            "example": Example.load(EXAMPLE).replace(num_servers=3, num_clients=1).describe(),
+            "kept": True,
+            **facts,
+        }
+    )
+    return run
