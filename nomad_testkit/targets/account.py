@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from nomad_testkit.errors import TestkitError, UsageError
@@ -16,6 +16,8 @@ from nomad_testkit.refusals import REFUSALS, code_of, told
 RETRIES = {"mode": "standard", "total_max_attempts": 10}
 """As AWS advises: ever longer, random pauses, and a budget of retries for each client
 (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html)."""
+_FIRST_TRIES = 3
+"""For the first question: it is mostly the user's own settings that keep it from being answered."""
 
 LOG_IN = (
     "log in (`aws sso login`), name a profile (AWS_PROFILE) or a key (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), "
@@ -67,7 +69,7 @@ class AwsSession:
             raise _unusable(error) from error
         self.region: str = checked_region(chosen, self._known_regions())
         self._given_endpoint = endpoint_url
-        self._config = Config(connect_timeout=5, read_timeout=60, retries=RETRIES)  # type: ignore[arg-type]
+        self._config: Any = partial(Config, connect_timeout=5, read_timeout=60)
         self._clients: dict[tuple[str, str], Any] = {}
         self._making = threading.Lock()
 
@@ -76,8 +78,10 @@ class AwsSession:
         key = (service, region or self.region)
         with self._making:
             if key not in self._clients:
+                tries = _FIRST_TRIES if service == "sts" else RETRIES["total_max_attempts"]
+                config = self._config(retries={**RETRIES, "total_max_attempts": tries})
                 self._clients[key] = self._session.client(
-                    service, region_name=key[1], endpoint_url=self._given_endpoint, config=self._config
+                    service, region_name=key[1], endpoint_url=self._given_endpoint, config=config
                 )
             return self._clients[key]
 

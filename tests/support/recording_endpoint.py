@@ -29,14 +29,21 @@ def recording(endpoint_url: str) -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
+def _action(target: str | None, body: bytes, path: str) -> str:
+    """Find an action's name where each of AWS's protocols has it (https://smithy.io/2.0/aws/protocols/index.html)."""
+    if target is not None:
+        return target.rpartition(".")[2]
+    (action,) = parse_qs(body.decode(errors="replace")).get("Action") or [path.rpartition("/")[2]]
+    return action
+
+
 def _handler(upstream: str, calls: list[str]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            (action,) = parse_qs(body.decode())["Action"]
             scope = re.search(r"Credential=[^/]+/\d+/[^/]+/(\w+)/", self.headers["Authorization"])
             assert scope is not None
-            calls.append(f"{scope[1]}:{action}")
+            calls.append(f"{scope[1]}:{_action(self.headers.get('X-Amz-Target'), body, self.path)}")
             connection = http.client.HTTPConnection(upstream, timeout=60)
             try:
                 connection.request("POST", self.path, body, dict(self.headers.items()))
