@@ -1,11 +1,10 @@
-"""Whole clusters that OpenTofu makes on the embedded EC2, from a configuration as a user of upstream's module has one."""
+"""Whole clusters that OpenTofu makes on the embedded EC2, from a configuration with the outputs of upstream's."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,6 +56,7 @@ def _example() -> Example:
 
 
 def test_the_suite_passes_and_the_teardown_leaves_nothing(project: Project, tofu: Path) -> None:
+    (project.folder / "conftest.py").unlink()  # its nomad_example would take the place of the setting's
     run = project.start(
         *("--pyargs", "nomad_testkit.suite.test_cluster", "-m", "colocated", "--nomad-example", str(CONFIGURATION)),
         *("--nomad-servers", "1", "--nomad-clients", "1", "--nomad-terraform", str(tofu)),
@@ -155,7 +155,7 @@ def test_what_a_killed_process_left_is_destroyed_from_the_kept_state(
 
 
 def left_of(run_id: str, target: Target) -> list[str]:
-    """List what the target has of a run: by the run's tag, and by the names, which the configuration makes of its id."""
+    """List what the target has of a run: by its tag, and by the names that the configuration makes of its id."""
     ec2, autoscaling, iam = (target.client(name) for name in ("ec2", "autoscaling", "iam"))
     tagged = [str(one) for one in Inventory(ec2, autoscaling, iam, run_id).everything()]
     groups = [one["GroupName"] for one in ec2.describe_security_groups()["SecurityGroups"]]
