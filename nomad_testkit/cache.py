@@ -24,6 +24,7 @@ from nomad_testkit.errors import CacheError
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_CACHE"
+"""The folder for agents, images and tools, which are made once (default: ~/.cache/nomad-testkit)."""
 Check = Literal["size", "sha256"]
 
 _LOCK_SECONDS = 3600.0

@@ -21,6 +21,7 @@ from nomad_testkit.file_lock import FileLock
 from nomad_testkit.journal import Journal
 
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
+"""The folder for runs, their journals, SSH keys and history (default: ~/.local/state/nomad-testkit)."""
 _NAME = "name"
 _RUN_ID = re.compile(r"nt-\d{8}-[0-9a-f]{6}")
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 OFFICIAL_SITE = "https://releases.hashicorp.com"
 SITE_VARIABLE = "NOMAD_TESTKIT_RELEASES_URL"
+"""Where the releases of Consul and Nomad are, such as a mirror (default: https://releases.hashicorp.com)."""
 
 # A machine without a way to the site must not wait long: the build is next.
 _CONNECT_SECONDS = 3.05

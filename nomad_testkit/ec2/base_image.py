@@ -20,6 +20,7 @@ DESCRIPTION = "Debian bookworm for the embedded EC2"
 OWNER_ID = "136693071363"
 """The account with Debian's own images, so that what looks for those in AWS finds this one here."""
 MIRROR_VARIABLE = "NOMAD_TESTKIT_MIRROR"
+"""The Debian mirror that the base image is made from (default: the machine's own)."""
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "ca-certificates",
