@@ -17,13 +17,13 @@ from nomad_testkit.bundle import examples_dir, host_scripts
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.deploy.instance_plan import instance_plan
-from nomad_testkit.refusals import REFUSALS, is_not_found, told
 from nomad_testkit.errors import DeployError, PreflightError
 from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.host import Host
 from nomad_testkit.lifecycle import new_run
 from nomad_testkit.modules.steps import IMAGE, RUN_TAG
 from nomad_testkit.packer import Template
+from nomad_testkit.refusals import REFUSALS, is_not_found, told
 from nomad_testkit.targets.base import Demand
 from nomad_testkit.targets.embedded import agents_of
 from nomad_testkit.targets.key_pair import write_key_pair

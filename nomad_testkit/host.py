@@ -178,6 +178,15 @@ class Host:
             raise HostError(f"{self}: systemctl told {len(paragraphs)} states for units {named}: {shown[:500]!r}")
         return tuple(map(_unit_state, units, paragraphs))
 
+    def move(self, instance: Instance, address: str) -> None:
+        """Reach it where it is now: on AWS an instance that was stopped comes back with another public address."""
+        if address != self.address:
+            self.close()
+            self.address = address
+            self.ssh = SshConnection(address, self.ssh.user, self.ssh.key_path, port=self.ssh.port)
+            self._testinfra = None
+        self.instance = instance
+
     def close(self) -> None:
         """Close every connection that was opened."""
         self.ssh.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.refusals import REFUSALS, code_of, is_throttled, told
 from nomad_testkit.errors import DeployError, WaitTimeout
 from nomad_testkit.modules.steps import Ref, Step, resolve
+from nomad_testkit.refusals import REFUSALS, code_of, is_throttled, told
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.refusals import REFUSALS, told
 from nomad_testkit.modules.security_group_rules import Port
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
+from nomad_testkit.refusals import REFUSALS, told
 
 if TYPE_CHECKING:
     from nomad_testkit.examples import Roles

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.refusals import REFUSALS, told
 from nomad_testkit.model import Instance
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
+from nomad_testkit.refusals import REFUSALS, told
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient

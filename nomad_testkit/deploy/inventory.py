@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.refusals import REFUSALS, is_not_found
 from nomad_testkit.expiry import expiry_of
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
@@ -24,6 +23,7 @@ from nomad_testkit.modules.steps import (
     VOLUME,
     checked_run_id,
 )
+from nomad_testkit.refusals import REFUSALS, is_not_found
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deploy.inventory import Inventory, Resource
-from nomad_testkit.refusals import REFUSALS, RETRY_SECONDS, patiently, told
 from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import TeardownError, TestkitError
 from nomad_testkit.modules.steps import INSTANCE_PROFILE, ROLE
+from nomad_testkit.refusals import REFUSALS, RETRY_SECONDS, patiently, told
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:

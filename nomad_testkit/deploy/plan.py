@@ -53,8 +53,8 @@ def plan(
 ) -> Plan:
     """Plan the deployment of an example: group by group, in the example's order, so that the first boots early.
 
-    The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. Everything bears `tags` too. `public_key` is in OpenSSH's form,
-    `sites` what `survey` has found for each group.
+    The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. Everything bears `tags` too.
+    `public_key` is in OpenSSH's form, `sites` what `survey` has found for each group.
 
     Raises UsageError for a run id that names cannot be made of.
     """

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deploy.plan import Site
-from nomad_testkit.refusals import REFUSALS, code_of, is_not_found, told
 from nomad_testkit.errors import DeployError, ExampleError
 from nomad_testkit.example_variables import near_miss, refusal
 from nomad_testkit.login_key import public_line
 from nomad_testkit.model import Network, Subnet
+from nomad_testkit.refusals import REFUSALS, code_of, is_not_found, told
 from nomad_testkit.targets.base import ZONES
 
 if TYPE_CHECKING:

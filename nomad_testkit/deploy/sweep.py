@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deploy.inventory import Inventory, Resource
-from nomad_testkit.refusals import REFUSALS, RETRY_SECONDS, code_of, is_not_found, patiently, told
 from nomad_testkit.errors import TeardownError, TestkitError, WaitTimeout
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,
@@ -23,6 +22,7 @@ from nomad_testkit.modules.steps import (
     SNAPSHOT,
     VOLUME,
 )
+from nomad_testkit.refusals import REFUSALS, RETRY_SECONDS, code_of, is_not_found, patiently, told
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:

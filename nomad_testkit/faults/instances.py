@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.refusals import REFUSALS, told
+from nomad_testkit.deploy.discover import instances
 from nomad_testkit.errors import FaultError, HostError
 from nomad_testkit.faults.fault import Fault, Repairs, gone, listed, own
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import answers
+from nomad_testkit.refusals import REFUSALS, told
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def _start(cluster: Cluster, hosts: Sequence[Host]) -> None:
     _await_states(cluster, left, "stopped", "running")
     _api(lambda: _ec2(cluster).start_instances(InstanceIds=_ids(left)))
     _await_states(cluster, left, "running")
+    now = {one.instance_id: one for one in _api(lambda: instances(cluster.target.client, cluster.run_id))}
     for host in left:
+        host.move(now[host.instance_id], cluster.target.address(now[host.instance_id]))
         _await_ssh(host)
 
 

@@ -21,7 +21,7 @@ _FAMILIES: Mapping[str, tuple[str, str]] = {
     "p": ("L-417A185B", "L-7212CCBC"),
     "x": ("L-7295265B", "L-E3A00192"),
 }
-_STANDARD_FAMILIES = frozenset("acdhimrtz")
+_STANDARD_FAMILIES = frozenset([*"acdhimrtz", "im", "is"])
 _COUNTED = ("pending", "running")
 
 Remark = Callable[[str], None]
@@ -35,7 +35,7 @@ def quota_code(instance_type: str, *, spot: bool = False) -> str | None:
     """
     letters = re.match(r"[a-z]+", instance_type)
     family = letters[0] if letters else ""
-    codes = _FAMILIES.get(family) or (_STANDARD if family in _STANDARD_FAMILIES or family == "im" else None)
+    codes = _FAMILIES.get(family) or (_STANDARD if family in _STANDARD_FAMILIES else None)
     return codes[spot] if codes else None
 
 

@@ -13,17 +13,17 @@ from botocore.exceptions import ReadTimeoutError
 from faulty_api import REFUSED, THROTTLED, at_random, faults, refusal
 from moto import mock_aws
 
-from nomad_testkit.deploy import apply as applying
 from nomad_testkit import refusals
+from nomad_testkit.deploy import apply as applying
 from nomad_testkit.deploy.apply import apply
 from nomad_testkit.deploy.inventory import Inventory
 from nomad_testkit.deploy.plan import Plan, Site, plan
-from nomad_testkit.refusals import patiently
 from nomad_testkit.deploy.sweep import sweep
 from nomad_testkit.errors import DeployError, TeardownError
 from nomad_testkit.examples import Example
 from nomad_testkit.journal import Journal
 from nomad_testkit.model import Network, Subnet
+from nomad_testkit.refusals import patiently
 from nomad_testkit.targets import account
 from nomad_testkit.wait import Deadline
 

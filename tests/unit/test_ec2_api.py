@@ -271,6 +271,19 @@ def test_volumes_are_as_they_were_asked_for(lab: Lab) -> None:
     assert (left["VolumeId"], left["State"]) == (root["VolumeId"], "available")
 
 
+def test_interfaces_bear_the_tags_of_the_template_and_of_the_request(lab: Lab) -> None:
+    def tagged(key: str) -> list[dict[str, Any]]:
+        return [{"ResourceType": "network-interface", "Tags": [{"Key": key, "Value": "x"}]}]
+
+    template = lab.template(TagSpecifications=tagged("of-the-template"))
+    for launch in ({"LaunchTemplate": {"LaunchTemplateId": template}}, {"ImageId": AMI, "InstanceType": "t3.micro"}):
+        answer = lab.ec2.run_instances(MinCount=1, MaxCount=1, TagSpecifications=tagged("of-the-request"), **launch)
+        (interface,) = answer["Instances"][0]["NetworkInterfaces"]
+        described = lab.ec2.describe_network_interfaces(NetworkInterfaceIds=[interface["NetworkInterfaceId"]])
+        keys = {tag["Key"] for tag in described["NetworkInterfaces"][0]["TagSet"]}
+        assert keys == {"of-the-request"} | ({"of-the-template"} if "LaunchTemplate" in launch else set())
+
+
 def test_tenancy_and_the_spot_market_are_told(lab: Lab) -> None:
     data = {"Placement": {"Tenancy": "dedicated"}, "InstanceMarketOptions": {"MarketType": "spot"}}
     launched = lab.ec2.run_instances(LaunchTemplate={"LaunchTemplateId": lab.template(**data)}, MinCount=1, MaxCount=1)[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def test_clients_come_back_after_they_were_closed() -> None:
 
     assert script.commands == [("close", False)]
     assert made.nomad is not first
+
+
+def test_a_host_that_comes_back_elsewhere_is_reached_there() -> None:
+    made = Host(INSTANCE, address="127.31.16.5", ssh_user="admin", key_path=Path("no-such-key"), ssh_port=2222)
+    before, client = made.ssh, made.nomad
+    made.move(INSTANCE, "127.31.16.5")
+    assert (made.ssh is before, made.nomad is client) == (True, True)
+    elsewhere = replace(INSTANCE, public_ip="203.0.113.2")
+    made.move(elsewhere, "203.0.113.2")
+    assert (str(made), made.instance) == ("i-1 (203.0.113.2)", elsewhere)
+    assert (made.ssh.address, made.ssh.user, made.ssh.port) == ("203.0.113.2", "admin", 2222)
+    assert made.nomad.address == "http://203.0.113.2:4646"
 
 
 def test_unit_states_come_from_one_command_in_the_order_asked() -> None:

@@ -382,11 +382,17 @@ def test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed(
     stage: Stage, deploy: Callable[..., Any]
 ) -> None:
     stage.target.time_limit = 0.05
-    never = threading.Event()
-    with pytest.raises(Expired, match=r"the time of nt-\d{8}-\w{6} is up \(0.05 s\)"), deploy() as cluster:
-        assert cluster.expires is not None
-        assert stage.tags == {"nomad-testkit-expires": cluster.expires}
-        never.wait(60)
+    clusters: list[Cluster] = []
+
+    def use() -> None:
+        with deploy() as cluster:
+            clusters.append(cluster)
+            threading.Event().wait(60)
+
+    with pytest.raises(Expired, match=r"the time of nt-\d{8}-\w{6} is up \(0.05 s\)"):
+        use()
+    assert clusters[0].expires is not None
+    assert stage.tags == {"nomad-testkit-expires": clusters[0].expires}
     assert stage.done[-1] == "sweep"
     assert any("is up (0.05 s)" in line for line in stage.said)
 

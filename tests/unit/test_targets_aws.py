@@ -318,7 +318,7 @@ def test_what_ec2_would_refuse_is_told_before_anything_is_created(
 
     def strike(params: Any, **_: Any) -> None:
         if params.get("DryRun"):
-            answer = {"Error": {"Code": "OptInRequired", "Message": "Accept the terms first"}}
+            answer: Any = {"Error": {"Code": "OptInRequired", "Message": "Accept the terms first"}}
             raise ClientError(answer, "RunInstances")
 
     made = boto3.session.Session.client
