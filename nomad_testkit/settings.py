@@ -295,7 +295,7 @@ class Settings:
     )
     artifacts: Path = field(
         default=Path("nomad-artifacts"),
-        metadata=_row(_folder, "FOLDER", "where evidence of failures and recorded histories go; made only when there is some"),
+        metadata=_row(_folder, "FOLDER", "where evidence of failures and recorded histories go; made only for them"),
     )
     report: Path | None = field(
         default=None, metadata=_row(_page, "FILE.html", "write a page about the run, which shows it at a glance")

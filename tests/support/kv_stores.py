@@ -102,10 +102,10 @@ class Lagging(MemoryStore):
 
 
 class Losing(MemoryStore):
-    """Loses one of twenty writes that it acknowledges."""
+    """Loses one of three writes that it acknowledges."""
 
     def write(self, key: str, value: bytes | None) -> None:
-        if self.dice.random() > 0.05:
+        if self.dice.random() > 1 / 3:
             super().write(key, value)
 
 
@@ -117,19 +117,19 @@ class Careless(MemoryStore):
 
 
 class Interrupted(MemoryStore):
-    """Fails one of ten writes, half of these after it was done, with the same words."""
+    """Fails some writes, half of these after it was done, with the same words."""
 
-    says = "rpc error making call: leadership lost while committing log"
+    failing, says = 0.1, "rpc error making call: leadership lost while committing log"
 
     def write(self, key: str, value: bytes | None) -> None:
-        failing = self.dice.random()
-        if failing > 0.05:
+        dice = self.dice.random()
+        if dice > self.failing / 2:
             super().write(key, value)
-        if failing < 0.1:
+        if dice < self.failing:
             raise AgentApiError("consul", "memory", 500, self.says)
 
 
 class Lying(Interrupted):
     """Claims that it has passed nothing on, and may have done it all the same."""
 
-    says = "rpc error getting client: failed to get conn"
+    failing, says = 0.6, "rpc error getting client: failed to get conn"
