@@ -44,7 +44,11 @@ class TerraformVariable(Variable):
     def checked(self, file: Path, value: object, *, key: str | None = None) -> Any:
         """Give the value if this variable may hold it, as far as can be told. Raises ExampleError."""
         key = key or f"variable {self.name}"
-        if value is None or self.type == "":
+        if value is None:
+            return value
+        if (known := _KNOWN.get(self.name)) is not None and self.primitive:
+            return self._known(file, key, value, known)
+        if self.type == "":
             return value
         if not self.primitive:
             if isinstance(value, list | tuple | dict):
@@ -53,16 +57,21 @@ class TerraformVariable(Variable):
         found = str(value).lower() if isinstance(value, bool) else str(value)
         if isinstance(value, list | tuple | dict) or (self.type == "bool" and found not in ("true", "false")):
             raise refusal(file, key, kind_of(value), {"bool": "true or false"}.get(self.type, f"a {self.type}"))
-        if self.type == "number" and not re.fullmatch(r"-?\d+(\.\d+)?", found):
-            raise refusal(file, key, kind_of(value), "a number")
-        if (type_ := TYPES.get(_KNOWN.get(self.name, ""))) is not None:
-            if type_.python is int and not re.fullmatch(r"\d+", found):
-                raise refusal(file, key, kind_of(value), type_.described)
-            if right := type_.refused(type_.python(found)):
-                raise refusal(file, key, kind_of(value), right)
         if self.type == "number":
+            if not re.fullmatch(r"-?\d+(\.\d+)?", found):
+                raise refusal(file, key, kind_of(value), "a number")
             return float(found) if "." in found else int(found)
         return found == "true" if self.type == "bool" else found
+
+    def _known(self, file: Path, key: str, value: object, known: str) -> Any:
+        """Judge a value as that of upstream's variable of the same name."""
+        type_, found = TYPES[known], str(value)
+        if type_.python is int and not re.fullmatch(r"\d+", found):
+            raise refusal(file, key, kind_of(value), type_.described)
+        right = type_.refused(type_.python(found))
+        if right or isinstance(value, list | tuple | dict):
+            raise refusal(file, key, kind_of(value), right or type_.described)
+        return type_.python(found)
 
     def read(self, text: str) -> Any:
         """Read a value: a string, a number or a boolean as it is, and everything else as JSON."""

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".tf", ".tf.json")
 _BLOCK = re.compile(r"""^(variable|output)\s+"?([\w-]+)"?\s*\{""", re.MULTILINE)
 _LOCAL_SOURCE = re.compile(r"""\bsource"?\s*[=:]\s*"(\.\.?/[^"?]*)(?:\?[^"]*)?\"""")
-_ABOVE = re.compile(r"""\$?\{?path\.(?:module|root)\}?[^\n"]{0,3}/((?:\.\./)+)""")
+_ABOVE = re.compile(r"path\.(?:module|root)\}/((?:\.\./?)+)")
 _PRIMITIVE = ("string", "number", "bool")
 
 
