@@ -79,7 +79,11 @@ class EmbeddedEc2:
         self._clients: dict[str, Any] = {}
         self._making = threading.Lock()
         self._lease = Connection(state_dir, timeout=START_TIMEOUT)
-        self._lease.ask("lease")
+        try:
+            self._lease.ask("lease")
+        except BaseException:
+            self._lease.close()
+            raise
 
     @classmethod
     def start(cls, *, region: str, images: Sequence[LocalImage]) -> EmbeddedEc2:
