@@ -50,7 +50,7 @@ class Cluster:
     """Seconds from the deployment's start to the end of each phase."""
     expires: str | None = None
     """Until when it may live, as its tags say; None for any time."""
-    timeline: Sequence[HostTimeline] = ()
+    timeline: Sequence[HostTimeline] = field(default=(), repr=False)
     """When each host came to each phase of its boot."""
 
     def in_groups(self, *groups: str) -> Sequence[Host]:

@@ -122,6 +122,9 @@ def test_after_a_failing_deployment(project: Project, nothing_left: NothingLeft)
     found = re.search(r"evidence of nt-\S+ is in (\S+)", text)
     assert found is not None, text
     assert "said no" in (Path(found[1]) / f"clients-{told[1]}" / "user-data.log").read_text()
+    # In the report of the test that made it, and of the one that was told so.
+    assert text.count("\nverdict: waited for ") == 2
+    assert text.count(f"\nevidence: {found[1]}\n") == 2
     assert project.remembered == []
 
 

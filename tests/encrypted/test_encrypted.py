@@ -43,7 +43,9 @@ def nomad_cluster():
 TESTS = """
 import logging
 
-from nomad_testkit.checks import AutopilotHealthy, NodesReady
+import pytest
+
+from nomad_testkit.checks import AllocationsRunning, AutopilotHealthy, NodesReady, UnitsActive
 from nomad_testkit.clients import NomadClient
 
 
@@ -67,6 +69,35 @@ def test_an_assertion_fails(nomad_cluster):
 def test_a_client_is_refused(nomad_cluster):
     host, secrets = nomad_cluster.servers[0], nomad_cluster.secrets
     NomadClient(f"https://{host.address}:4646", secrets["nomad-management.token"]).nodes()
+
+
+def test_an_agent_dies(nomad_cluster):
+    client = nomad_cluster.clients[0]
+    client.run("systemctl kill --signal=SIGKILL nomad; systemctl stop nomad", sudo=True)
+    try:
+        nomad_cluster.require(UnitsActive(), within=1)
+    finally:
+        client.run("systemctl start nomad", sudo=True)
+
+
+def test_a_job_finds_no_room(nomad_cluster):
+    nomad_cluster.require(NodesReady(1), within=60)
+    with nomad_cluster.submitted("unplaceable/memory.nomad.hcl") as job:
+        nomad_cluster.require(AllocationsRunning(job), within=30)
+
+
+@pytest.fixture
+def fails_after(nomad_cluster):
+    yield
+    nomad_cluster.servers[0].run("cat /opt/*/config/*; exit 3", sudo=True)
+
+
+def test_a_teardown_fails(fails_after):
+    pass
+
+
+def test_one_more(nomad_cluster):
+    pass
 """
 
 
@@ -197,10 +228,29 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
     loud = ("-vv", "-rA", "--showlocals", "--capture=no", "--full-trace", "--log-level=DEBUG", "--log-file=log.txt")
     status, said = project.run(*loud, "--junitxml=report.xml", "-o", "junit_logging=all")
     assert status == 1, said
-    assert "4 failed" in said
+    assert "6 failed, 2 passed, 1 error" in said
     assert "(hidden)" in said
     texts = read_all(project.folder)
     assert {"log.txt", "report.xml", "output-0.txt"} <= set(texts)
     evidence = {name for name in texts if name.startswith("nomad-artifacts/")}
-    assert len([name for name in evidence if name.endswith("consul-config.json")]) == 4 * len(nomad_cluster.hosts)
+    assert len([name for name in evidence if name.endswith("consul-config.json")]) == 7 * len(nomad_cluster.hosts)
     assert shown(parts, texts) == []
+
+    sections = re.findall(r"^-+ nomad_testkit -+$\n(.*?^evidence: \S+$)", said, re.MULTILINE | re.DOTALL)
+    told = {text.rpartition("/test_inner.py-")[2]: text for text in sections}
+    assert len(told) == 7
+    (client,), servers = nomad_cluster.clients, nomad_cluster.servers
+    died = told["test_an_agent_dies"]
+    assert died.startswith("verdict: 1 of 1 checks failed after ")
+    assert "wanted: " in died
+    assert re.search(
+        rf"^{client.instance_id} in clients \({client.address}\): warnings and errors of its agents.*\n"
+        r"(    .*\n)*    [\d:.]+ nomad: nomad\.service: Main process exited, code=killed",
+        died,
+        re.MULTILINE,
+    ), died
+    assert not [server for server in servers if f"{server.instance_id} in servers" in died]
+    no_room = told["test_a_job_finds_no_room"]
+    assert re.search(r"^job memory-\w+:\n    [\d:.]+ evaluation \w+ \(job-register\) is complete$", no_room, re.MULTILINE)
+    assert "not placed: group 'group': dimension 'memory' exhausted on 1 node" in no_room
+    assert told["test_a_teardown_fails"].startswith(f"verdict: {servers[0].address}: `cat /opt/")
