@@ -191,7 +191,9 @@ def test_a_file_that_cannot_be_read_is_told(checker: Path, tmp_path: Path) -> No
 
 def test_without_go_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golang, "_find_go", lambda: None)
-    with pytest.raises(PreflightError, match=r"Go, to build linearizability-checker: install Go from https://go\.dev/dl"):
+    with pytest.raises(
+        PreflightError, match=r"Go, to build linearizability-checker: install Go from https://go\.dev/dl"
+    ):
         get_checker(Cache(tmp_path), print)
     assert list(tmp_path.iterdir()) == []
 
