@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.cluster_state import as_facts, state_of
 from nomad_testkit.events import ClusterEvent, emit, wanted
+from nomad_testkit.timeline import HostTimeline
 
 if TYPE_CHECKING:
     from nomad_testkit.cluster import Cluster
@@ -22,6 +23,8 @@ class Life:
 
     run_id: str
     cluster: Cluster | None = None
+    timeline: Callable[[], Sequence[HostTimeline]] = tuple
+    """Tells how far each host has come, while it is deployed."""
 
     def ready(self, cluster: Cluster) -> Cluster:
         """Tell that a cluster is ready, with its first state; gives the cluster."""
@@ -46,11 +49,30 @@ def lived(run_id: str, example: Example, target: Target) -> Iterator[Life]:
         yield life
     except BaseException as error:
         if life.cluster is None:
-            emit(ClusterEvent(run_id, "failed", {"error": str(error) or type(error).__name__}))
+            timeline = [asdict(host) for host in life.timeline()]
+            emit(ClusterEvent(run_id, "failed", {"error": str(error) or type(error).__name__, "timeline": timeline}))
         raise
     finally:
         if life.cluster is not None and wanted():
             emit(ClusterEvent(run_id, "state", as_facts(state_of(life.cluster))))
+
+
+@contextmanager
+def visited(cluster: Cluster) -> Iterator[None]:
+    """Tell of a cluster that was up before the `with` block, and is so after it: its states, and that it is kept."""
+    target = cluster.target
+    example = cluster.example.name if cluster.example else ""
+    emit(
+        ClusterEvent(cluster.run_id, "deploying", {"example": example, "target": target.name, "region": target.region})
+    )
+    try:
+        if wanted():
+            emit(ClusterEvent(cluster.run_id, "state", as_facts(state_of(cluster))))
+        yield
+    finally:
+        if wanted():
+            emit(ClusterEvent(cluster.run_id, "state", as_facts(state_of(cluster))))
+        emit(ClusterEvent(cluster.run_id, "kept"))
 
 
 def _facts(cluster: Cluster) -> dict[str, Any]:

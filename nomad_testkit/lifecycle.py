@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nomad_testkit import diagnostics, targets
 from nomad_testkit.boot import Boot
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.cluster_events import lived
+from nomad_testkit.cluster_events import Life, lived
 from nomad_testkit.creation import creation
 from nomad_testkit.delivery import deliver
 from nomad_testkit.deploy.by_terraform import applied_elsewhere, destroy_terraform, made_by_terraform, save_log
@@ -75,6 +75,7 @@ def deployed(
                 terraform=settings.terraform,
                 deadline=deadline,
                 progress=progress,
+                life=life,
             )
         )
 
@@ -183,6 +184,7 @@ def _deploy(
     terraform: Path | None,
     deadline: Deadline,
     progress: Progress,
+    life: Life,
 ) -> Cluster:
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
@@ -218,6 +220,7 @@ def _deploy(
         return host
 
     boot = Boot(f"{example.name} as {run.run_id}", deadline, say=progress, roles=example.roles, started=started)
+    life.timeline = boot.timeline
     with shown(progress, boot), Readiness(target, run.run_id, boot, example.roles, prepare) as readiness:
         created = create(deadline, partial(boot.waits, "its resources"))
         example, outputs = created.example, created.outputs

@@ -87,13 +87,19 @@ def _heal(nomad_settings: Settings) -> float:
     return nomad_settings.heal_timeout
 
 
+@pytest.fixture(name="record")
+def _record(request: pytest.FixtureRequest) -> Report:
+    """Give what adds a figure to a test's report; record_property warns where JUnit XML is of its newer family."""
+    return lambda name, value: request.node.user_properties.append((name, value))
+
+
 @pytest.fixture(name="workload")
-def _workload(nomad_cluster: Cluster, healthy: None, heal: float, record_property: Report) -> Iterator[Workload]:
+def _workload(nomad_cluster: Cluster, healthy: None, heal: float, record: Report) -> Iterator[Workload]:
     """Registers that are written all the time; at the end, none of what was acknowledged may be lost."""
     with writing(nomad_cluster) as workload:
         yield workload
         workload.verify(heal)
-    record_property("workload", str(workload))
+    record("workload", str(workload))
     log.info("%s", workload)
 
 
@@ -110,15 +116,13 @@ def require_health(cluster: Cluster, within: float) -> None:
 
 
 @pytest.fixture(name="require_reelected")
-def _require_reelected(
-    nomad_cluster: Cluster, nomad_settings: Settings, record_property: Report
-) -> Callable[..., None]:
+def _require_reelected(nomad_cluster: Cluster, nomad_settings: Settings, record: Report) -> Callable[..., None]:
     """Give what demands a new leader in time, and reports how long it took."""
 
     def require(fault: Fault, agent: AgentName, old: Host, *without: Host) -> None:
         deadline = Deadline.after(nomad_settings.election_timeout)
         nomad_cluster.require(LeaderReelected(agent, old, without), within=deadline)
-        record_property(f"{agent}_election_seconds", round(fault.seconds, 1))
+        record(f"{agent}_election_seconds", round(fault.seconds, 1))
         log.info("%s: %s has a new leader after %.1f s", fault.what, agent, fault.seconds)
 
     return require

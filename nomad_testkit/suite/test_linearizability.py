@@ -9,7 +9,7 @@ of the artifacts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -66,7 +66,7 @@ def test_consul_kv_is_linearizable_under_a_sequence_of_faults(
     nomad_settings: Settings,
     nomad_fault_seed: int,
     nomad_fault_replay: str,
-    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest,
 ) -> None:
     outcome = check_kv(
         nomad_cluster,
@@ -76,7 +76,7 @@ def test_consul_kv_is_linearizable_under_a_sequence_of_faults(
         artifacts=nomad_settings.artifacts,
         replay=nomad_fault_replay,
     )
-    record_property("linearizability", str(outcome))
+    request.node.user_properties.append(("linearizability", str(outcome)))
     assert {one.server for one in outcome.operations if one.outcome == "ok"} == {
         host.instance_id for host in nomad_cluster.consul_servers
     }
