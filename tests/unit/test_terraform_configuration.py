@@ -54,9 +54,7 @@ def test_variables_are_read_with_type_default_and_sensitivity(tmp_path: Path) ->
         Declared("ami_id", "string", None, True),
         Declared("num_clients", "", 6),
         Declared("blocks", "list(string)", ["10.0.0.0/8"]),
-        Declared(
-            "options", "object({name = string, size = optional(number, 3)})", {"name": "a b", "size": 4}
-        ),
+        Declared("options", "object({name = string, size = optional(number, 3)})", {"name": "a b", "size": 4}),
         Declared("nothing", "string", None, False),
         Declared("old", "map", None, True),
         Declared("token", "string", "t0ken", False, True),
