@@ -81,11 +81,13 @@ def attached_target(settings: Settings) -> Iterator[Target]:
 def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
     """Lend the cluster of the run, with the instances that it has now. Raises SettingsError."""
     from nomad_testkit.cluster import Cluster
+    from nomad_testkit.cluster_events import visited
 
     example = attached_example(settings)
     cluster = Cluster.from_description(attached_run(settings).description(), target=target, example=example)
     try:
         cluster.refresh()
-        yield cluster
+        with visited(cluster):
+            yield cluster
     finally:
         cluster.close()

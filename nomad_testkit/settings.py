@@ -396,7 +396,7 @@ class Settings:
                         values[name], sources[name] = value, source
                         ranks[name] = rank
         if values.get("attach"):
-            moot = [name for name in sources if name.partition(" ")[0] in _DEPLOYING]
+            moot = [name for name in sources if name.partition(" ")[0] in _DEPLOYING or name.startswith("aws_")]
             against = [sources[name] for name in moot if ranks[name] <= ranks["attach"]]
             if against:
                 listed = ", ".join(dict.fromkeys(against))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _AGENTS: Mapping[str, str] = {"nomad": "nomad_servers", "consul": "consul_servers"}
 
 
-@main.command()
+@main.command(short_help="Print variables that a shell evaluates.")
 @name_option
 @json_option
 def env(name: str | None, as_json: bool) -> None:
@@ -41,7 +41,7 @@ def env(name: str | None, as_json: bool) -> None:
         click.echo(str(found))
 
 
-@main.command()
+@main.command(short_help="Show the addresses of the web pages.")
 @name_option
 @json_option
 def ui(name: str | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from nomad_testkit.cli.group import main
 PROGRAM = "nomad-testkit"
 
 
-@main.command()
+@main.command(short_help="Print what a shell needs to complete words.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print what lets SHELL complete commands, options, and names of runs, hosts, checks and examples.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nomad_testkit.targets import Target
 
 NEW_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
-DEPLOYING = ("target", "region", "ami", "servers", "clients", "var", "timeout", "artifacts")
+DEPLOYING = ("target", "region", "ami", "servers", "clients", "var", "timeout", "artifacts", "terraform")
 AGENTS = ("consul_version", "nomad_version", "consul_binary", "nomad_binary")
 _NOT_HERE = ("ATTACH", "KEEP", "EXAMPLE")
 """Settings whose environment variables are for pytest: a command has a word of its own for it."""
@@ -102,7 +102,7 @@ def checked_name(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value
 
 
-@main.command()
+@main.command(short_help="Deploy an example and leave it up.")
 @click.argument("example", shell_complete=complete_examples)
 @click.option("--name", metavar="NAME", callback=checked_name, help="What to call the run in other commands.")
 @settings_options(*DEPLOYING, *AGENTS)
@@ -146,7 +146,7 @@ def target_for(settings: Settings, progress: Progress) -> AbstractContextManager
 def left_up() -> Iterator[Callable[[str], Run]]:
     """Lend what leaves a run up that is deployed in the block, by its id; an interrupt of the block destroys it."""
     from nomad_testkit.cli.teardown import destroy_run
-    from nomad_testkit.interrupts import deferred, termination_raises
+    from nomad_testkit.interrupts import deferred
 
     left: list[Run] = []
 
@@ -155,18 +155,17 @@ def left_up() -> Iterator[Callable[[str], Run]]:
         left[0].leave_up()
         return left[0]
 
-    with termination_raises():
-        try:
-            yield leave
-        except KeyboardInterrupt as error:
-            # It may have come when all was done, and nobody destroyed it any more.
-            for run in (run for run in left if run in Run.every()):
-                try:
-                    with deferred(say):
-                        say(destroy_run(run))
-                except TestkitError as second:
-                    error.add_note(str(second))
-            raise
+    try:
+        yield leave
+    except KeyboardInterrupt as error:
+        # It may have come when all was done, and nobody destroyed it any more.
+        for run in (run for run in left if run in Run.every()):
+            try:
+                with deferred(say):
+                    say(destroy_run(run))
+            except TestkitError as second:
+                error.add_note(str(second))
+        raise
 
 
 def _how_to_use(run: Run) -> str:

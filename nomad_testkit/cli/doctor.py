@@ -60,7 +60,7 @@ class Finding:
         }
 
 
-@main.command()
+@main.command(short_help="Show what is needed and missing; fix it.")
 @click.option("--fix", is_flag=True, help="Install and make what is missing, or would be made at first use.")
 @click.option("--optional", "with_optional", is_flag=True, help="With --fix: install what is optional, too.")
 @settings_options("target", "region", *AGENTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import click
 
 from nomad_testkit.errors import TestkitError, UsageError
 from nomad_testkit.example_variables import near_miss
+from nomad_testkit.interrupts import termination_raises
 
 if TYPE_CHECKING:
     from nomad_testkit.progress import LiveProgress
@@ -30,6 +32,11 @@ class _WrongUsage(click.ClickException):
     exit_code = WRONG_USAGE
 
 
+def _with_own_options(text: str) -> str:
+    """Name settings of the target as these commands do: what is --nomad-aws-account for pytest is --aws-account here."""
+    return re.sub(r"--nomad-(?=(?:aws-|ami\b|region\b|target\b))", "--", text)
+
+
 class Group(click.Group):
     """Shows errors that are raised on purpose as one message, and suggests the nearest command for an unknown one."""
 
@@ -37,10 +44,11 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with termination_raises():
+                return super().invoke(ctx)
         except TestkitError as error:
             kind = _WrongUsage if isinstance(error, UsageError) else click.ClickException
-            raise kind("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+            raise kind(_with_own_options("\n".join([str(error), *getattr(error, "__notes__", ())]))) from error
         except KeyboardInterrupt as error:
             say("\n".join(["interrupted", *getattr(error, "__notes__", ())]))
             raise click.exceptions.Exit(INTERRUPTED) from error

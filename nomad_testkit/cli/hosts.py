@@ -40,7 +40,9 @@ _CONSOLE_PATIENCE = 10.0
 """Seconds between looks at whether the host still runs."""
 
 
-@main.command(context_settings={"allow_interspersed_args": False})
+@main.command(
+    context_settings={"allow_interspersed_args": False}, short_help="Log in to a host, or run a command there."
+)
 @name_option
 @click.argument("host", shell_complete=complete_hosts)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -66,7 +68,7 @@ def ssh_arguments(host: Host, cluster: Cluster) -> list[str]:
     return ["ssh", *OPTIONS, "-i", str(cluster.key_path), *port, f"{cluster.ssh_user}@{host.address}"]
 
 
-@main.command()
+@main.command(short_help="Show what a host has logged.")
 @click.argument("host", shell_complete=complete_hosts)
 @click.argument("log", type=click.Choice(["agents", "consul", "nomad", "user-data", "console"]), default="agents")
 @name_option

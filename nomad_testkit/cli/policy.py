@@ -9,7 +9,7 @@ import click
 from nomad_testkit.cli.group import main
 
 
-@main.command("iam-policy")
+@main.command("iam-policy", short_help="Print the least IAM policy for runs.")
 @click.option("--packer", is_flag=True, help="What Packer needs for the AMI of a run, besides.")
 def iam_policy(packer: bool) -> None:
     """Print the least IAM policy with which runs can deploy to an account and destroy all of it again."""

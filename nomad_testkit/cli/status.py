@@ -24,7 +24,7 @@ _MEANINGS = {
 }
 
 
-@main.command()
+@main.command(short_help="Show what is up: hosts, states, leaders.")
 @click.argument("name", required=False, shell_complete=complete_runs)
 @json_option
 @click.pass_context

@@ -14,7 +14,7 @@ from nomad_testkit.errors import Ec2Error, TestkitError
 from nomad_testkit.runs import Run
 
 
-@main.command()
+@main.command(short_help="Destroy what is up.")
 @click.argument("name", required=False, shell_complete=complete_runs)
 def down(name: str | None) -> None:
     """Destroy the run NAME, a name or an id, and all that belongs to it; without NAME the only one.
@@ -38,7 +38,7 @@ class _Age(click.ParamType):  # type: ignore[type-arg]
         return timedelta(**{self._UNITS[unit]: int(number)})
 
 
-@main.command()
+@main.command(short_help="Destroy all that was left up or behind.")
 @click.option(
     "--older-than",
     type=_Age(),

@@ -74,7 +74,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return [CompletionItem(name) for name in CHECKS if name.startswith(incomplete)]
 
 
-@main.command()
+@main.command(short_help="Check the cluster: what is wanted and seen.")
 @click.argument("checks", metavar="[CHECK]...", nargs=-1, shell_complete=_complete)
 @name_option
 @click.option(

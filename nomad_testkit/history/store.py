@@ -59,10 +59,14 @@ class RunFigures:
 
 
 def runs_of(report: RunReport) -> list[RunFigures]:
-    """Give the figures of each cluster of a report that a fixture has deployed; not of one that was interrupted."""
+    """Give the figures of each cluster of a report that a fixture has deployed.
+
+    Not of one that was interrupted, nor of one that was up before.
+    """
     found = []
     for cluster in report.clusters:
-        if not cluster.in_setup or cluster.outcome == "deploying":
+        attached = cluster.outcome == "kept" and cluster.ready_seconds is None
+        if attached or not cluster.in_setup or cluster.outcome == "deploying":
             continue
         tests = report.tests_of(cluster.run_id)
         groups = [str(host["group"]) for host in (cluster.timeline or (cluster.states[:1] or [{}])[0].get("hosts", ()))]

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,20 @@ def test_logs_are_followed_until_they_are_interrupted_and_nothing_stays_on_the_h
     wait_until("the end of tail on the host", probe, deadline=Deadline.after(SECONDS))
 
 
+def test_a_console_is_followed_too(shell: Shell) -> None:
+    process = shell.spawn("logs", "servers-0", "console", "--follow", "--lines", "1")
+    assert process.stdout is not None
+    assert process.stdout.readline() != ""
+    assert shell.run("ssh", "servers-0", "echo a new line | sudo tee /dev/console")[0] == 0
+    timer = threading.Timer(SECONDS, process.kill)
+    timer.start()
+    assert "a new line" in map(str.rstrip, process.stdout)
+    timer.cancel()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize("interpreter", ["sh", "bash"])
 def test_env_lets_the_agents_own_programs_and_aws_talk_to_it(shell: Shell, interpreter: str) -> None:
     agents = {agent.name: str(agent.path) for agent in agents_of(Settings(), progress=print)}
@@ -289,7 +304,7 @@ def test_of_another_topology(nomad_cluster):
 def test_tests_attach_to_it_and_leave_it_up(shell: Shell) -> None:
     project = shell.project
     project.write(ATTACHED)
-    run = project.start("--nomad-attach", "dev", "-n", "2", "-m", "not separate")
+    run = project.start("--nomad-attach", "dev", "-n", "2", "-m", "not separate", "--nomad-report", "report.html")
     run_id = project.await_sign(run, "attached")
     assert run_id == shell.up.deployed[0]
     refused = shell.call("down", "dev")
@@ -301,6 +316,9 @@ def test_tests_attach_to_it_and_leave_it_up(shell: Shell) -> None:
     assert "5 passed" in run.text
     assert "destroyed" not in run.text
     assert shell.json("status")["runs"][0]["state"] == "up"
+    page = (project.folder / "report.html").read_text()
+    for words in ("was up before", "left up", shell.hosts()["servers-0"]["instance_id"]):
+        assert words in page
 
 
 @pytest.mark.parametrize(

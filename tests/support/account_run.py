@@ -27,6 +27,7 @@ def _client(service: str) -> Any:
 class AccountTarget:
     """Attached to as a target is."""
 
+    name = "embedded"
     region = "us-east-1"
     gone = False
 

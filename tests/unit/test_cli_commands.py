@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -16,7 +17,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from moto import mock_aws
 
-from nomad_testkit import targets
+from nomad_testkit import setup, targets
 from nomad_testkit.cli import deployment, doctor, hosts, images, jobs, main, status
 from nomad_testkit.cli.group import main as group
 from nomad_testkit.cli.verification import CHECKS
@@ -74,16 +75,13 @@ def test_an_unknown_command_suggests_the_nearest() -> None:
 
 def test_exit_codes_are_told_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     text = call("--help").stdout
-    for code in ("0    it is done", "1    something failed", "2    wrong usage", "130  interrupted"):
-        assert f"  {code}" in text
+    for line in ("0    it is done", "1    something failed", "2    wrong usage", "130  interrupted"):
+        assert f"  {line}" in text
 
-    for raised, code in ((UsageError("x"), 2), (DeployError("x"), 1), (KeyboardInterrupt(), 130)):
-
-        def fail(raised: BaseException = raised) -> None:
-            raised.add_note("and a note")
-            raise raised
-
-        monkeypatch.setattr(Run, "every", fail)
+    errors: list[tuple[BaseException, int]] = [(UsageError("x"), 2), (DeployError("x"), 1), (KeyboardInterrupt(), 130)]
+    for raised, code in errors:
+        raised.add_note("and a note")
+        monkeypatch.setattr(Run, "every", Mock(side_effect=raised))
         result = call("status")
         assert result.exit_code == code
         assert "and a note" in result.stderr
@@ -396,7 +394,7 @@ def test_doctor_tells_what_is_missing_with_its_fix_and_fixes_it(monkeypatch: pyt
             {"what": "packer", "state": "missing", "where": None, "fix": None, "optional": True},
         ],
     }
-    monkeypatch.setattr(doctor.setup, "install", lambda packages, run, say: there.update(packages))
+    monkeypatch.setattr(setup, "install", lambda packages, run, say: there.update(packages))
     result = call("doctor", "--fix")
     assert (result.exit_code, there, made) == (0, {"nftables"}, ["image"])
     assert "everything needed is there" in result.stdout
@@ -405,7 +403,7 @@ def test_doctor_tells_what_is_missing_with_its_fix_and_fixes_it(monkeypatch: pyt
 
 
 def test_doctor_looks_at_the_programs_and_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.setup, "find_program", lambda name: None if name == "nft" else f"/bin/{name}")
+    monkeypatch.setattr(setup, "find_program", lambda name: None if name == "nft" else f"/bin/{name}")
     monkeypatch.setattr("nomad_testkit.agents.preflight", lambda *_, **__: [Missing("nomad", "name a binary")])
     found = {one.what: one for one in doctor.findings(Settings())}
     assert (found["nft"].state, found["nft"].fix) == ("missing", "apt-get install nftables")
@@ -433,11 +431,15 @@ def test_a_shell_completes_commands_runs_hosts_checks_and_examples() -> None:
     assert completed("logs", "servers-0", "us") == ["user-data"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_what_a_shell_evaluates(shell: str) -> None:
     result = call("completion", shell)
     assert result.exit_code == 0
     assert "_NOMAD_TESTKIT_COMPLETE" in result.stdout
+    if shell == "bash":
+        script = f"{result.stdout}\ncomplete -p nomad-testkit"
+        said = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True).stdout
+        assert said.endswith(" nomad-testkit\n")
 
 
 def test_every_command_has_help() -> None:
