@@ -244,10 +244,12 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
     assert third_party == ""
     modules = (
         "errors",
+        "events",
         "evidence_hooks",
         "fixtures",
         "plugin",
         "pytest_session",
+        "report_hooks",
         "settings",
         "topologies",
         "xdist_hooks",
