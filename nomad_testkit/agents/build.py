@@ -57,7 +57,7 @@ def lacking(name: AgentName, version: str) -> list[Missing]:
     if version not in pinned:
         return [
             Missing(
-                f"a go.mod to build {name} {version} from (only {' and '.join(pinned)} has one)",
+                f"a go.mod to build {name} {version} from (there is one for {' and '.join(pinned)})",
                 f"use version {' or '.join(pinned)}, or name a binary of version {version}",
             )
         ]

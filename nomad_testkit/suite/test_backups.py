@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.operations,
     pytest.mark.nomad_topology("colocated"),
     pytest.mark.usefixtures("nomad_topology"),
-    pytest.mark.xdist_group("backups"),
+    pytest.mark.xdist_group("small clusters"),
 ]
 
 HEALS = 240.0

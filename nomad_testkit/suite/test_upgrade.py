@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.operations,
     pytest.mark.nomad_topology("colocated"),
     pytest.mark.usefixtures("nomad_topology"),
-    pytest.mark.xdist_group("upgrade"),
+    pytest.mark.xdist_group("small clusters"),
 ]
 
 OLD = "1.13.9"
