@@ -58,7 +58,7 @@ class HostLine:
 
 @dataclass(frozen=True)
 class HostLabel:
-    """How a host is called: by its group and a number; the id is on the page too."""
+    """How a host is called: by its group and its place in it; the id is on the page too."""
 
     instance_id: str
     name: str
@@ -90,20 +90,20 @@ def ticks(total: float) -> tuple[Tick, ...]:
 
 
 def labels(cluster: ClusterRecord) -> dict[str, HostLabel]:
-    """Name every host that was ever seen of a cluster: ``servers 1``, ``servers 2``... in the order they were seen."""
+    """Name every host that was ever seen of a cluster as the command line does: ``servers-0``, ``servers-1``..."""
     found: dict[str, HostLabel] = {}
     counts: dict[str, int] = {}
     for hosts in (cluster.timeline, *(state.get("hosts", ()) for state in cluster.states)):
-        for host in sorted(hosts, key=_servers_first):
+        for host in sorted(hosts, key=lambda one: (one["group"], one["instance_id"])):
             if host["instance_id"] not in found:
-                counts[host["group"]] = counts.get(host["group"], 0) + 1
-                name = f"{host['group']} {counts[host['group']]}"
-                found[host["instance_id"]] = HostLabel(host["instance_id"], name)
+                number = counts.get(host["group"], 0)
+                counts[host["group"]] = number + 1
+                found[host["instance_id"]] = HostLabel(host["instance_id"], f"{host['group']}-{number}")
     return found
 
 
-def _servers_first(host: Mapping[str, Any]) -> tuple[bool, str, str, str]:
-    return "server" not in host["group"], host["group"], host["zone"], host["instance_id"]
+def _servers_first(host: Mapping[str, Any]) -> tuple[bool, str, str]:
+    return "server" not in host["group"], host["group"], host["instance_id"]
 
 
 def titles(clusters: Sequence[ClusterRecord]) -> dict[str, str]:

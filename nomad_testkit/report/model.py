@@ -142,6 +142,16 @@ class RunReport:
         """Count the tests with some outcomes."""
         return sum(test.outcome in outcomes for test in self.tests)
 
+    @property
+    def checks(self) -> int:
+        """How many checks were made."""
+        return sum(len(test.checks) for test in self.tests)
+
+    @property
+    def checks_as_wanted(self) -> int:
+        """How many held, or did not where the test wanted just that: it passed all the same."""
+        return sum(check.held or not test.bad for test in self.tests for check in test.checks)
+
     def tests_of(self, run_id: str) -> tuple[TestRecord, ...]:
         """List the tests that used a cluster."""
         return tuple(test for test in self.tests if test.run_id == run_id)
@@ -151,7 +161,8 @@ def healed(faults: Iterable[FaultEvent], checks: Iterable[CheckEvent]) -> tuple[
     """Tell of each fault of a test what held again, and after how long.
 
     A check that began while the fault was there counts from when that had begun; one that began when it had been undone
-    counts from then, unless another fault came first. What was watched all along, such as a workload, heals nothing.
+    counts from then, unless another fault came first. What was watched all along, such as a workload, heals nothing,
+    and a check of one agent says nothing of a fault of the other. What healed first comes first.
     """
     found = sorted(faults, key=lambda fault: fault.began)
     held = [check for check in checks if check.held]
@@ -161,12 +172,15 @@ def healed(faults: Iterable[FaultEvent], checks: Iterable[CheckEvent]) -> tuple[
         following = min((one.began for one in found if one.began >= undone), default=float("inf"))
         healings = []
         for check in held:
+            if not _about(fault, check):
+                continue
             if fault.began <= check.began < fault.ended:
                 seconds = check.began + check.seconds - fault.began
                 healings.append(Healing(check.name, check.wanted, seconds, "begun"))
             elif undone <= check.began < following:
                 seconds = check.began + check.seconds - undone
                 healings.append(Healing(check.name, check.wanted, seconds, "undone"))
+        healings.sort(key=lambda one: one.seconds + (0.0 if one.since == "begun" else undone - fault.began))
         lasted = fault.ended - fault.began
         records.append(
             FaultRecord(
@@ -174,6 +188,11 @@ def healed(faults: Iterable[FaultEvent], checks: Iterable[CheckEvent]) -> tuple[
             )
         )
     return tuple(records)
+
+
+def _about(fault: FaultEvent, check: CheckEvent) -> bool:
+    agents, checked = ({agent for agent in ("consul", "nomad") if agent in text} for text in (fault.what, check.name))
+    return not agents or not checked or bool(agents & checked)
 
 
 def healing_times(faults: Iterable[FaultRecord]) -> dict[str, float]:

@@ -103,7 +103,6 @@ def render(report: RunReport, folder: Path) -> str:
         leader_words=leader_words,
         host_rows=host_rows,
         by_file=by_file(report.tests),
-        checks=[check for test in report.tests for check in test.checks],
         faults=[(test, fault) for test in report.tests for fault in test.faults],
     )
 

@@ -200,8 +200,8 @@ def test_what_a_screen_reader_is_told(opened: OpenPage) -> None:
         told = zone.evaluate(
             "one => document.getElementById(one.getAttribute('aria-labelledby').split(' ')[1]).textContent"
         )
-        assert f"servers 1 ({instance(1)}, Consul and Nomad server), Consul leader, Nomad leader" in told
-        line = page.get_by_role("img", name=re.compile(r"^servers 1: pending 0\.3 s, booting 4\.6 s")).first
+        assert f"servers-0 ({instance(1)}, Consul and Nomad server), Consul leader, Nomad leader" in told
+        line = page.get_by_role("img", name=re.compile(r"^servers-0: pending 0\.3 s, booting 4\.6 s")).first
         assert line.is_visible()
         checks = page.get_by_role("table", name="What was checked, and what was seen").first
         assert checks.get_by_role("columnheader").all_inner_texts() == ["Check", "Wanted", "Seen", "Where", "Took"]

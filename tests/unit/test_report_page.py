@@ -116,7 +116,7 @@ def test_a_green_run_at_a_glance(tmp_path: Path) -> None:
     tiles = [words(tile) for tile in page.select(".tiles li")]
     assert tiles == [
         "3 of 4 tests passed, 1 skipped",
-        "7 of 7 checks held",
+        "7 of 7 checks as wanted",
         "1 cluster of 9 hosts",
         "15.4 s until it was ready",
         "1 fault made and undone",
@@ -132,12 +132,12 @@ def test_a_green_run_at_a_glance(tmp_path: Path) -> None:
         "clients ready after 15.4 s (+4.3 s)",
     ]
     lines = [words(row) for row in page.select("table.lines th[scope=row]")]
-    assert lines[:4] == ["servers 1 us-east-1a", "servers 2 us-east-1b", "servers 3 us-east-1c", "clients 1 us-east-1a"]
+    assert lines[:4] == ["servers-0 us-east-1a", "servers-1 us-east-1b", "servers-2 us-east-1c", "clients-0 us-east-1a"]
     zones = [str(zone["aria-labelledby"]) for zone in page.select(".zone svg")]
     assert len(zones) == 3
     described = words(page.select(".zone svg desc")[0])
     assert (
-        f"servers 1 ({instance(1)}, Consul and Nomad server), Consul leader, Nomad leader: 0 allocations." in described
+        f"servers-0 ({instance(1)}, Consul and Nomad server), Consul leader, Nomad leader: 0 allocations." in described
     )
     assert len(page.select(".zone rect.alloc")) == 14
     (row,) = page.select("details.test tbody tr:has(th.check:-soup-contains('NodesReady'))")
@@ -148,7 +148,7 @@ def test_a_green_run_at_a_glance(tmp_path: Path) -> None:
         "2.6 s 9 tries",
     ]
     (leader,) = page.select("details.test tbody tr:has(th.check:-soup-contains('Leader')):has(a)")[:1]
-    assert words(leader.find_all("td")[2]) == "servers 1"
+    assert words(leader.find_all("td")[2]) == "servers-0"
     healing = [words(one) for one in page.select("article ol li")]
     assert healing[0].startswith("6.0 s after it had begun: a consul leader instead of")
     assert healing[1].startswith("3.2 s after it had been undone: 3 Raft peers")
@@ -178,6 +178,15 @@ def test_a_red_run_says_what_where_and_links_the_evidence(tmp_path: Path) -> Non
     beside = parsed(red(tmp_path / "again"), tmp_path / "again" / "nt-20260921-00000a" / "test_it")
     assert "./javascript%3Aalert%281%29" in [link["href"] for link in beside.find_all("a")]
     assert "Could not be undone: thaw:" in words(page)
+
+
+def test_a_check_that_a_test_wants_to_fail_is_not_red(tmp_path: Path) -> None:
+    wanted = check("nt-1", "AllocationsRunning", "1 running", "0 running", held=False)
+    page = parsed(collector(phases("a::b", [wanted])).report(outcome="passed"), tmp_path)
+    assert [words(tile) for tile in page.select(".tiles li")][1] == "1 of 1 checks as wanted"
+    (name,) = page.select("th.check")
+    assert words(name) == "AllocationsRunning failed, as wanted"
+    assert "no" not in name["class"]
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -250,6 +259,10 @@ def test_what_healed_a_fault() -> None:
         held("second", 30, 5),
         held("later", 50, 2),
     ]
+    (nomad,) = healed(
+        [FaultEvent("nt-1", "kill nomad on i-1", 10, 20, 2)], [held("Leader consul", 11, 4), held("x", 12, 1)]
+    )
+    assert [healing.check for healing in nomad.healed] == ["x"]
     one, two = healed([second, first], checks)
     assert [(healing.check, healing.seconds, healing.since) for healing in one.healed] == [
         ("during", 5.0, "begun"),
@@ -295,7 +308,7 @@ def test_a_topology_without_answers_says_so() -> None:
         "Consul: failed",
         "Nomad: down",
     }
-    assert "nobody leads Consul, as servers 1 did at first" in words(parsed(report, Path("/")))
+    assert "nobody leads Consul, as servers-0 did at first" in words(parsed(report, Path("/")))
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
