@@ -116,7 +116,7 @@ def _state(cluster: Cluster, answers: Mapping[str, Any], problems: Sequence[str]
             address=host.address,
             roles=tuple(name for role, name in _ROLES.items() if host.instance.group in getattr(cluster.roles, role)),
             leads=tuple(agent for agent, address in leaders.items() if address == host.private_ip),
-            consul=_SERF.get(members.get(host.instance_id, {}).get("Status", 0), ""),
+            consul=_SERF.get(members.get(host.instance_id, {}).get("Status", -1), ""),
             nomad=str(
                 nodes.get(host.instance_id, {}).get("Status") or servers.get(host.instance_id, {}).get("Status") or ""
             ),
