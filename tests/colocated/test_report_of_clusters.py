@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_runs import Project, project_in
+from pytest_runs import SECONDS, Project, project_in
 
 COLOCATED = """
 import pytest
@@ -59,7 +59,7 @@ def test_one_page_for_all_clusters_and_workers(project: Project) -> None:
     project.write(COLOCATED, "test_colocated.py")
     project.write(ENCRYPTED, "test_encrypted.py")
     arguments = ("-n2", "--nomad-report", "out/report.html", "--junitxml", "junit.xml", "--nomad-artifacts", "evidence")
-    status, said = project.run(*arguments)
+    status, said = project.run(*arguments, within=2 * SECONDS)  # two clusters
     assert status == 1, said
     assert "2 failed, 3 passed" in said
     assert (project.remembered, project.shared) == ([], [])

@@ -99,9 +99,9 @@ class PytestRun:
         """Wait until it has printed something."""
         self.await_value(pattern, lambda: re.search(pattern, self.text))
 
-    def await_end(self) -> int:
+    def await_end(self, within: float = SECONDS) -> int:
         """Wait until it ends, and give its exit status: negative for a signal's."""
-        return self.process.wait(SECONDS)
+        return self.process.wait(within)
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
         """Send a signal to every process of its group, as a terminal does on Ctrl-C."""
@@ -144,10 +144,10 @@ class Project:
         self._runs.append(run)
         return run
 
-    def run(self, *arguments: str) -> tuple[int, str]:
+    def run(self, *arguments: str, within: float = SECONDS) -> tuple[int, str]:
         """Run pytest to its end; gives its exit status and what it printed."""
         run = self.start(*arguments)
-        return run.await_end(), run.text
+        return run.await_end(within), run.text
 
     def sign(self, name: str) -> None:
         """Give a sign to the tests inside."""
