@@ -18,7 +18,7 @@ from nomad_testkit import plugin
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.examples import Roles
 from nomad_testkit.model import Instance
-from nomad_testkit.run_secrets import RunSecrets, Secret, archive, gossip_key
+from nomad_testkit.run_secrets import RunSecrets, Secret, archive, gossip_key, hide_all
 from nomad_testkit.security import Security
 from nomad_testkit.shell_environment import ShellEnvironment
 
@@ -213,6 +213,9 @@ def test_they_are_hidden_in_a_text(secrets: RunSecrets) -> None:
     assert secrets.hide(hosts_key) == "-----BEGIN PRIVATE KEY-----(hidden)-----END PRIVATE KEY-----\n"
     assert secrets.hide(text) == f"token=(hidden) (hidden)\n(hidden)\nelse {secrets['ca.pem']}"
     assert secrets.hide("nothing of it") == "nothing of it"
+    token = secrets["nomad-management.token"]
+    assert secrets.hide(f"assert '{token[:11]}...{token[-12:]}' == 'x'") == "assert '(hidden)' == 'x'"  # as pytest does
+    assert hide_all(f"{token} of any run") == "(hidden) of any run"
 
 
 def test_the_shells_environment_names_files(secrets: RunSecrets) -> None:
