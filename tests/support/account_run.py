@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
+from click.testing import CliRunner, Result
+from moto import mock_aws
 
+from nomad_testkit import targets
+from nomad_testkit.cli import main
 from nomad_testkit.errors import Ec2Error
 from nomad_testkit.examples import Example
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
@@ -50,6 +58,32 @@ class AccountTarget:
 
     def describe(self) -> Mapping[str, Any]:
         return HERE
+
+
+@contextmanager
+def account_of_its_own(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[AccountTarget]:
+    """Put moto's account in the place of every target, and a folder in that of this machine's runs and cache."""
+    for name in [name for name in os.environ if name.startswith(("NOMAD_", "CONSUL_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(folder))
+    monkeypatch.setenv("NOMAD_TESTKIT_CACHE", str(folder / "cache"))
+    made = AccountTarget()
+    monkeypatch.setattr(targets, "attach_target", made.attach)
+    with mock_aws():
+        yield made
+
+
+def call(*arguments: str) -> Result:
+    """Call the command line."""
+    return CliRunner().invoke(main, arguments)
+
+
+def told(*arguments: str) -> Any:
+    """Call a command that is to succeed, and give what it tells scripts."""
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 def launch(run: Run, group: str) -> dict[str, Any]:

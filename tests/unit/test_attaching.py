@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from account_run import EXAMPLE, AccountTarget, launch, left_up
-from moto import mock_aws
+from account_run import EXAMPLE, AccountTarget, account_of_its_own, launch, left_up
 
-from nomad_testkit import targets
 from nomad_testkit.attaching import (
     attached_cluster,
     attached_example,
@@ -27,11 +25,7 @@ DEV = Settings.load(options={"nomad_attach": "dev"})
 
 @pytest.fixture(autouse=True)
 def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AccountTarget]:
-    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path))
-    made = AccountTarget()
-    monkeypatch.setattr(targets, "attach_target", made.attach)
-    with mock_aws():
+    with account_of_its_own(monkeypatch, tmp_path) as made:
         yield made
 
 
