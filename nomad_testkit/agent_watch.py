@@ -1,7 +1,8 @@
 """Watching which hosts have joined Consul and are ready in Nomad, as one server of each sees them.
 
-One daemon thread, which asks one server two or three small questions each half second: a boot must not get slower by
-being looked at. It only informs; whether the cluster is ready is for the checks to say, which ask every server.
+One daemon thread, which asks one server two or three small questions a second, and none whose answer is known: a boot
+must not get slower by being looked at. It only informs; whether the cluster is ready is for the checks to say, which
+ask every server.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from nomad_testkit.examples import Roles
     from nomad_testkit.host import Host
 
-INTERVAL = 0.5
+INTERVAL = 1.0
+"""Seconds between looks, and so how exactly the timeline knows these phases."""
 _ALIVE = 1
 """The status of a living member in Consul's answer to GET /v1/agent/members (serf.MemberStatus)."""
 
@@ -56,7 +58,7 @@ class AgentWatch:
                 with self._lock:
                     servers = [host for host in self._hosts if host.instance.group in groups]
                 # Each time another one, until one answers: the first may be the one that never comes up.
-                server = servers[tries % len(servers)] if servers else None
+                server = servers[tries % len(servers)] if servers and self._boot.lacks(phase) else None
                 try:
                     if server is not None:
                         self._boot.enter_by_address(list(ask(server)), phase)

@@ -111,6 +111,15 @@ class Boot:
             if address in known:
                 self.enter(known[address], phase)
 
+    def lacks(self, phase: str) -> bool:
+        """Whether a host is still to come to a phase, or an instance to be launched."""
+        with self._lock:
+            due = [
+                one for one in self._instances.values() if PHASES.index(self._last_phase(one)) >= PHASES.index(phase)
+            ]
+            missing = len(self._instances) < sum(self._expected.values())
+            return missing or any(phase not in self._entered[one.instance_id] for one in due)
+
     def all_ready(self) -> None:
         """Say that every host has come to its last phase."""
         now = self.elapsed()
