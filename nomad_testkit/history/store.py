@@ -70,6 +70,7 @@ def runs_of(report: RunReport) -> list[RunFigures]:
             continue
         tests = report.tests_of(cluster.run_id)
         groups = [str(host["group"]) for host in (cluster.timeline or (cluster.states[:1] or [{}])[0].get("hosts", ()))]
+        never = cluster.outcome == "failed" or cluster.ready_seconds is None
         failed = any(test.bad for test in tests)
         found.append(
             RunFigures(
@@ -82,7 +83,7 @@ def runs_of(report: RunReport) -> list[RunFigures]:
                 images=", ".join(cluster.images),
                 consul=", ".join(cluster.versions.get("consul", ())),
                 nomad=", ".join(cluster.versions.get("nomad", ())),
-                outcome="not ready" if cluster.outcome == "failed" else "failed" if failed else "passed",
+                outcome="not ready" if never else "failed" if failed else "passed",
                 phases=dict(cluster.timings),
                 healing=healing_times(fault for test in tests for fault in test.faults),
             )

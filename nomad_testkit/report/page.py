@@ -100,6 +100,7 @@ def render(report: RunReport, folder: Path) -> str:
         versions={agent: _versions(report, agent) for agent in ("consul", "nomad")},
         phases=PHASES,
         phase_words=phase_words,
+        took=took,
         leader_words=leader_words,
         host_rows=host_rows,
         by_file=by_file(report.tests),
@@ -152,6 +153,16 @@ def by_file(tests: tuple[TestRecord, ...]) -> dict[str, list[TestRecord]]:
 def phase_words(segments: Sequence[drawing.Segment]) -> str:
     """Say what a line of time shows."""
     return ", ".join(f"{one.name} {lasting(one.seconds)}" for one in segments) or "nothing is known"
+
+
+def took(test: TestRecord) -> str:
+    """Say how long each phase of a test took; what took no time is left out.
+
+    >>> took(TestRecord("a", "passed", setup_seconds=2, call_seconds=0.5))
+    '2.0 s set-up, 0.5 s test'
+    """
+    parts = ((test.setup_seconds, "set-up"), (test.call_seconds, "test"), (test.teardown_seconds, "teardown"))
+    return ", ".join(f"{lasting(seconds)} {name}" for seconds, name in parts if seconds >= 0.01) or "no time"
 
 
 def leader_words(cluster: ClusterRecord) -> str:

@@ -327,3 +327,9 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(SettingsError, match=r"nothing can be written into /proc/none: .*; right is a file in a folder"):
         prepare(Path("/proc/none/report.html"))
+
+
+def test_a_cluster_of_which_only_the_end_is_known_was_never_deployed(tmp_path: Path) -> None:
+    ended: list[Event] = [ClusterEvent("nt-1", "destroyed", {"seconds": 1.0}, BEGAN)]
+    page = parsed(collector(phases("a::b", ended)).report(outcome="failed"), tmp_path)
+    assert [words(pill) for pill in page.select(".pill")] == ["was never deployed", "destroyed in 1.0 s"]
