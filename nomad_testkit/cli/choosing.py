@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
+from nomad_testkit.errors import DeployError, Ec2Error, TestkitError, UsageError
 from nomad_testkit.example_variables import near_miss
 from nomad_testkit.runs import Run
 
@@ -69,21 +69,25 @@ def the_only(runs: Sequence[Run]) -> Run:
 
 @contextmanager
 def opened_target(run: Run) -> Iterator[Target]:
-    """Use the target of a run. Raises Ec2Error where it is gone."""
+    """Use the target of a run. Raises Ec2Error where it is gone, and DeployError where it refuses to tell."""
+    from nomad_testkit.refusals import REFUSALS, told
     from nomad_testkit.targets import attach_target
 
-    told = run.description()
-    if "target" not in told:
+    description = run.description()
+    if "target" not in description:
         raise TestkitError(f"{run} has created nothing yet")
     with ExitStack() as stack:
         try:
-            target = stack.enter_context(attach_target(told["target"]))
+            target = stack.enter_context(attach_target(description["target"]))
         except Ec2Error as error:
             raise Ec2Error(
                 f"{run} is gone with its embedded EC2, and nobody destroyed it: {error}. "
                 f"`nomad-testkit down {run.name or run.run_id}` forgets it"
             ) from error
-        yield target
+        try:
+            yield target
+        except REFUSALS as error:
+            raise DeployError(f"{run}: the EC2 API does not answer what it is asked: {told(error)}") from error
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,21 @@ def test_ssh_passes_on_output_and_status_by_any_name_of_a_host(shell: Shell) -> 
     for name in (server["instance_id"], server["private_ip"], server["address"]):
         # As with ssh, the host's shell has the words.
         assert shell.run("ssh", "--name", "dev", name, "echo", "-n", "'a  b'")[:2] == (0, "a  b")
+
+
+def test_ssh_without_a_command_is_a_shell_on_a_terminal(shell: Shell) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "nomad_testkit", "ssh", "servers-0"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    os.write(ours, b"tty; exit 5\n")
+    shown = b""
+    with suppress(OSError):  # at the end
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait(SECONDS) == 5, shown
+    assert b"/dev/pts/" in shown
 
 
 def test_an_unknown_host_and_run_suggest_the_nearest(shell: Shell) -> None:

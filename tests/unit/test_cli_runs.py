@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from account_run import AccountTarget, account_of_its_own, call, launch, left_up, told
+from faulty_api import REFUSED, faults, refusal
 
 from nomad_testkit.cli import hosts, status
 from nomad_testkit.cluster import Cluster
@@ -99,6 +100,19 @@ def test_a_cloud_that_is_gone_is_told_so(account: AccountTarget) -> None:
     assert result.exit_code == 1
     assert "is gone with its embedded EC2" in result.stderr
     assert "`nomad-testkit down dev` forgets it" in result.stderr
+
+
+def test_an_api_that_refuses_is_told_in_its_words(account: AccountTarget) -> None:
+    run = left_up("dev")
+    with faults(account.client, ["ec2"], lambda operation, _: refusal(*REFUSED, operation)):
+        result = call("status")
+        assert (result.exit_code, "dev (nt-" in result.stdout) == (0, True), result.output
+        assert "the EC2 API does not answer what it is asked: " in result.stdout
+        assert "not you" in result.stdout
+        result = call("ssh", "servers-0", "true")
+    assert result.exit_code == 1
+    assert f"{run}: the EC2 API does not answer" in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_a_run_in_use_is_shown_and_not_destroyed() -> None:
