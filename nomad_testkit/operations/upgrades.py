@@ -13,7 +13,7 @@ from packaging.version import Version
 from nomad_testkit.agents import Agent, identify
 from nomad_testkit.agents.binary import elf_architecture
 from nomad_testkit.checks import AutopilotHealthy, Check, Leader, NodesReady, RaftPeers, RunsVersion
-from nomad_testkit.checks.base import ask_every
+from nomad_testkit.checks.base import Unanswered, ask_every
 from nomad_testkit.checks.healing import leader_of
 from nomad_testkit.checks.raft import servers_of
 from nomad_testkit.cluster import Cluster
@@ -46,7 +46,10 @@ def upgrade(cluster: Cluster, binary: Agent | Path, *, between: Callable[[Host],
     servers = list(servers_of(cluster, agent.name))
     everyone = cluster.hosts if agent.name == "consul" else (*cluster.nomad_servers, *cluster.nomad_clients)
     clients = [host for host in everyone if host not in servers]
-    old = _refuse_a_wrong_one(agent, [*servers, *clients])
+    try:
+        old = _refuse_a_wrong_one(agent, [*servers, *clients])
+    except Unanswered as error:
+        raise DeployError(f"nothing is upgraded, since not every host says which version it runs: {error}") from error
     require_whole(cluster)
     while servers:
         leader = leader_of(cluster, agent.name)

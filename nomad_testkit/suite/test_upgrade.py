@@ -58,6 +58,7 @@ def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target
     """A cluster that only these tests use."""
     settings = nomad_settings if nomad_settings.clients is not None else replace(nomad_settings, clients=CLIENTS)
     with deployed(settings, changed(nomad_example, settings), target=nomad_target, progress=log.info) as cluster:
+        cluster.require(RunsVersion("consul", OLD), within=10)  # where the image is one that the user named
         yield cluster
 
 

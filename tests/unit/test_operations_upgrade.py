@@ -10,7 +10,7 @@ import pytest
 
 from nomad_testkit.agents import Agent
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import CommandFailed, DeployError, UsageError
+from nomad_testkit.errors import AgentApiError, CommandFailed, DeployError, UsageError
 from nomad_testkit.examples import Roles
 from nomad_testkit.host import Host
 from nomad_testkit.model import Instance
@@ -38,6 +38,8 @@ class AgentHost(Host):
         return self
 
     def version(self) -> str:
+        if not self.running:
+            raise AgentApiError("consul", self.address, None, "connection refused")
         return self.running
 
     def leader(self) -> str:
@@ -144,5 +146,12 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
 ) -> None:
     change(hosts)
     with pytest.raises(UsageError, match=said):
+        upgrade(cluster, NEW)
+    assert all(host.done == [] for host in hosts)
+
+
+def test_a_host_that_does_not_answer_keeps_all_from_being_upgraded(cluster: Cluster, hosts: list[AgentHost]) -> None:
+    hosts[4].running = ""
+    with pytest.raises(DeployError, match=r"nothing is upgraded.* i-5 .*connection refused"):
         upgrade(cluster, NEW)
     assert all(host.done == [] for host in hosts)

@@ -1,0 +1,69 @@
+"""A backup that cannot be used is refused before anything is sent, and its keys are shown to nobody."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nomad_testkit.errors import UsageError
+from nomad_testkit.operations import Backup, restore
+
+
+def snapshot() -> bytes:
+    files = {"meta.json": b"{}", "state.bin": b"state"}
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in {**files, "SHA256SUMS": sums.encode()}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return gzip.compress(packed.getvalue())
+
+
+BACKUP = Backup("nt-old", snapshot(), snapshot(), {"a.nks.json": b'{"Meta": "secret"}'})
+
+
+def cluster(*, acl: bool = False, run_id: str = "nt-new") -> Any:
+    """Make a cluster that has nothing else, so that whatever touches it fails."""
+    return SimpleNamespace(run_id=run_id, example=SimpleNamespace(security=SimpleNamespace(acl=acl)))
+
+
+@pytest.mark.parametrize(
+    ("backup", "said"),
+    [
+        (replace(BACKUP, consul=b"none"), "4 bytes is damaged.*of a consul client"),
+        (replace(BACKUP, nomad=snapshot()[:-9]), "is damaged.*of a nomad client"),
+        (replace(BACKUP, keys={"a.nks.json": b'{"Meta": "sec'}), "key a.nks.json of the backup of nt-old is damaged"),
+        (replace(BACKUP, keys={}), "nt-old has no key of Nomad's keystore; right is what save gave"),
+    ],
+)
+def test_what_is_damaged_is_refused(backup: Backup, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        restore(cluster(), backup)
+    assert "sec" not in str(caught.value)
+
+
+def test_tokens_of_another_cluster_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match="nt-new has ACLs, and the backup is of nt-old: it would get that one's tokens"
+    ):
+        restore(cluster(acl=True), BACKUP)
+
+
+def test_what_can_be_used_goes_on_to_the_hosts() -> None:
+    with pytest.raises(AttributeError, match="nomad_servers"):
+        restore(cluster(), BACKUP)
+    with pytest.raises(AttributeError, match="nomad_servers"):
+        restore(cluster(acl=True, run_id="nt-old"), BACKUP)
+
+
+def test_nobody_is_shown_what_is_in_it() -> None:
+    assert repr(BACKUP) == "Backup(run_id='nt-old')"
