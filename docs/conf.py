@@ -19,6 +19,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "nomad_testkit"
 html_show_sourcelink = False
+# Options and quotes of commands are to be copied as they are.
+smartquotes = False
 
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
