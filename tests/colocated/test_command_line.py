@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import requests
 from click.testing import CliRunner, Result
 from pytest_runs import Project, PytestRun, project_in
 
-from nomad_testkit.bundle import fixtures_dir
+from nomad_testkit.bundle import examples_dir, fixtures_dir
 from nomad_testkit.cli import main
 from nomad_testkit.runs import Run
 from nomad_testkit.settings import Settings
@@ -390,3 +391,20 @@ def test_down_destroys_it_and_its_cloud(shell: Shell) -> None:
     result = shell.call("ssh", "servers-0")
     assert result.exit_code == 1
     assert "no cluster is up" in result.stderr
+
+
+def test_up_that_fails_destroys_all_of_it(shell: Shell) -> None:
+    project = shell.project
+    shutil.copytree(examples_dir() / EXAMPLE, project.folder / "example")
+    project.write("#!/bin/bash\nexit 1\n", "example/user-data-client.sh")
+    # Longer than this test waits: the error must not need the deadline.
+    options = ("--servers", "1", "--clients", "1", "--timeout", "3600", "--json")
+    run = project.start_module("nomad_testkit", "up", "example", *options)
+    assert run.await_end() == 1, run.text
+    assert "in clients: the user data failed" in run.text
+    (run_id,) = run.deployed
+    assert f"evidence of {run_id} is in " in run.text
+    assert f"destroyed {run_id} in" in run.text
+    assert "Traceback" not in run.text
+    assert '"state"' not in run.text
+    assert project.remembered == []
