@@ -13,6 +13,7 @@ from nomad_testkit.deploy.by_terraform import apply_terraform
 from nomad_testkit.deploy.demand import demands
 from nomad_testkit.deploy.plan import plan
 from nomad_testkit.deploy.survey import survey
+from nomad_testkit.errors import UsageError
 from nomad_testkit.examples.terraform import TerraformExample
 from nomad_testkit.readiness import expected_hosts
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nomad_testkit.examples import Example
     from nomad_testkit.model import Progress
     from nomad_testkit.runs import Run
+    from nomad_testkit.settings import Settings
     from nomad_testkit.targets.base import Target
     from nomad_testkit.wait import Deadline
 
@@ -49,16 +51,30 @@ def creation(
     public_key: str,
     target: Target,
     tags: Mapping[str, str],
-    terraform: Path | None,
+    settings: Settings,
     progress: Progress,
 ) -> Creation:
-    """Look at what an example asks for, and give what creates it; `terraform` is the program for a folder of ``*.tf``.
+    """Look at what an example asks for, and give what creates it.
 
-    Raises ExampleError for what the target does not have, and what `Target.admit` raises.
+    Raises ExampleError for what the target does not have, UsageError for a budget that cannot be held, and what
+    `Target.admit` raises.
     """
     if isinstance(example, TerraformExample):
+        if target.name == "aws" and settings.aws_budget is not None:
+            raise UsageError(
+                f"{settings.source('aws_budget')}: found a budget of {settings.aws_budget:.2f} USD, but what "
+                f"{example.folder} makes, and so what it costs, only Terraform knows; right is no budget, or an "
+                "example.toml"
+            )
         return partial(
-            _by_terraform, example, run, public_key=public_key, target=target, tags=tags, named=terraform, say=progress
+            _by_terraform,
+            example,
+            run,
+            public_key=public_key,
+            target=target,
+            tags=tags,
+            named=settings.terraform,
+            say=progress,
         )
     sites = survey(example, target)
     target.admit(demands(example, sites), progress=progress)

@@ -23,7 +23,7 @@ from nomad_testkit.events import ClusterEvent, emit
 from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.failure_report import evidence_note
 from nomad_testkit.host import Host
-from nomad_testkit.interrupts import Expired, deferred, termination_raises, time_limit
+from nomad_testkit.interrupts import deferred, termination_raises, time_limit
 from nomad_testkit.modules.steps import EXPIRES_TAG
 from nomad_testkit.progress import shown
 from nomad_testkit.readiness import Readiness
@@ -34,8 +34,6 @@ from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from nomad_testkit.examples import Example
     from nomad_testkit.model import Instance, Progress
     from nomad_testkit.settings import Settings
@@ -72,7 +70,7 @@ def deployed(
                 hosts,
                 example,
                 target=target,
-                terraform=settings.terraform,
+                settings=settings,
                 deadline=deadline,
                 progress=progress,
                 life=life,
@@ -96,12 +94,10 @@ def new_run(
         lock.acquire("a moment's look of another process at the run's lock")
         run.note({"target": dict(target.describe())})
         try:
-            with time_limit(target.time_limit, f"the time of {run.run_id} is up ({target.time_limit} s)"):
+            with time_limit(target.time_limit, f"the time of {run.run_id} is up ({target.time_limit} s)", progress):
                 yield run
         except BaseException as error:
             first = error
-            if isinstance(error, Expired):
-                progress(str(error))
             # Bad input is refused before there is anything to show.
             if isinstance(error, Exception) and (hosts or not isinstance(error, UsageError | PreflightError)):
                 folder = settings.artifacts / run.run_id
@@ -181,7 +177,7 @@ def _deploy(
     example: Example,
     *,
     target: Target,
-    terraform: Path | None,
+    settings: Settings,
     deadline: Deadline,
     progress: Progress,
     life: Life,
@@ -196,7 +192,7 @@ def _deploy(
         public_key=write_key_pair(run.key_path),
         target=target,
         tags=tags,
-        terraform=terraform,
+        settings=settings,
         progress=progress,
     )
     ssh_ports: dict[str, int] = {}
@@ -282,4 +278,6 @@ def how_to_reach(run: Run, *, region: str = "us-east-1") -> str:
             port = "" if host["ssh_port"] == 22 else f" -p {host['ssh_port']}"
             lines.append(f"{login}@{host['address']}{port}  # {host['instance_id']} in {host['group']}")
     lines.append(f"python -m nomad_testkit down {run.run_id}")
+    if expires := told.get("expires"):
+        lines.append(f"# from {expires} on, `python -m nomad_testkit sweep --expired` destroys it too, on any machine")
     return "\n".join(lines)

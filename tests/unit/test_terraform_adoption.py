@@ -12,12 +12,15 @@ from api_lab import AMI, PUBLIC_KEY, REGION, Lab, cloud_lab
 from configurations import write
 
 from nomad_testkit import Example
+from nomad_testkit.creation import creation
 from nomad_testkit.deploy.by_terraform import Applied, applied_elsewhere, apply_terraform, destroy_terraform
 from nomad_testkit.deploy.discover import instances
-from nomad_testkit.errors import DeployError, TeardownError
+from nomad_testkit.errors import DeployError, TeardownError, UsageError
 from nomad_testkit.examples.terraform import TerraformExample
 from nomad_testkit.journal import Journal
 from nomad_testkit.model import Network
+from nomad_testkit.runs import Run
+from nomad_testkit.settings import Settings
 from nomad_testkit.targets.base import default_network
 from nomad_testkit.terraform.workspace import Workspace
 from nomad_testkit.wait import Deadline
@@ -251,3 +254,16 @@ def test_a_run_that_has_applied_nothing_has_nothing_to_destroy(deployment: Deplo
     how: dict[str, Any] = {"run_id": RUN_ID, "target": deployment.place, "progress": deployment.said.append}
     assert destroy_terraform(deployment.run_folder, journal=deployment.journal, **how) == []
     assert applied_elsewhere(deployment.run_folder) == []
+
+
+def test_a_budget_that_nobody_can_hold_is_refused(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = "".join(f'output "{name}" {{\n  value = "x"\n}}\n' for name in deployment.outputs)
+    example = Example.load(write(deployment.folder, outputs=outputs))
+    monkeypatch.setattr(deployment.place, "name", "aws", raising=False)
+    settings = Settings.load(options={"nomad_aws_budget": "2.50"})
+    how: dict[str, Any] = {"target": deployment.place, "tags": {}, "public_key": "", "progress": deployment.said.append}
+    with pytest.raises(
+        UsageError, match=r"option --nomad-aws-budget: found a budget of 2\.50 USD, but what .*/mine makes"
+    ):
+        creation(example, Run(RUN_ID, deployment.run_folder), settings=settings, **how)
+    assert deployment.said == []
