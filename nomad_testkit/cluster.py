@@ -108,6 +108,7 @@ class Cluster:
         """Wait until every check holds, all at the same time; `within` is in seconds. Raises CheckFailed."""
         from nomad_testkit.checks.base import require
 
+        __tracebackhide__ = True  # pytest shows the test that failed, and not what waited for it
         require(self, *checks, within=within)
 
     def refresh(self) -> None:

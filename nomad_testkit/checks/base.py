@@ -142,6 +142,7 @@ def require(
 
     >>> require(cluster, RaftPeers(3), Registered("nomad-client", 3), within=60)  # doctest: +SKIP
     """
+    __tracebackhide__ = True  # pytest shows the test that failed, and not what waited for it
     if not checks:
         raise CheckFailed("require() was given no check, so nothing would have been verified; name at least one")
     deadline = within if isinstance(within, Deadline) else Deadline.after(within)
