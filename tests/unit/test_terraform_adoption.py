@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,7 @@ from nomad_testkit.targets.base import default_network
 from nomad_testkit.terraform.workspace import Workspace
 from nomad_testkit.wait import Deadline
 
-RUN_ID = "nt-20260314-ab12cd"
-KEY = f"nomad-testkit-{RUN_ID}"
+NUMBERS = itertools.count(100000)
 VARIABLES = """
 variable "cluster_tag_value" { default = "mine" }
 variable "ssh_key_name" {}
@@ -54,6 +55,7 @@ class Place:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
+    @cache  # noqa: B019 - to make one takes a fifth of a second, and the lab lives as long as these tests
     def client(self, service: str) -> Any:
         return self.lab.client(service)
 
@@ -64,17 +66,19 @@ class Place:
 class Deployment:
     """One deployment of a configuration; its groups are made by the test, when the program is through."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        self.place: Any = Place(lab)
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place: Any = place
+        self.run_id = f"nt-20260314-{next(NUMBERS)}"
+        self.key = self.key_of_clients = f"nomad-testkit-{self.run_id}"
+        self.servers, self.clients = f"servers-{self.run_id}", f"clients-{self.run_id}"
         self.folder, self.run_folder = folder / "mine", folder / "run"
         self.run_folder.mkdir()
         self.journal = Journal(self.run_folder / "journal.jsonl")
         self.program = folder / "tofu"
         self.program.write_text(PROGRAM)
         self.program.chmod(0o755)
-        self.outputs: dict[str, Any] = {"asg_name_servers": "group", "asg_name_clients": "clients"}
+        self.outputs: dict[str, Any] = {"asg_name_servers": self.servers, "asg_name_clients": self.clients}
         self.said: list[str] = []
-        self.key_of_clients = KEY
 
     def apply(self, seconds: float = 5, **variables: Any) -> Applied:
         names = "".join(f'output "{name}" {{\n  value = "x"\n}}\n' for name in self.outputs)
@@ -85,7 +89,7 @@ class Deployment:
         return apply_terraform(
             example,
             named=self.program,
-            run_id=RUN_ID,
+            run_id=self.run_id,
             folder=self.run_folder,
             journal=self.journal,
             public_key=PUBLIC_KEY,
@@ -100,21 +104,35 @@ class Deployment:
         return (self.run_folder / "terraform" / name).read_text()
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
     with cloud_lab() as served:
-        yield served
+        yield Place(served)
 
 
 @pytest.fixture
-def deployment(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    made = Deployment(lab, tmp_path)
+def lab(place: Place) -> Lab:
+    return place.lab
+
+
+@pytest.fixture
+def deployment(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    made, lab = Deployment(place, tmp_path), place.lab
     apply = Workspace.apply
 
     def apply_and_make(self: Workspace, *arguments: Any, **how: Any) -> None:
         apply(self, *arguments, **how)
-        lab.group(lab.template(KeyName=KEY), 3)
-        lab.group(lab.template(KeyName=made.key_of_clients), 1, AutoScalingGroupName="clients")
+        for name, key, size in ((made.servers, made.key, 3), (made.clients, made.key_of_clients, 1)):
+            data = {"ImageId": AMI, "InstanceType": "t3.micro", "KeyName": key}
+            lab.ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData=data)
+            lab.autoscaling.create_auto_scaling_group(
+                AutoScalingGroupName=name,
+                LaunchTemplate={"LaunchTemplateName": name},
+                MinSize=0,
+                MaxSize=9,
+                DesiredCapacity=size,
+                VPCZoneIdentifier=lab.three[0],
+            )
 
     monkeypatch.setattr(Workspace, "apply", apply_and_make)
     return made
@@ -128,7 +146,7 @@ def test_the_hosts_of_its_groups_are_found_by_the_runs_tags(lab: Lab, deployment
     applied = deployment.apply()
     assert applied.hosts == {"servers": 3, "clients": 1}
     assert applied.outputs == {**deployment.outputs, "num_servers": 3, "num_clients": 1}
-    found = instances(lab.client, RUN_ID)
+    found = instances(deployment.place.client, deployment.run_id)
     assert [one.group for one in found] == ["clients", "servers", "servers", "servers"]
     assert tags_of(lab, found[0].instance_id)["nomad-testkit-expires"] == "never"
     assert deployment.said[0] == f"applying {deployment.folder} with OpenTofu 1.10.10 ({deployment.program})"
@@ -137,10 +155,10 @@ def test_the_hosts_of_its_groups_are_found_by_the_runs_tags(lab: Lab, deployment
 def test_a_host_that_its_group_launches_later_bears_them_too(lab: Lab, deployment: Deployment) -> None:
     deployment.apply()
     before = set(lab.machines.specs)
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="clients", DesiredCapacity=2)
+    lab.autoscaling.set_desired_capacity(AutoScalingGroupName=deployment.clients, DesiredCapacity=2)
     (new,) = set(lab.machines.specs) - before
     assert {key: value for key, value in tags_of(lab, new).items() if key.startswith("nomad-testkit")} == {
-        "nomad-testkit-run": RUN_ID,
+        "nomad-testkit-run": deployment.run_id,
         "nomad-testkit-group": "clients",
         "nomad-testkit-expires": "never",
     }
@@ -154,14 +172,14 @@ def test_the_run_gives_what_is_its_own_to_variables_of_such_names(lab: Lab, depl
         if line.startswith("TF_VAR_")
     }
     assert given == {
-        "TF_VAR_cluster_tag_value": f"mine-{RUN_ID}",
-        "TF_VAR_ssh_key_name": KEY,
+        "TF_VAR_cluster_tag_value": f"mine-{deployment.run_id}",
+        "TF_VAR_ssh_key_name": deployment.key,
         "TF_VAR_allowed_ssh_cidr_blocks": '["169.254.253.1/32"]',
     }
     assert json.loads(deployment.told("applied.json")) == {"ami_id": AMI}
-    assert [pair["KeyName"] for pair in lab.ec2.describe_key_pairs()["KeyPairs"]] == [KEY]
+    assert deployment.key in [pair["KeyName"] for pair in lab.ec2.describe_key_pairs()["KeyPairs"]]
     assert [(entry.kind, entry.name) for entry in deployment.journal.left()] == [
-        ("key pair", KEY),
+        ("key pair", deployment.key),
         ("Terraform state", str(deployment.run_folder / "terraform" / "source")),
     ]
 
@@ -173,7 +191,9 @@ def test_groups_are_found_by_tag_and_number_too(lab: Lab, deployment: Deployment
     deployment.outputs |= {"cluster_tag_key_clients": "k", "cluster_tag_value_clients": "v", "num_clients": 1}
     with pytest.raises(DeployError, match="found hosts with the key pair none; right is"):
         deployment.apply()
-    assert [one.instance_id for one in instances(lab.client, RUN_ID) if one.group == "clients"] == [mine]
+    assert [
+        one.instance_id for one in instances(deployment.place.client, deployment.run_id) if one.group == "clients"
+    ] == [mine]
 
 
 @pytest.mark.parametrize(
@@ -183,13 +203,14 @@ def test_groups_are_found_by_tag_and_number_too(lab: Lab, deployment: Deployment
             {"asg_name_clients": "client"},
             (
                 "the output asg_name_clients is 'client', which is no auto scaling group in us-east-1; "
-                "there are: clients, group"
+                "there are: clients-"
             ),
         ),
         (
             {"asg_name_clients": None, "vpc_id": "vpc-1"},
             (
-                'the output asg_name_clients is empty; found: asg_name_servers="group", asg_name_clients=null, '
+                'the output asg_name_clients is empty; found: asg_name_servers="servers-{run_id}", '
+                "asg_name_clients=null, "
                 'vpc_id="vpc-1"; right is a value that leads to the hosts of the group clients'
             ),
         ),
@@ -206,26 +227,28 @@ def test_outputs_that_do_not_lead_to_the_hosts(outputs: dict[str, Any], error: s
     deployment.outputs |= outputs
     with pytest.raises(DeployError) as caught:
         deployment.apply()
-    assert error in str(caught.value)
+    assert error.replace("{run_id}", deployment.run_id) in str(caught.value)
 
 
 def test_hosts_that_do_not_come(lab: Lab, deployment: Deployment) -> None:
     del deployment.outputs["asg_name_clients"]
-    deployment.outputs |= {"cluster_tag_key_clients": "k", "cluster_tag_value_clients": "v", "num_clients": 2}
-    with pytest.raises(DeployError, match=r"waited for the hosts of the tag k = v; last seen: 0 of 2"):
+    deployment.outputs |= {"cluster_tag_key_clients": "k", "cluster_tag_value_clients": "w", "num_clients": 2}
+    with pytest.raises(DeployError, match=r"waited for the hosts of the tag k = w; last seen: 0 of 2"):
         deployment.apply(seconds=1.5)
 
 
 def test_hosts_with_another_key_pair_are_refused(lab: Lab, deployment: Deployment) -> None:
     lab.ec2.create_key_pair(KeyName="mine")
     deployment.key_of_clients = "mine"
-    with pytest.raises(DeployError, match=rf"found hosts with the key pair mine; right is '{KEY}', which the variable"):
+    with pytest.raises(
+        DeployError, match=rf"found hosts with the key pair mine; right is '{deployment.key}', which the"
+    ):
         deployment.apply()
 
 
 def test_it_is_destroyed_by_the_same_program(deployment: Deployment) -> None:
     deployment.apply()
-    how: dict[str, Any] = {"run_id": RUN_ID, "target": deployment.place, "progress": deployment.said.append}
+    how: dict[str, Any] = {"run_id": deployment.run_id, "target": deployment.place, "progress": deployment.said.append}
     gone = destroy_terraform(deployment.run_folder, journal=deployment.journal, **how)
     assert gone == ["aws_autoscaling_group.servers of OpenTofu"]
     assert [entry.kind for entry in deployment.journal.left()] == ["key pair"], "the sweep deletes it"
@@ -238,7 +261,7 @@ def test_what_is_not_destroyed_is_kept_with_the_command_to_run_again(deployment:
     with pytest.raises(TeardownError) as caught:
         destroy_terraform(
             deployment.run_folder,
-            run_id=RUN_ID,
+            run_id=deployment.run_id,
             journal=deployment.journal,
             target=deployment.place,
             progress=deployment.said.append,
@@ -246,12 +269,12 @@ def test_what_is_not_destroyed_is_kept_with_the_command_to_run_again(deployment:
     assert "in its state is left:\n  - aws_autoscaling_group.servers\nIts own words:\nit is protected" in str(
         caught.value
     )
-    assert f"Run `python -m nomad_testkit down {RUN_ID}` again" in str(caught.value)
+    assert f"Run `python -m nomad_testkit down {deployment.run_id}` again" in str(caught.value)
     assert "Terraform state" in [entry.kind for entry in deployment.journal.left()]
 
 
 def test_a_run_that_has_applied_nothing_has_nothing_to_destroy(deployment: Deployment) -> None:
-    how: dict[str, Any] = {"run_id": RUN_ID, "target": deployment.place, "progress": deployment.said.append}
+    how: dict[str, Any] = {"run_id": deployment.run_id, "target": deployment.place, "progress": deployment.said.append}
     assert destroy_terraform(deployment.run_folder, journal=deployment.journal, **how) == []
     assert applied_elsewhere(deployment.run_folder) == []
 
@@ -265,5 +288,5 @@ def test_a_budget_that_nobody_can_hold_is_refused(deployment: Deployment, monkey
     with pytest.raises(
         UsageError, match=r"option --nomad-aws-budget: found a budget of 2\.50 USD, but what .*/mine makes"
     ):
-        creation(example, Run(RUN_ID, deployment.run_folder), settings=settings, **how)
+        creation(example, Run(deployment.run_id, deployment.run_folder), settings=settings, **how)
     assert deployment.said == []
