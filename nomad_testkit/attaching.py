@@ -65,8 +65,7 @@ def attached_target(settings: Settings) -> Iterator[Target]:
     from nomad_testkit.targets import attach_target
 
     run, source = attached_run(settings), settings.source("attach")
-    lock = run.lock
-    if not lock.try_acquire(shared=True):
+    if (lock := run.held(shared=True)) is None:
         raise SettingsError(f"{source}: {run} is being destroyed, or who deployed it has not let go of it yet")
     with ExitStack() as stack:
         stack.callback(lock.release)

@@ -15,14 +15,16 @@ from typing import Any
 
 from platformdirs import user_state_path
 
-from nomad_testkit.errors import TestkitError, UsageError
+from nomad_testkit.errors import TestkitError, UsageError, WaitTimeout
 from nomad_testkit.example_variables import near_miss
 from nomad_testkit.file_lock import FileLock
 from nomad_testkit.journal import Journal
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
 """The folder for runs, their journals, SSH keys and history (default: ~/.local/state/nomad-testkit)."""
 _NAME = "name"
+_LOOK_SECONDS = 1.0
 _RUN_ID = re.compile(r"nt-\d{8}-[0-9a-f]{6}")
 
 
@@ -104,6 +106,24 @@ class Run:
         free = lock.try_acquire()
         lock.release()
         return not free
+
+    def held(self, *, shared: bool = False) -> FileLock | None:
+        """Take the run's lock, shared with others that only use it; None where somebody else's is in the way.
+
+        It waits out the moment that another process may look at it.
+        """
+        lock = self.lock
+
+        def probe() -> Ok[FileLock | None] | Pending:
+            try:
+                return Ok(lock) if lock.try_acquire(shared=shared) else Pending("it is held")
+            except FileNotFoundError:  # the run has just been forgotten
+                return Ok(None)
+
+        try:
+            return wait_until("the run's lock", probe, deadline=Deadline.after(_LOOK_SECONDS), interval=0.05)
+        except WaitTimeout:
+            return None
 
     @property
     def key_path(self) -> Path:

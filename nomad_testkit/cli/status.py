@@ -57,6 +57,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "example": told.get("example", {}).get("folder"),
         "target": told.get("target", {}).get("name"),
         "endpoint_url": told.get("target", {}).get("endpoint_url"),
+        "expires": told.get("expires"),
         "leaders": {"consul": None, "nomad": None},
         "hosts": [],
     }
@@ -116,6 +117,8 @@ def _text(told: dict[str, Any]) -> str:
     head = f"{called}: {told['state']}" + (f" ({told['meaning']})" if told["meaning"] else "")
     if told["example"]:
         head += f"\n  {told['example']} on {told['target']}"
+    if told["expires"]:
+        head += f", until {told['expires']}"
     if not told["hosts"]:
         return head
     rows = [["HOST", "INSTANCE", "STATE", "PRIVATE IP", "ADDRESS", "ZONE", "RUNS"]]

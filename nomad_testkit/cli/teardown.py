@@ -126,8 +126,7 @@ def destroy_run(run: Run) -> str:
 
     Raises TestkitError for one that is in use, and TeardownError.
     """
-    lock = run.lock
-    if not lock.try_acquire():
+    if (lock := run.held()) is None:
         raise TestkitError(f"{run} is in use: tests are attached to it, or a process deploys it; wait for their end")
     try:
         return _destroy(run)
