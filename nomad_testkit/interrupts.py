@@ -45,10 +45,11 @@ def termination_raises() -> Iterator[None]:
 
 
 @contextmanager
-def time_limit(seconds: float | None, why: str) -> Iterator[None]:
+def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> Iterator[None]:
     """Raise Expired in the main thread after so many seconds, unless the block has ended; None is any time.
 
-    Within `termination_raises`, which takes the signal. Elsewhere than in the main thread it changes nothing.
+    `told` gets to know why, since a worker of pytest-xdist shows no interrupt. Within `termination_raises`, which takes
+    the signal. Elsewhere than in the main thread it changes nothing.
     """
     main = threading.main_thread()
     if seconds is None or threading.current_thread() is not main:
@@ -59,6 +60,7 @@ def time_limit(seconds: float | None, why: str) -> Iterator[None]:
     def expire() -> None:
         with lock:
             if not over:
+                told(why)
                 _expired.append(why)
                 # To this very thread: a signal that another one gets does not wake it from a wait.
                 signal.pthread_kill(main.ident or 0, signal.SIGTERM)

@@ -312,7 +312,9 @@ def cluster(
         # Every user of it ends in time: whoever made it would otherwise wait for the others.
         with (
             termination_raises(),
-            time_limit(seconds_left(attached.expires), f"the time of {attached.run_id} is up: {attached.expires}"),
+            time_limit(
+                seconds_left(attached.expires), f"the time of {attached.run_id} is up: {attached.expires}", progress
+            ),
         ):
             yield attached
 

@@ -51,9 +51,13 @@ class Estimate:
         'estimated cost: 2 x t3.micro: 0.05 USD an hour, 0.10 USD in 2 h'
         """
         most = "at most " if self.at_most else ""
-        sums = f"{most}{self.hourly:.2f} USD an hour, {most}{self.during(seconds):.2f} USD in {seconds / 3600:.3g} h"
+        sums = f"{most}{self.hourly:.2f} USD an hour, {most}{self.during(seconds):.2f} USD in {_span(seconds)}"
         unknown = f"; of {', '.join(self.unknown)} no price is known" if self.unknown else ""
         return f"estimated cost: {', '.join(self.lines)}: {sums}{unknown} ({'; '.join(self.sources)}; {LEFT_OUT})"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} h" if seconds >= 1800 else f"{seconds / 60:.3g} min"
 
 
 def estimate(demands: Sequence[Demand], price: Callable[[str, str], Price | None], *, region: str) -> Estimate:

@@ -48,8 +48,10 @@ def test_it_works(nomad_cluster, nomad_target, half):
 """
 FOREVER = """
 import threading
+import pytest
 
-def test_forever(nomad_target, nomad_cluster):
+@pytest.mark.parametrize("half", [1, 2])
+def test_forever(nomad_cluster, half):
     threading.Event().wait(600)
 """
 
@@ -208,17 +210,22 @@ def test_workers_share_a_cluster_beside_another_session_whose_cluster_is_kept_an
     assert set(seen_calls("preflight")) - set(calls) <= {"iam:GetRole", "ec2:DescribeRegions"}
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_when_its_time_is_up_a_session_ends_and_nothing_stays(
-    account: EmbeddedEc2, own_image: LocalImage, project: Project
+    workers: str, account: EmbeddedEc2, own_image: LocalImage, project: Project
 ) -> None:
+    """Before the cluster is ready, and while two workers use it."""
+    limit = {"1": "4", "2": "30"}[workers]
     project.write(FOREVER)
     with nothing_new(account):
         run = project.start(
-            "-p", "no:cacheprovider", "--nomad-aws-max-time", "4", *options(account, own_image.image_id)
+            *(() if workers == "1" else ("-n", workers)),
+            *("-p", "no:cacheprovider", "--nomad-aws-max-time", limit),
+            *options(account, own_image.image_id),
         )
         assert run.await_end() == pytest.ExitCode.INTERRUPTED, run.text
     (run_id,) = run.deployed
-    assert f"the time of {run_id} is up (4.0 s)" in run.text
+    assert f"the time of {run_id} is up" in run.text, run.text
     assert f"destroyed {run_id}" in run.text
     assert project.remembered == []
 
