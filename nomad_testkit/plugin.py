@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from nomad_testkit import topologies
-from nomad_testkit.errors import SettingsError, UsageError
+from nomad_testkit.errors import PreflightError, SettingsError, UsageError
 from nomad_testkit.pytest_session import ASKED_FOR, FINISHING, SETTINGS, SHARING, join_workers, usable_settings
 from nomad_testkit.settings import Settings, table
 
@@ -171,9 +171,10 @@ def _refuse_the_example(settings: Settings, items: list[pytest.Item]) -> None:
         for topology, asked in sorted(uses):
             example = chosen_example(settings, topologies.TOPOLOGIES[topology])
             topologies.refuse_another(example, asked, topology)
+            example.preflight(settings.terraform)
         if settings.example and not uses:
             chosen_example(settings, settings.example)
-    except UsageError as error:
+    except (UsageError, PreflightError) as error:
         raise pytest.UsageError(str(error)) from error
 
 

@@ -221,6 +221,9 @@ class Example:
         """Give the example as it was deployed, where only the deployment's outputs tell everything of it."""
         return self
 
+    def preflight(self, terraform: Path | None) -> None:
+        """See that this machine has the program that makes it; `terraform` is one that is named. Needs none here."""
+
     def size_variables(self, role: str) -> tuple[str | None, ...]:
         """Name the variables that are the sizes of the groups with a role; None for a size that is no variable.
 

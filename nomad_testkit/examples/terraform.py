@@ -17,6 +17,7 @@ from nomad_testkit.examples import Example, Group, Roles, Sizes
 from nomad_testkit.login_key import public_line
 from nomad_testkit.terraform.cluster_outputs import ROLES, GroupOutputs, expected, find_groups, size_variables
 from nomad_testkit.terraform.configuration import Configuration, Declared
+from nomad_testkit.terraform.tool import find_tool
 
 _KNOWN: Mapping[str, str] = {
     "ami_id": "ami-id",
@@ -159,6 +160,10 @@ class TerraformExample(Example):
     def describe(self) -> dict[str, Any]:
         """Tell what another process needs to have the same example; a variable may be a secret."""
         return {"folder": str(self.folder), "variables": dict(self.given)}
+
+    def preflight(self, terraform: Path | None) -> None:
+        """See that there is Terraform or OpenTofu in a version that will do. Raises PreflightError."""
+        find_tool(terraform, self.folder)
 
     def deployed(self, outputs: Mapping[str, Any]) -> TerraformExample:
         """Give the example with the sizes that the outputs tell, ``num_servers`` and its like."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from configurations import write
+from fake_clusters import deployments_alone, run
 
 from nomad_testkit.errors import PreflightError
 from nomad_testkit.terraform.tool import checked, find_tool
@@ -115,3 +117,19 @@ def test_the_environment_of_a_user_does_not_disturb(path: Path, monkeypatch: pyt
     monkeypatch.setenv("TF_LOG", "trace")
     monkeypatch.setenv("TF_CLI_ARGS", "-chdir=/")
     assert checked(program).version == "1.4.00"
+
+
+def test_pytest_ends_before_the_first_test_where_there_is_none(
+    path: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployments_alone(pytester, monkeypatch)
+    pytester.makepyfile("def test_uses_it(nomad_cluster): pass")
+    outputs = "".join(f'output "asg_name_{group}" {{\n  value = "x"\n}}\n' for group in ("servers", "clients"))
+    folder = write(pytester.path / "mine", outputs=outputs)
+    result = run(pytester, "--nomad-example", str(folder))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"  - tofu or terraform in PATH, to apply {folder}: install OpenTofu 1.6 or newer*"])
+    put(path, "tofu", "OpenTofu v1.5.0")
+    result = run(pytester, "--nomad-example", str(folder))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["  - OpenTofu 1.6 or newer, below 2.0 (found 1.5.0, *"])
