@@ -7,29 +7,19 @@ separated by ``;`` in the environment.
 
 from __future__ import annotations
 
-import ipaddress
-import math
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nomad_testkit import setting_values as read
 from nomad_testkit.errors import SettingsError
 
 ENV_PREFIX = "NOMAD_TESTKIT_"
 TARGETS = ("embedded", "aws")
 SEPARATOR = ";"
 """What stands between the values of one environment variable, where a setting can be given several times."""
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-
-
-class _Wrong(ValueError):
-    """Says what would be right."""
-
-
-Parse = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Setting:
     name: str
     """As `Settings` has it; users write it with the prefix ``nomad_``."""
     default: Any
-    parse: Parse
+    parse: read.Parse
     metavar: str | None
     """None for a switch, which takes no value."""
     help: str
@@ -77,112 +67,7 @@ class Setting:
         return [part.strip() if self.repeatable else part for part in parts if part.strip()]
 
 
-def _choice(*names: str) -> Parse:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise _Wrong("one of " + ", ".join(names))
-        return text
-
-    return parse
-
-
-def _matching(pattern: str, right: str) -> Parse:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise _Wrong(right)
-        return text
-
-    return parse
-
-
-def _switch(text: str) -> bool:
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise _Wrong("true or false")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise _Wrong("a number of seconds above 0, such as 300")
-    return value
-
-
-def _number_from(least: int, *, digits: int = 4) -> Parse:
-    def parse(text: str) -> int:
-        if not re.fullmatch(rf"[0-9]{{1,{digits}}}", text) or int(text) < least:
-            raise _Wrong(f"a whole number, {least} or more")
-        return int(text)
-
-    return parse
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not (equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
-        raise _Wrong("KEY=VALUE, such as num_clients=3")
-    return name, value
-
-
-def _folder(text: str) -> Path:
-    path = Path(text).expanduser()
-    if path.exists() and not path.is_dir():
-        raise _Wrong("a folder, or a path where one can be made")
-    return path
-
-
-def _page(text: str) -> Path:
-    path, right = Path(text).expanduser(), "a file that can be written, such as report.html"
-    try:
-        if path.is_dir():
-            raise _Wrong(f"{right}; this is a folder")
-        if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-            raise _Wrong(f"{right}; this one cannot be")
-        folder = next(one for one in path.absolute().parents if one.exists() or one.is_symlink())
-    except OSError as error:
-        raise _Wrong(f"{right}; {error.strerror}") from error
-    if not folder.is_dir():
-        raise _Wrong(f"{right}; {folder} is no folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise _Wrong(f"{right}; nothing can be written into {folder}")
-    return path
-
-
-def _folder_or_name(text: str) -> str:
-    return text
-
-
-def _name(text: str) -> str:
-    return text.strip()
-
-
-def _blocks(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(str(ipaddress.IPv4Network(part.strip())) for part in text.split(","))
-    except ValueError as error:
-        raise _Wrong(f"IPv4 blocks with commas between them, such as 203.0.113.7/32 ({error})") from error
-
-
-def _dollars(text: str) -> float:
-    try:
-        return _seconds(text)
-    except _Wrong:
-        raise _Wrong("a sum in US dollars above 0, such as 2.50") from None
-
-
-def _program(text: str) -> Path:
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise _Wrong("the path of an existing executable")
-    return path
-
-
-def _row(parse: Parse, metavar: str | None, help: str, *, repeatable: bool = False) -> dict[str, Any]:
+def _row(parse: read.Parse, metavar: str | None, help: str, *, repeatable: bool = False) -> dict[str, Any]:
     return {"parse": parse, "metavar": metavar, "help": help, "repeatable": repeatable}
 
 
@@ -214,12 +99,6 @@ _DEPLOYING = (
     "terraform",
 )
 """What says how to deploy, and so has nothing to say of a cluster that is up already."""
-_REGION = _matching(r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as us-east-1")
-_AMI = _matching(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", "an AMI id such as ami-0123456789abcdef0")
-_ACCOUNT = _matching(r"\d{12}", "the id of an AWS account, such as 123456789012")
-_VPC = _matching(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", "the id of a VPC such as vpc-0123456789abcdef0")
-_URL = _matching(r"https?://[^/\s?#]+/?", "the URL of an AWS API such as http://127.31.255.254")
-_VERSION = _matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.6.1")
 
 
 @dataclass(frozen=True)
@@ -233,118 +112,131 @@ class Settings:
 
     target: str = field(
         default="embedded",
-        metadata=_row(_choice(*TARGETS), "NAME", f"where clusters are deployed to: {' or '.join(TARGETS)}"),
+        metadata=_row(read.choice(*TARGETS), "NAME", f"where clusters are deployed to: {' or '.join(TARGETS)}"),
     )
     region: str = field(
         default="us-east-1",
-        metadata=_row(_REGION, "REGION", "AWS region of the target; on AWS by default that of boto3's own settings"),
+        metadata=_row(
+            read.REGION, "REGION", "AWS region of the target; on AWS by default that of boto3's own settings"
+        ),
     )
     example: str | None = field(
         default=None,
         metadata=_row(
-            _folder_or_name,
+            read.folder_or_name,
             "FOLDER",
             "example to deploy: a folder with an example.toml or *.tf, or the name of a bundled one",
         ),
     )
     ami: str | None = field(
-        default=None, metadata=_row(_AMI, "AMI", "image of every host, instead of the example's or the target's own")
+        default=None,
+        metadata=_row(read.AMI, "AMI", "image of every host, instead of the example's or the target's own"),
     )
     servers: int | None = field(
-        default=None, metadata=_row(_number_from(1), "N", "how many Nomad servers, instead of the example's number")
+        default=None, metadata=_row(read.number_from(1), "N", "how many Nomad servers, instead of the example's number")
     )
     clients: int | None = field(
-        default=None, metadata=_row(_number_from(0), "N", "how many Nomad clients, instead of the example's number")
+        default=None, metadata=_row(read.number_from(0), "N", "how many Nomad clients, instead of the example's number")
     )
     var: Mapping[str, str] = field(
         default_factory=dict,
         metadata=_row(
-            _assignment,
+            read.assignment,
             "KEY=VALUE",
             "another value for a variable of the example; can be given several times",
             repeatable=True,
         ),
     )
     timeout: float = field(
-        default=300.0, metadata=_row(_seconds, "SECONDS", "from a deployment's start until it has to be ready")
+        default=300.0, metadata=_row(read.seconds, "SECONDS", "from a deployment's start until it has to be ready")
     )
     election_timeout: float = field(
         default=30.0,
-        metadata=_row(_seconds, "SECONDS", "in tests of faults, until the servers that are left have a new leader"),
+        metadata=_row(read.seconds, "SECONDS", "in tests of faults, until the servers that are left have a new leader"),
     )
     heal_timeout: float = field(
-        default=120.0, metadata=_row(_seconds, "SECONDS", "in tests of faults, until everything else has healed")
+        default=120.0, metadata=_row(read.seconds, "SECONDS", "in tests of faults, until everything else has healed")
     )
     fault_seed: int | None = field(
         default=None,
         metadata=_row(
-            _number_from(0, digits=18), "N", "what decides a sequence of faults, instead of a fresh one that is printed"
+            read.number_from(0, digits=18),
+            "N",
+            "what decides a sequence of faults, instead of a fresh one that is printed",
         ),
     )
     fault_time: float = field(
-        default=30.0, metadata=_row(_seconds, "SECONDS", "how long the faults of a sequence follow one another")
+        default=30.0, metadata=_row(read.seconds, "SECONDS", "how long the faults of a sequence follow one another")
     )
     keep: bool = field(
-        default=False, metadata=_row(_switch, None, "leave clusters up, and print how to reach and destroy them")
+        default=False, metadata=_row(read.switch, None, "leave clusters up, and print how to reach and destroy them")
     )
     attach: str | None = field(
         default=None,
         metadata=_row(
-            _name, "NAME", "use the cluster that `nomad-testkit up` has deployed under this name or id, and leave it up"
+            read.name,
+            "NAME",
+            "use the cluster that `nomad-testkit up` has deployed under this name or id, and leave it up",
         ),
     )
     artifacts: Path = field(
         default=Path("nomad-artifacts"),
-        metadata=_row(_folder, "FOLDER", "where evidence of failures and recorded histories go; made only for them"),
+        metadata=_row(
+            read.folder, "FOLDER", "where evidence of failures and recorded histories go; made only for them"
+        ),
     )
     report: Path | None = field(
-        default=None, metadata=_row(_page, "FILE.html", "write a page about the run, which shows it at a glance")
+        default=None, metadata=_row(read.page, "FILE.html", "write a page about the run, which shows it at a glance")
     )
     consul_version: str = field(
-        default="1.14.0", metadata=_row(_VERSION, "VERSION", "Consul on the target's own image")
+        default="1.14.0", metadata=_row(read.VERSION, "VERSION", "Consul on the target's own image")
     )
-    nomad_version: str = field(default="1.6.1", metadata=_row(_VERSION, "VERSION", "Nomad on the target's own image"))
+    nomad_version: str = field(
+        default="1.6.1", metadata=_row(read.VERSION, "VERSION", "Nomad on the target's own image")
+    )
     consul_binary: Path | None = field(
-        default=None, metadata=_row(_program, "FILE", "Consul executable to use instead of getting one")
+        default=None, metadata=_row(read.program, "FILE", "Consul executable to use instead of getting one")
     )
     nomad_binary: Path | None = field(
-        default=None, metadata=_row(_program, "FILE", "Nomad executable to use instead of getting one")
+        default=None, metadata=_row(read.program, "FILE", "Nomad executable to use instead of getting one")
     )
     terraform: Path | None = field(
         default=None,
         metadata=_row(
-            _program, "FILE", "Terraform or OpenTofu executable for an example of *.tf, instead of the one in PATH"
+            read.program, "FILE", "Terraform or OpenTofu executable for an example of *.tf, instead of the one in PATH"
         ),
     )
     aws_account: str | None = field(
         default=None,
-        metadata=_row(_ACCOUNT, "ID", "account that the target aws may deploy to; it creates nothing in any other"),
+        metadata=_row(read.ACCOUNT, "ID", "account that the target aws may deploy to; it creates nothing in any other"),
     )
     aws_vpc: str | None = field(
-        default=None, metadata=_row(_VPC, "VPC", "VPC of the target aws, instead of the region's default VPC")
+        default=None, metadata=_row(read.VPC, "VPC", "VPC of the target aws, instead of the region's default VPC")
     )
     aws_source_cidr: tuple[str, ...] | None = field(
         default=None,
         metadata=_row(
-            _blocks,
+            read.blocks,
             "CIDR[,CIDR]",
             "who may reach SSH and the APIs of hosts on AWS, instead of the address that AWS sees this machine at",
         ),
     )
     aws_allow_anywhere: bool = field(
-        default=False, metadata=_row(_switch, None, "let nomad_aws_source_cidr hold as much as 0.0.0.0/0")
+        default=False, metadata=_row(read.switch, None, "let nomad_aws_source_cidr hold as much as 0.0.0.0/0")
     )
     aws_budget: float | None = field(
         default=None,
-        metadata=_row(_dollars, "USD", "deploy nothing on AWS that is estimated to cost more in nomad_aws_max_time"),
+        metadata=_row(
+            read.dollars, "USD", "deploy nothing on AWS that is estimated to cost more in nomad_aws_max_time"
+        ),
     )
     aws_max_time: float = field(
         default=7200.0,
-        metadata=_row(_seconds, "SECONDS", "how long a cluster may live on AWS; then its tests are interrupted"),
+        metadata=_row(read.seconds, "SECONDS", "how long a cluster may live on AWS; then its tests are interrupted"),
     )
     aws_endpoint_url: str | None = field(
         default=None,
-        metadata=_row(_URL, "URL", "API that the target aws asks in the place of AWS's, as AWS_ENDPOINT_URL does"),
+        metadata=_row(read.URL, "URL", "API that the target aws asks in the place of AWS's, as AWS_ENDPOINT_URL does"),
     )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each value that is no default came from."""
@@ -384,7 +276,7 @@ class Settings:
                         text = _seen_from(ini_file.parent, setting, text)
                     try:
                         value = setting.parse(text)
-                    except _Wrong as right:
+                    except read.Wrong as right:
                         wrong.append(f"{source}: found {text!r}, expected {right}")
                         continue
                     if setting.repeatable:  # of one source, the last word counts
@@ -448,7 +340,9 @@ class Settings:
 def _seen_from(folder: Path, setting: Setting, text: str) -> str:
     """Give a path that is relative to a folder as this process has to write it, and any other text as it is."""
     path = folder / Path(text).expanduser()
-    if setting.parse in (_folder, _page, _program) or (setting.parse is _folder_or_name and path.exists()):
+    if setting.parse in (read.folder, read.page, read.program) or (
+        setting.parse is read.folder_or_name and path.exists()
+    ):
         return str(path)
     return text
 

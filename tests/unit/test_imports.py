@@ -16,7 +16,7 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # those may import each other.
 LAYERS = """
     errors model timeline events wait refusals certificates
-    settings journal bundle cache interrupts file_lock packer terraform
+    setting_values settings journal bundle cache interrupts file_lock packer terraform
     agents
     modules expiry
     login_key example_variables example_inputs security examples example_settings
