@@ -14,7 +14,7 @@ import click
 
 from nomad_testkit import setup
 from nomad_testkit.cli.deployment import AGENTS, settings_of, settings_options
-from nomad_testkit.cli.group import FAILED, json_option, main, say, say_json
+from nomad_testkit.cli.group import FAILED, json_option, main, say, say_json, with_own_options
 from nomad_testkit.errors import PreflightError, TestkitError, UsageError
 
 if TYPE_CHECKING:
@@ -242,4 +242,4 @@ def _account(settings: Settings) -> list[Finding]:
     except PreflightError as error:
         return [Finding(one.what, MISSING, fix=one.remedy) for one in error.missing]
     except (UsageError, TestkitError) as error:
-        return [Finding("AWS account", MISSING, fix=str(error))]
+        return [Finding("AWS account", MISSING, fix=with_own_options(str(error)))]

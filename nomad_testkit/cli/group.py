@@ -32,8 +32,8 @@ class _WrongUsage(click.ClickException):
     exit_code = WRONG_USAGE
 
 
-def _with_own_options(text: str) -> str:
-    """Name settings of the target as these commands do: what is --nomad-aws-account for pytest is --aws-account here."""
+def with_own_options(text: str) -> str:
+    """Name the target's settings as these commands do: pytest's --nomad-aws-account is --aws-account here."""
     return re.sub(r"--nomad-(?=(?:aws-|ami\b|region\b|target\b))", "--", text)
 
 
@@ -48,7 +48,7 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except TestkitError as error:
             kind = _WrongUsage if isinstance(error, UsageError) else click.ClickException
-            raise kind(_with_own_options("\n".join([str(error), *getattr(error, "__notes__", ())]))) from error
+            raise kind(with_own_options("\n".join([str(error), *getattr(error, "__notes__", ())]))) from error
         except KeyboardInterrupt as error:
             say("\n".join(["interrupted", *getattr(error, "__notes__", ())]))
             raise click.exceptions.Exit(INTERRUPTED) from error

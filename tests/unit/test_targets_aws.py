@@ -18,7 +18,9 @@ from botocore.exceptions import (
     NoCredentialsError,
     UnauthorizedSSOTokenError,
 )
+from click.testing import CliRunner
 
+from nomad_testkit.cli import main
 from nomad_testkit.deploy.demand import demands
 from nomad_testkit.deploy.survey import survey
 from nomad_testkit.errors import ExampleError, PreflightError, SettingsError, UsageError
@@ -341,3 +343,16 @@ def test_what_ec2_would_refuse_is_told_before_anything_is_created(
         ]
         == []
     )
+
+
+def test_the_command_line_names_its_own_options(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", opening.lab.ec2.meta.endpoint_url)
+    where = ["--target", "aws", "--region", REGION, "--aws-source-cidr", SOURCE]
+    up = CliRunner().invoke(main, ["up", COLOCATED, *where])
+    assert (up.exit_code, up.output.strip().rpartition(": ")[2]) == (2, f"--aws-account {ACCOUNT}")
+    doctor = CliRunner().invoke(main, ["doctor", *where])
+    assert doctor.exit_code == 1
+    assert f" --aws-account {ACCOUNT}\n" in doctor.output
