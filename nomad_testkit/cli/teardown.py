@@ -86,6 +86,7 @@ def sweep(
 def _sweep_account(
     older_than: timedelta | None, expired: bool, dry_run: bool, names: Sequence[str], endpoint_url: str | None
 ) -> None:
+    from nomad_testkit.deploy.by_terraform import made_by_terraform
     from nomad_testkit.deploy.leaks import destroy_lost, find_lost
     from nomad_testkit.targets import account
 
@@ -107,6 +108,10 @@ def _sweep_account(
             continue
         click.echo(str(one))
         try:
+            if one.run_id in here and made_by_terraform(here[one.run_id].folder):
+                # Its state knows more than the tags, and would be forgotten with the run.
+                click.echo(destroy_run(here[one.run_id]))
+                continue
             gone = destroy_lost(one, regions, journal=journals.get(one.run_id), progress=say)
         except TestkitError as error:
             failed += 1

@@ -76,9 +76,7 @@ class Workspace:
         folder.mkdir(mode=0o700)
         copy = folder / _SOURCE
         try:
-            shutil.copytree(
-                top, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT), ignore_dangling_symlinks=True, symlinks=False
-            )
+            shutil.copytree(top, copy, ignore=_left_out)
         except (shutil.Error, OSError) as error:
             raise ExampleError(f"{top} cannot be copied to {copy}: {error}") from error
         copy.chmod(0o700)
@@ -214,6 +212,14 @@ class Workspace:
         return ExampleError(
             f"{self.origin}: `{tool.path.name} {command}` refuses it; its own words:\n{said.own_words()}"
         )
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """Choose what is not copied: states, plugins, and links to nothing or to a folder above, which has no end."""
+    here = Path(folder).resolve()
+    links = [here / name for name in names if (here / name).is_symlink()]
+    moot = [link.name for link in links if not link.exists() or here.is_relative_to(link.resolve())]
+    return {*shutil.ignore_patterns(*_LEFT_OUT)(folder, names), *moot}
 
 
 def _refuse_large(folder: Path, top: Path) -> None:

@@ -9,15 +9,16 @@ import pytest
 
 from nomad_testkit.agents.opentofu import get_opentofu
 from nomad_testkit.cache import Cache
+from nomad_testkit.settings import Settings
 from nomad_testkit.terraform.tool import Tool, checked
 
 log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="session")
-def tofu() -> Path:
-    """The program."""
-    return get_opentofu(Cache(), log.info)
+def tofu(nomad_settings: Settings) -> Path:
+    """The program; the setting ``terraform`` can name another, for these tests too."""
+    return nomad_settings.terraform or get_opentofu(Cache(), log.info)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from nomad_testkit.lifecycle import deployed
 from nomad_testkit.runs import Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
+from nomad_testkit.terraform.tool import Tool
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ def _example() -> Example:
     return Example.load(CONFIGURATION).replace(**SMALL)
 
 
-def test_the_suite_passes_and_the_teardown_leaves_nothing(project: Project, tofu: Path) -> None:
+def test_the_suite_passes_and_the_teardown_leaves_nothing(project: Project, tool: Tool) -> None:
     (project.folder / "conftest.py").unlink()  # its nomad_example would take the place of the setting's
     run = project.start(
         *("--pyargs", "nomad_testkit.suite.test_cluster", "-m", "colocated", "--nomad-example", str(CONFIGURATION)),
-        *("--nomad-servers", "1", "--nomad-clients", "1", "--nomad-terraform", str(tofu)),
+        *("--nomad-servers", "1", "--nomad-clients", "1", "--nomad-terraform", str(tool.path)),
         *("--nomad-var", f"python={sys.executable}", "--nomad-var", "license=hidden-all-the-way"),
     )
     status = run.process.wait(SUITE_SECONDS)
@@ -69,7 +70,7 @@ def test_the_suite_passes_and_the_teardown_leaves_nothing(project: Project, tofu
     assert found is not None, text
     assert int(found[1]) >= 13
     assert "skipped" not in found[2]
-    assert f"applying {CONFIGURATION} with OpenTofu 1.10.10 ({tofu})" in text
+    assert f"applying {CONFIGURATION} with {tool}" in text
     (run_id,) = run.deployed
     assert f"destroyed {run_id} in" in text
     assert project.remembered == []

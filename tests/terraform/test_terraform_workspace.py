@@ -60,7 +60,7 @@ def test_what_does_not_validate_is_refused_in_the_programs_own_words(tool: Tool,
     with pytest.raises(ExampleError) as caught:
         applying(tool, folder, tmp_path / "run").prepare()
     text = str(caught.value)
-    assert f"{folder}: `tofu validate` refuses it; its own words:\nError: Reference" in text
+    assert f"{folder}: `{tool.path.name} validate` refuses it; its own words:\nError: Reference" in text
     assert "on outputs.tf line 2" in text
     assert 'A managed resource "terraform_data" "frist" has not been declared' in text
 
@@ -70,7 +70,7 @@ def test_what_is_no_hcl_is_refused_with_its_line(tool: Tool, tmp_path: Path) -> 
     with pytest.raises(ExampleError) as caught:
         applying(tool, folder, tmp_path / "run").prepare()
     text = str(caught.value)
-    assert f"{folder}: `tofu init` refuses it; its own words:\nError: " in text
+    assert f"{folder}: `{tool.path.name} init` refuses it; its own words:\nError: " in text
     assert "Missing type for resource" in text or "All resource blocks must have 2 labels" in text
     assert "on main.tf line 2" in text
     assert not re.search(r"[╷│╵\x1b]", text)
@@ -159,9 +159,13 @@ def test_a_configuration_is_applied_in_a_copy_with_the_modules_beside_it(tool: T
             "live/test/.terraform/terraform.tfstate": "that of another backend",
         },
     )
+    (top / "modules" / "all").symlink_to("../..")
+    (top / "modules" / "gone").symlink_to("nothing")
+    (top / "live" / "test" / "common.tf").symlink_to("../../modules/files/common.tf")
+    write(top / "modules" / "files", common='output "common" {\n  value = "linked"\n}\n')
     before = names(top)
     one = applying(tool, top / "live" / "test", tmp_path / "run")
-    assert one.apply() == {"text": "from beside"}
+    assert one.apply() == {"text": "from beside", "common": "linked"}
     assert one.state == ["module.host.terraform_data.first"]
     assert names(top) == before
     folder = tmp_path / "run" / "terraform"
@@ -186,7 +190,7 @@ def test_what_fails_half_way_is_told_without_secrets_and_destroyed(tool: Tool, t
     with pytest.raises(TerraformError) as caught:
         one.apply()
     text = str(caught.value)
-    assert f"OpenTofu could not apply {folder}; its own words:\nError: local-exec provisioner error" in text
+    assert f"{tool.product} could not apply {folder}; its own words:\nError: local-exec provisioner error" in text
     assert "on main.tf line 9, in terraform_data.second" in text
     assert "exit status 3. Output: no room for (hidden)" in text
     assert SECRET not in text
@@ -228,7 +232,7 @@ def test_at_the_deadline_it_is_interrupted_and_ends_in_good_order(tool: Tool, tm
     one = applying(tool, folder, tmp_path / "run", given={"sign": str(tmp_path / "sign")})
     with pytest.raises(TerraformError) as caught:
         one.apply(seconds=3)
-    assert "`tofu apply` did not end in time and was interrupted" in str(caught.value)
+    assert f"`{tool.path.name} apply` did not end in time and was interrupted" in str(caught.value)
     ended_in_good_order(one)
 
 
