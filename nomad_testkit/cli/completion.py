@@ -16,8 +16,9 @@ def completion(shell: str) -> None:
     """Print what lets SHELL complete commands, options, and names of runs, hosts, checks and examples.
 
     \b
-    bash (4.4 or newer), zsh:   eval "$(nomad-testkit completion bash)"    in ~/.bashrc or ~/.zshrc
-    fish:                       nomad-testkit completion fish | source     in ~/.config/fish/config.fish
+    bash, 4.4 or newer:  eval "$(nomad-testkit completion bash)"    in ~/.bashrc
+    zsh:                 eval "$(nomad-testkit completion zsh)"     in ~/.zshrc
+    fish:                nomad-testkit completion fish | source     in ~/.config/fish/config.fish
     """
     found = get_completion_class(shell)
     if found is None:
