@@ -161,7 +161,8 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
         "nomad_testkit: var cluster_name=mine (nomad_var in tox.ini)",
         "nomad_testkit: timeout=90 (option --nomad-timeout)",
         (
-            "nomad_testkit: target=embedded, region=us-east-1, election_timeout=30, heal_timeout=120, keep=off, "
+            "nomad_testkit: target=embedded, region=us-east-1, election_timeout=30, heal_timeout=120, "
+            "fault_time=30, keep=off, "
             "artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
         ),
     ]
@@ -250,6 +251,7 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
         "plugin",
         "pytest_session",
         "report_hooks",
+        "setting_values",
         "settings",
         "topologies",
         "xdist_hooks",
