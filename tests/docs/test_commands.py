@@ -111,6 +111,7 @@ def account(shell: Shell) -> Iterator[None]:
             "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "nobodys",
             f"{ENV_PREFIX}AMI": own.image_id,
+            f"{ENV_PREFIX}AWS_SOURCE_CIDR": f"{cloud.machine_address}/32",
         }
         yield
 

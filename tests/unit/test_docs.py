@@ -23,6 +23,8 @@ from nomad_testkit import plugin
 from nomad_testkit.checks import healing
 from nomad_testkit.cli import main
 from nomad_testkit.examples import Example
+from nomad_testkit.modules.iam_policies import POLICIES
+from nomad_testkit.modules.security_group_rules import RULE_SETS
 from nomad_testkit.settings import Settings, table
 
 PACKAGE = Path(nomad_testkit.__file__).parent
@@ -247,6 +249,19 @@ def test_every_marker_and_type_of_variable_is_in_the_reference() -> None:
     used = {one.type for one in Example.load("nomad-consul-colocated-cluster").declarations.values()}
     for name in used:
         assert f"| `{name}` |" in made["example-files.md"]
+
+
+def test_the_readmes_of_examples_tell_what_is_added_to_each_group() -> None:
+    text = (ROOT / "examples/README.md").read_text()
+    for name in (*RULE_SETS, *POLICIES):
+        assert f"`{name}`" in text
+    for topology in ("colocated", "separate"):
+        folder = ROOT / f"examples/nomad-consul-{topology}-cluster"
+        rows = re.findall(r"^\| `(\w+)` \| ([\w-]+) \| ([\w, -]*)\|", (folder / "README.md").read_text(), re.MULTILINE)
+        told = {group: [module, sorted(added.replace(",", "").split())] for group, module, added in rows}
+        groups = tomllib.loads((folder / "example.toml").read_text())["groups"]
+        declared = {name: [one["module"], sorted(one.get("extra_modules", []))] for name, one in groups.items()}
+        assert told == declared
 
 
 def test_a_page_that_is_no_more_is_removed(tmp_path: Path) -> None:
