@@ -45,21 +45,24 @@ def termination_raises() -> Iterator[None]:
 
 
 @contextmanager
-def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> Iterator[None]:
+def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> Iterator[threading.Event]:
     """Raise Expired in the main thread after so many seconds, unless the block has ended; None is any time.
+
+    The event that it lends is set then, for the one who ends the block may not be the one who gets the exception.
 
     `told` gets to know why, since a worker of pytest-xdist shows no interrupt. Within `termination_raises`, which takes
     the signal. Elsewhere than in the main thread it changes nothing.
     """
-    main = threading.main_thread()
+    main, expired = threading.main_thread(), threading.Event()
     if seconds is None or threading.current_thread() is not main:
-        yield
+        yield expired
         return
     lock, over = threading.Lock(), False
 
     def expire() -> None:
         with lock:
             if not over:
+                expired.set()
                 told(why)
                 _expired.append(why)
                 # To this very thread: a signal that another one gets does not wake it from a wait.
@@ -69,7 +72,7 @@ def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> 
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield expired
     finally:
         with lock:
             over = True

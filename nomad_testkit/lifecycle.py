@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ def new_run(
     `hosts`, to which the user adds, are asked for evidence when it fails. Raises as `deployed`.
     """
     first: BaseException | None = None
+    expired = threading.Event()
     with termination_raises():
         forget_dead(progress)
         run = Run.new(name)
@@ -94,7 +96,8 @@ def new_run(
         lock.acquire("a moment's look of another process at the run's lock")
         run.note({"target": dict(target.describe())})
         try:
-            with time_limit(target.time_limit, f"the time of {run.run_id} is up ({target.time_limit} s)", progress):
+            why = f"the time of {run.run_id} is up ({target.time_limit} s)"
+            with time_limit(target.time_limit, why, progress) as expired:
                 yield run
         except BaseException as error:
             first = error
@@ -110,7 +113,8 @@ def new_run(
                 host.close()
             with deferred(progress):
                 try:
-                    _finish(run, first, target=target, keep=settings.keep, progress=progress)
+                    keep = None if expired.is_set() else settings.keep
+                    _finish(run, first, target=target, keep=keep, progress=progress)
                 except Exception as error:
                     folder = settings.artifacts / run.run_id
                     diagnostics.collect(hosts, folder, target=target, journal=run.journal, reachable=False)
@@ -243,9 +247,10 @@ def _deploy(
     return cluster
 
 
-def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool, progress: Progress) -> None:
+def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool | None, progress: Progress) -> None:
+    """Destroy a run, or leave it up; where `keep` is None it is destroyed whatever anybody has asked for."""
     try:
-        if keep or (first is None and run.description().get("kept")):
+        if keep or (keep is not None and first is None and run.description().get("kept")):
             target.keep()
             emit(ClusterEvent(run.run_id, "kept"))
             run.leave_up()

@@ -214,12 +214,12 @@ def test_workers_share_a_cluster_beside_another_session_whose_cluster_is_kept_an
 def test_when_its_time_is_up_a_session_ends_and_nothing_stays(
     workers: str, account: EmbeddedEc2, own_image: LocalImage, project: Project
 ) -> None:
-    """Before the cluster is ready, and while two workers use it."""
+    """Before a cluster is ready that was to be kept, and while two workers use it."""
     limit = {"1": "4", "2": "30"}[workers]
     project.write(FOREVER)
     with nothing_new(account):
         run = project.start(
-            *(() if workers == "1" else ("-n", workers)),
+            *(("--nomad-keep",) if workers == "1" else ("-n", workers)),
             *("-p", "no:cacheprovider", "--nomad-aws-max-time", limit),
             *options(account, own_image.image_id),
         )

@@ -378,14 +378,15 @@ def test_a_deployment_that_its_target_does_not_admit_creates_nothing_and_leaves_
         assert Run.every() == []
 
 
+@pytest.mark.parametrize("options", [{}, {"nomad_keep": "true"}], ids=["", "kept"])
 def test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed(
-    stage: Stage, deploy: Callable[..., Any]
+    options: dict[str, str], stage: Stage, deploy: Callable[..., Any]
 ) -> None:
     stage.target.time_limit = 0.05
     clusters: list[Cluster] = []
 
     def use() -> None:
-        with deploy() as cluster:
+        with deploy(**options) as cluster:
             clusters.append(cluster)
             threading.Event().wait(60)
 
