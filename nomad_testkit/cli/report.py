@@ -29,8 +29,9 @@ def report(trend: bool, last: int, example: str | None, as_json: bool) -> None:
     """Show how long clusters have taken to boot, to form and to heal over the last runs of pytest on this machine.
 
     A step is a change for good, such as by an image that got slower: a change of the median by 15 % and half a second
-    or more, that is clear of the noise, over four runs or more before and after it. An outlier is none. Each phase counts
-    by itself, from the end of the one before; `ready` is all of them.
+    or more, that is clear of the noise, over four runs or more before and after it. An outlier is none.
+
+    Each phase counts by itself, from the end of the one before; `ready` is all of them.
 
     The page of a single run is made by pytest, with --nomad-report FILE.html.
     """

@@ -29,8 +29,10 @@ LAYERS = """
     cluster cluster_state cluster_events
     workload leader_watch
     boot progress
-    delivery host_watch agent_watch faults linearizability operations readiness runs creation machine_state diagnostics failure_report lifecycle amis report history
-    topologies attaching sharing scheduling pytest_session fixtures evidence_hooks report_hooks xdist_hooks plugin bench cli suite __main__
+    delivery host_watch agent_watch faults linearizability operations readiness runs creation machine_state
+    diagnostics failure_report lifecycle amis report history
+    topologies attaching sharing scheduling pytest_session fixtures evidence_hooks report_hooks xdist_hooks plugin
+    bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}
 
