@@ -163,7 +163,7 @@ class RunSecrets:
     @cached_property
     def _known(self) -> re.Pattern[str]:
         # pytest shortens what it shows of a long text to its beginning and its end, with dots between them.
-        shortened = (rf"{re.escape(part[:_LEAST // 2])}[^\s'\"]*\.\.\.[^\s'\"]*" for part in self._parts)
+        shortened = (rf"{re.escape(part[: _LEAST // 2])}[^\s'\"]*\.\.\.[^\s'\"]*" for part in self._parts)
         return re.compile("|".join([*map(re.escape, self._parts), *shortened]))
 
     # -- for a host
