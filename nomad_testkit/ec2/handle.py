@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,28 +92,30 @@ class EmbeddedEc2:
         Raises Ec2Error with the end of the cloud's log when it does not start.
         """
         config = CloudConfig("", region, -1, {}, tuple(_on_disk(image) for image in images))
-        done = subprocess.run(
-            [*_delegated_scope(), sys.executable, "-m", "nomad_testkit.ec2.warden"],
-            input=config.to_json(),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=_environment(),
-        )
-        if done.returncode:
-            raise Ec2Error(f"the embedded cloud could not be started: {done.stderr.strip()[-2000:]}")
-        state_dir = Path(done.stdout.strip().splitlines()[-1])
-        # Opened at once: the folder goes away with a cloud that fails.
-        with (state_dir / LOG).open(errors="replace") as log:
-            try:
-                first = Connection(state_dir, timeout=START_TIMEOUT)
+        with _life_sign() as life:
+            done = subprocess.run(
+                [*_delegated_scope(), sys.executable, "-m", "nomad_testkit.ec2.warden", str(life)],
+                input=config.to_json(),
+                capture_output=True,
+                pass_fds=(life,),
+                text=True,
+                check=False,
+                env=_environment(),
+            )
+            if done.returncode:
+                raise Ec2Error(f"the embedded cloud could not be started: {done.stderr.strip()[-2000:]}")
+            state_dir = Path(done.stdout.strip().splitlines()[-1])
+            # Opened at once: the folder goes away with a cloud that fails.
+            with (state_dir / LOG).open(errors="replace") as log:
                 try:
-                    first.ask("lease")
-                    return cls(state_dir)
-                finally:
-                    first.close()
-            except Ec2Error as error:
-                raise Ec2Error(f"the embedded cloud did not start: {error}\n{log.read()[-3000:]}") from error
+                    first = Connection(state_dir, timeout=START_TIMEOUT)
+                    try:
+                        first.ask("lease")
+                        return cls(state_dir)
+                    finally:
+                        first.close()
+                except Ec2Error as error:
+                    raise Ec2Error(f"the embedded cloud did not start: {error}\n{log.read()[-3000:]}") from error
 
     @classmethod
     def attach(cls, state_dir: Path) -> EmbeddedEc2:
@@ -186,6 +188,17 @@ class EmbeddedEc2:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
+
+
+@contextlib.contextmanager
+def _life_sign() -> Iterator[int]:
+    """Lend the reading end of a pipe that ends with the block, or with this process, however that ends."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(writing)
+        os.close(reading)
 
 
 def aws_client(service: str, *, endpoint_url: str, region: str) -> Any:

@@ -34,12 +34,13 @@ log = logging.getLogger(__name__)
 
 _RUN = Path("/run")
 _FOLDER = _RUN / "cloud"
-FIRST_LEASE = 30.0
-"""Seconds that a cloud waits for its first lease before it takes its maker for dead."""
 
 
 def main() -> None:
-    """Become the cloud that standard input describes; the argument is the control socket's descriptor."""
+    """Become the cloud that standard input describes.
+
+    The arguments are descriptors: of the control socket, and of a pipe that ends when the cloud's maker does.
+    """
     if os.getpid() == 1:
         child = os.fork()
         if child:
@@ -48,7 +49,7 @@ def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     config = CloudConfig.from_json(sys.stdin.read())
     control = socket.socket(fileno=int(sys.argv[1]))
-    Supervisor(config).run(control)
+    Supervisor(config).run(control, maker=int(sys.argv[2]))
 
 
 def _reap_until(child: int) -> None:
@@ -70,6 +71,7 @@ class Supervisor:
         self._cgroups = CgroupTree.of_parents(config.cgroups)
         self._images: ImageStore | None = None
         self._leases = 0
+        self._leased = False
         self._kept = False
         self._changed = threading.Condition()
         self._over = False
@@ -81,20 +83,28 @@ class Supervisor:
             "stats": self._stats,
         }
 
-    def run(self, control: socket.socket) -> None:
-        """Open the cloud, serve until the last lease is gone, then return."""
+    def run(self, control: socket.socket, *, maker: int) -> None:
+        """Open the cloud, serve until the last lease is gone, or until the maker ends before it has one, then end."""
+        threading.Thread(target=self._outlive, args=(maker,), daemon=True).start()
         self._mount()
         open_cloud(self._addresses)
         self._serve()
         log.info("the cloud is open")
         threading.Thread(target=self._accept, args=(control,), daemon=True).start()
         with self._changed:
-            leased = self._changed.wait_for(lambda: self._leases > 0 or self._over, timeout=FIRST_LEASE)
-            if leased:
-                self._changed.wait_for(lambda: self._over or (self._leases == 0 and not self._kept))
+            self._changed.wait_for(lambda: self._leased or self._over)
+            self._changed.wait_for(lambda: self._over or (self._leases == 0 and not self._kept))
         log.info("the cloud ends: %s", "asked to" if self._over else "nobody holds a lease")
         # Threads of hosts and servers are of no more interest: the kernel ends what they look after.
         os._exit(0)
+
+    def _outlive(self, maker: int) -> None:
+        """End the cloud, even while it opens, when its maker ends without a lease; who has one closes the pipe."""
+        os.read(maker, 1)
+        with self._changed:
+            if not self._leased:
+                log.info("the cloud ends: its maker has")
+                os._exit(0)
 
     def _mount(self) -> None:
         # A /run of its own: systemd-nspawn and ip-netns leave files there, which must go with the cloud.
@@ -171,6 +181,7 @@ class Supervisor:
     def _lease(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         with self._changed:
             self._leases += 1
+            self._leased = True
             self._changed.notify_all()
         return {"endpoint_url": self._addresses.endpoint_url}
 

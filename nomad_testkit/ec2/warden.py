@@ -32,7 +32,8 @@ STATE = Path("/run/nomad-testkit")
 def main() -> None:
     """Run a cloud; the configuration comes on standard input, and its folder is written to standard output.
 
-    It goes into the background as soon as that folder holds the control socket.
+    The argument is the descriptor of a pipe that ends when the cloud's maker does. The cloud goes into the background
+    as soon as that folder holds the control socket.
     """
     config = CloudConfig.from_json(sys.stdin.read())
     remove_dead()
@@ -46,7 +47,7 @@ def main() -> None:
     if _fork_into_background(state_dir):
         print(state_dir, flush=True)
         return
-    Warden(config, state_dir).run(control)
+    Warden(config, state_dir, maker=int(sys.argv[1])).run(control)
     lock.close()
 
 
@@ -85,8 +86,9 @@ def _fork_into_background(state_dir: Path) -> bool:
 class Warden:
     """Looks after one cloud."""
 
-    def __init__(self, config: CloudConfig, state_dir: Path) -> None:
+    def __init__(self, config: CloudConfig, state_dir: Path, *, maker: int) -> None:
         self._config = config
+        self._maker = maker
         self._state_dir = state_dir
         self._addresses = CloudAddresses(config.index)
         self._cgroups = _cgroups(config.index)
@@ -126,10 +128,10 @@ class Warden:
                 # With its warden the cloud dies too: nobody would be left to clean up after it.
                 *("setpriv", "--pdeathsig", "KILL"),
                 *("unshare", "--pid", "--net", "--mount", "--fork", "--kill-child", "--mount-proc"),
-                *(sys.executable, "-m", "nomad_testkit.ec2.supervisor", str(control.fileno())),
+                *(sys.executable, "-m", "nomad_testkit.ec2.supervisor", str(control.fileno()), str(self._maker)),
             ],
             stdin=subprocess.PIPE,
-            pass_fds=(control.fileno(),),
+            pass_fds=(control.fileno(), self._maker),
             text=True,
         )
 

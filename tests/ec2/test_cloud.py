@@ -77,6 +77,37 @@ def test_a_kept_cloud_outlives_its_leases(debian: LocalImage, nothing_left: Noth
     nothing_left()
 
 
+MAKER = """
+import sys
+
+from nomad_testkit.ec2 import handle
+
+
+def connect(state_dir, timeout):
+    print(state_dir, flush=True)
+    sys.stdin.read()  # nobody writes
+
+
+handle.Connection = connect
+handle.EmbeddedEc2.start(region="us-east-1", images=[])
+"""
+
+
+def test_it_ends_with_a_maker_that_dies_before_its_first_lease(nothing_left: NothingLeft) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MAKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as maker:
+        assert maker.stdout is not None
+        log = Path(maker.stdout.readline().strip()) / "cloud.log"
+        wait_until(
+            "an open cloud",
+            lambda: Ok(None) if "the cloud is open" in (told := log.read_text()) else Pending(told),
+            deadline=Deadline.after(60),
+        )
+        maker.kill()
+    nothing_left()
+
+
 @pytest.mark.parametrize("victim", ["nomad_testkit.ec2.supervisor", "nomad_testkit.ec2.warden"])
 def test_a_killed_process_takes_the_cloud_with_it(
     victim: str, debian: LocalImage, nothing_left: NothingLeft, monkeypatch: pytest.MonkeyPatch
