@@ -47,7 +47,7 @@ class Shell:
     def run(self, script: str) -> tuple[int, str]:
         """Run a script; its status, and what it printed. A command that fails ends it."""
         state = shlex.quote(str(self._state))
-        whole = f"[ ! -e {state} ] || . {state}\ntrap 'export -p > {state}' EXIT\nset -e -o pipefail\n{script}"
+        whole = f"[ ! -e {state} ] || . {state}\ntrap 'export -p > {state}' EXIT\nset -a -e -o pipefail\n{script}"
         process = subprocess.Popen(
             ["bash", "-c", whole],
             cwd=self.folder,
