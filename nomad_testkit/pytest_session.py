@@ -71,7 +71,7 @@ def progress_of(config: pytest.Config) -> Progress:
         if config.getini("log_cli") or config.getoption("log_cli_level") is not None:
             return None  # records of the log would be written right into it
         with shown():
-            reporter.ensure_newline()
+            begin_line(reporter)
             reporter.flush()
             return duplicate(sys.stdout)
 
@@ -80,9 +80,16 @@ def progress_of(config: pytest.Config) -> Progress:
 
 def write_lines(reporter: pytest.TerminalReporter, text: str) -> None:
     """Write lines of their own; a log that is no terminal shows them at once too."""
-    reporter.ensure_newline()
+    begin_line(reporter)
     reporter.write_line(text)
     reporter.flush()
+
+
+def begin_line(reporter: pytest.TerminalReporter) -> None:
+    """End a line that pytest has begun, such as one of dots, which `ensure_newline` knows only the first time."""
+    reporter.ensure_newline()
+    if reporter.config.get_terminal_writer().width_of_current_line:
+        reporter.write_line("")
 
 
 def _to_controller(config: pytest.Config) -> Progress:

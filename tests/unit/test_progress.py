@@ -290,6 +290,7 @@ def nomad_example():
                 raise KeyboardInterrupt
         with plain(settings, example, target=target, progress=progress) as cluster:
             yield cluster
+        progress("destroyed")
 
     lifecycle.deployed = deployed
     return FakeExample()
@@ -317,6 +318,7 @@ def test_pytest_shows_it_live_and_captures_as_before(project: pytest.Pytester, c
     assert not any("servers" in line for line in lines)
     assert any(line.startswith("nomad_testkit: ") and line.endswith("s  hosts up") for line in lines)
     assert not screen.hid_its_cursor
+    assert "nomad_testkit: destroyed" in lines, "not behind the dots"
     captured = lines.index("said in the set-up") > lines.index("test_some.py .") + 3
     assert captured == (capture != "no")
 
