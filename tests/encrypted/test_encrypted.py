@@ -251,6 +251,8 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
     ), died
     assert not [server for server in servers if f"{server.instance_id} in servers" in died]
     no_room = told["test_a_job_finds_no_room"]
-    assert re.search(r"^job memory-\w+:\n    [\d:.]+ evaluation \w+ \(job-register\) is complete$", no_room, re.MULTILINE)
+    assert re.search(
+        r"^job memory-\w+:\n    [\d:.]+ evaluation \w+ \(job-register\) is complete$", no_room, re.MULTILINE
+    )
     assert "not placed: group 'group': dimension 'memory' exhausted on 1 node" in no_room
     assert told["test_a_teardown_fails"].startswith(f"verdict: {servers[0].address}: `cat /opt/")

@@ -100,7 +100,9 @@ def test_a_file_that_is_held_or_cannot_be_made_is_named(tmp_path: Path, monkeypa
         history.append([figures(2)])
     other.close()
     (tmp_path / "file").touch()
-    with pytest.raises(HistoryError, match=r"cannot be kept in .*/file/history.sqlite3: File exists; make its folder writable"):
+    with pytest.raises(
+        HistoryError, match=r"cannot be kept in .*/file/history.sqlite3: File exists; make its folder writable"
+    ):
         History(tmp_path / "file" / "history.sqlite3").append([figures(1)])
 
 
