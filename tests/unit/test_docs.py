@@ -264,6 +264,22 @@ def test_the_readmes_of_examples_tell_what_is_added_to_each_group() -> None:
         assert told == declared
 
 
+def test_the_guide_tells_which_variables_of_a_configuration_a_run_fills_in() -> None:
+    text = (DOCS / "how-to/terraform.md").read_text()
+    tree = ast.parse((PACKAGE / "deploy/by_terraform.py").read_text())
+    (function,) = (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == "_suggested")
+    keys = [key for node in ast.walk(function) if isinstance(node, ast.Dict) for key in node.keys]
+    keys += [
+        node.slice
+        for node in ast.walk(function)
+        if isinstance(node, ast.Subscript) and "suggested" in ast.unparse(node)
+    ]
+    names = {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+    assert {"aws_region", "ssh_key_name"} <= names
+    for name in names:
+        assert f"`{name}`" in text
+
+
 def test_a_page_that_is_no_more_is_removed(tmp_path: Path) -> None:
     (tmp_path / "old.md").write_text("# old")
     reference_pages.write(tmp_path)
