@@ -98,7 +98,7 @@ def _fixtures() -> str:
         function: Callable[..., Any] = fixture.__wrapped__
         scope = str(fixture._fixture_function_marker.scope)
         gives = str(inspect.signature(function).return_annotation).removeprefix("Iterator[").removesuffix("]")
-        rows.append([f"`{name}`", scope, f"`{gives}`", _one_line(function)])
+        rows.append([f"`{name}`", scope, f"`{_cell(gives)}`", _one_line(function)])
     return _page(
         "Fixtures",
         "Every fixture can be overridden in a `conftest.py`, as any of pytest's. Nothing is deployed that no selected "
@@ -108,16 +108,13 @@ def _fixtures() -> str:
 
 
 def _settings() -> str:
-    rows = [
-        [
-            f"`{setting.option}{f' {setting.metavar}' if setting.metavar else ''}`",
-            f"`{setting.key}`",
-            f"`{setting.variable}`",
-            _default(setting.default, repeatable=setting.repeatable),
-            _cell(setting.help) + (" (several times)" if setting.repeatable else ""),
-        ]
-        for setting in table()
-    ]
+    rows = []
+    for setting in table():
+        value = f" {setting.metavar}" if setting.metavar else ""
+        names = f"`{setting.option}{value}`<br>`{setting.key}`<br>`{setting.variable}`"
+        default = _default(setting.default, repeatable=setting.repeatable)
+        several = "; can be given several times" if setting.repeatable and "several" not in setting.help else ""
+        rows.append([names, default, _cell(setting.help) + several])
     others = [[f"`{name}`", _cell(what)] for name, what in other_variables().items()]
     return _page(
         "Settings",
@@ -127,7 +124,7 @@ def _settings() -> str:
         "A setting that can be given several times has one value a line in ini, and `;` between its values in the "
         "environment. A relative path in ini is relative to the ini file. The commands of `nomad-testkit` that deploy "
         "have the same options without the prefix, such as `--clients`, and read the same variables.",
-        _table(["option", "ini key", "environment", "default", "what it is"], rows),
+        _table(["option, ini key, environment", "default", "what it is"], rows),
         "## Other variables of the environment",
         _table(["variable", "what it is"], others),
     )

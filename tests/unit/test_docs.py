@@ -280,6 +280,13 @@ def test_the_guide_tells_which_variables_of_a_configuration_a_run_fills_in() -> 
         assert f"`{name}`" in text
 
 
+def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
+    for name, text in reference_pages.pages().items():
+        for part in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+            head, *rows = [len(re.findall(r"(?<!\\)\|", line)) for line in part.splitlines()]
+            assert set(rows) == {head}, name
+
+
 def test_a_page_that_is_no_more_is_removed(tmp_path: Path) -> None:
     (tmp_path / "old.md").write_text("# old")
     reference_pages.write(tmp_path)
