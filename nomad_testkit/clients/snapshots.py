@@ -13,8 +13,7 @@ from nomad_testkit.errors import UsageError
 
 _SUMS = "SHA256SUMS"
 _RAFT_PORTS = {"consul": ":8300", "nomad": ":4647"}
-"""By default. Both agents' snapshots have the same form, and one that is given the other's ends, and does not come back.
-"""
+"""By default. Both agents' snapshots have the same form: one that is given the other's ends, and does not come back."""
 
 
 def check_snapshot(snapshot: bytes, product: str) -> None:

@@ -329,7 +329,8 @@ def test_a_zip_without_the_binary_is_refused(site: ReleaseSite, cache: Cache) ->
 @pytest.mark.usefixtures("no_go")
 def test_when_no_source_has_it_the_reason_of_each_is_told(site: ReleaseSite, cache: Cache) -> None:
     told = (
-        "nomad 9.9.9 cannot be had. Release: .*HTTP 404.* Build: lacks a go.mod to build nomad 9.9.9 from .only 1.6.1"
+        r"nomad 9.9.9 cannot be had. Release: .*HTTP 404.* Build: lacks a go.mod to build nomad 9.9.9 from "
+        r"\(there is one for 1.6.1\)"
     )
     with pytest.raises(AgentSourceError, match=told):
         get_agent("nomad", "9.9.9", cache=cache, progress=print)

@@ -108,7 +108,7 @@ def text(found: BeautifulSoup) -> str:
 
 def headline(found: BeautifulSoup) -> str:
     assert found.h1 is not None
-    return found.h1.get_text()
+    return str(found.h1.get_text())
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
