@@ -30,6 +30,7 @@ _JOURNAL = re.compile(r"^(?P<at>\d{4}-\d\d-\d\dT\S+) \S+ (?P<by>[^\s\[:]+)\S* (?
 """A line of `journalctl -o short-iso-precise`."""
 _OWN_TIME = re.compile(r"^\s*\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)\s+")
 _WORSE = re.compile(r"\[(?:WARN|ERROR|ERR|CRIT)\]|level=(?:warn|error)|\bpanic\b|\bfatal\b", re.IGNORECASE)
+_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{8}\b")
 _UNIT = re.compile(r"exited|[Ff]ailed|Stopp|Started|restart job")
 EVIDENCE_NOTE = re.compile(r"^evidence of \S+ is in (/.+)$", re.MULTILINE)
 """What a deployment that fails says of its evidence, in a note of the error."""
@@ -138,8 +139,11 @@ def _logs(folder: Path, text: str, window: Window) -> Iterable[str]:
 
 
 def _warnings(folder: Path, place: Place, window: Window) -> list[str]:
-    """Read what a host's agents complained of, in the order of time; what is said again and again stands once."""
-    found: dict[tuple[str, str], tuple[float, int]] = {}
+    """Read what a host's agents complained of, in the order of time; what is said again and again stands once.
+
+    An agent that starts again says the same of each allocation that it had: that must not drive out why it ended.
+    """
+    found: dict[tuple[str, str], tuple[float, str, int]] = {}
     for agent in ("consul", "nomad"):
         try:
             lines = (folder / place.folder / journal_file(agent)).read_text(errors="replace").splitlines()
@@ -151,11 +155,11 @@ def _warnings(folder: Path, place: Place, window: Window) -> list[str]:
                 continue
             message = _OWN_TIME.sub("", matched["text"])
             if (_UNIT if matched["by"] == "systemd" else _WORSE).search(message):
-                key = (agent, message)
-                found[key] = (at, found[key][1] + 1 if key in found else 1)
+                key = (agent, _ID.sub("", message))
+                found[key] = (at, message, found[key][2] + 1 if key in found else 1)
     return [
         f"{_clock(at)} {agent}: {_cut(message)}" + (f" ({count} times)" if count > 1 else "")
-        for (agent, message), (at, count) in sorted(found.items(), key=lambda item: item[1][0])
+        for (agent, _), (at, message, count) in sorted(found.items(), key=lambda item: item[1][0])
     ]
 
 

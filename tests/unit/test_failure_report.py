@@ -111,6 +111,15 @@ def test_a_quiet_cluster_says_so(evidence: Evidence) -> None:
     assert "no host's agents logged a warning or an error while the test ran" in evidence.section(ValueError("x"))
 
 
+def test_what_is_said_of_each_allocation_stands_once(evidence: Evidence) -> None:
+    ids = [f"{n:08x}-3717-8820-403f-065d6da0a476/serve/{n:08x}" for n in range(20)]
+    lost = [line(2 + n / 10, f"[ERROR] client.driver_mgr: cannot reattach: task_id={id}") for n, id in enumerate(ids)]
+    evidence.host(1, "clients", [line(1, "[ERROR] nomad: it ends"), *lost])
+    text = evidence.section(TestkitError("i-1 is slow"))
+    assert "[ERROR] nomad: it ends" in text
+    assert f"cannot reattach: task_id={ids[-1]} (20 times)" in text
+
+
 def test_much_is_cut_and_says_how_much(evidence: Evidence) -> None:
     evidence.host(1, "servers", [line(n / 10, f"[WARN]  nomad: {n} " + "x" * 500) for n in range(40)])
     for number in (2, 3, 4):
