@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nomad_testkit.checks.placement import Evaluation
 from nomad_testkit.diagnostics import HOSTS_FILE, INCOMPLETE_FILE, journal_file, mask
@@ -133,17 +133,24 @@ def _logs(folder: Path, text: str, window: Window) -> Iterable[str]:
         if not lines:
             yield f"{place}: its agents logged no warnings or errors while the test ran"
             continue
-        shown = lines[-LINES_A_HOST:]
-        which = f", the last {len(shown)}" if len(shown) < count else ""
+        # Why a unit ended matters more than what its agent said when it came back.
+        latest = sorted(range(count), key=lambda number: (lines[number].of_systemd, number))[-LINES_A_HOST:]
+        shown = [lines[number].text for number in sorted(latest)]
+        which = f", {len(shown)} of {count}" if len(shown) < count else ""
         yield _block(f"{place}: warnings and errors of its agents while the test ran{which}:", shown)
 
 
-def _warnings(folder: Path, place: Place, window: Window) -> list[str]:
+class _Line(NamedTuple):
+    text: str
+    of_systemd: bool
+
+
+def _warnings(folder: Path, place: Place, window: Window) -> list[_Line]:
     """Read what a host's agents complained of, in the order of time; what is said again and again stands once.
 
     An agent that starts again says the same of each allocation that it had: that must not drive out why it ended.
     """
-    found: dict[tuple[str, str], tuple[float, str, int]] = {}
+    found: dict[tuple[str, str, bool], tuple[float, str, int]] = {}
     for agent in ("consul", "nomad"):
         try:
             lines = (folder / place.folder / journal_file(agent)).read_text(errors="replace").splitlines()
@@ -154,12 +161,13 @@ def _warnings(folder: Path, place: Place, window: Window) -> list[str]:
             if matched is None or not window.has(at := _seconds(matched["at"])):
                 continue
             message = _OWN_TIME.sub("", matched["text"])
-            if (_UNIT if matched["by"] == "systemd" else _WORSE).search(message):
-                key = (agent, _ID.sub("", message))
+            of_systemd = matched["by"] == "systemd"
+            if (_UNIT if of_systemd else _WORSE).search(message):
+                key = (agent, _ID.sub("", message), of_systemd)
                 found[key] = (at, message, found[key][2] + 1 if key in found else 1)
     return [
-        f"{_clock(at)} {agent}: {_cut(message)}" + (f" ({count} times)" if count > 1 else "")
-        for (agent, _), (at, message, count) in sorted(found.items(), key=lambda item: item[1][0])
+        _Line(f"{_clock(at)} {agent}: {_cut(message)}" + (f" ({count} times)" if count > 1 else ""), of_systemd)
+        for (agent, _, of_systemd), (at, message, count) in sorted(found.items(), key=lambda item: item[1][0])
     ]
 
 

@@ -111,6 +111,17 @@ def test_a_quiet_cluster_says_so(evidence: Evidence) -> None:
     assert "no host's agents logged a warning or an error while the test ran" in evidence.section(ValueError("x"))
 
 
+def test_why_a_unit_ended_is_kept(evidence: Evidence) -> None:
+    ended = line(1, "nomad.service: Main process exited, code=killed, status=9/KILL", by="systemd")
+    evidence.host(1, "clients", [ended, *(line(n, f"[WARN]  nomad: {n}") for n in range(2, 40))])
+    shown = evidence.section(TestkitError("i-1 is slow")).splitlines()
+    begin = next(
+        number for number, text in enumerate(shown) if text.endswith(f"while the test ran, {LINES_A_HOST} of 39:")
+    )
+    assert shown[begin + 1].endswith(" nomad: nomad.service: Main process exited, code=killed, status=9/KILL")
+    assert [text.rpartition(" ")[2] for text in shown[begin + 2 : begin + 13]] == [str(n) for n in range(29, 40)]
+
+
 def test_what_is_said_of_each_allocation_stands_once(evidence: Evidence) -> None:
     ids = [f"{n:08x}-3717-8820-403f-065d6da0a476/serve/{n:08x}" for n in range(20)]
     lost = [line(2 + n / 10, f"[ERROR] client.driver_mgr: cannot reattach: task_id={id}") for n, id in enumerate(ids)]
@@ -129,7 +140,7 @@ def test_much_is_cut_and_says_how_much(evidence: Evidence) -> None:
     assert "i-1 in" not in text
     assert "(21 more lines)" in text
     text = evidence.section(TestkitError("i-1 is slow"))
-    assert f"the last {LINES_A_HOST}:" in text
+    assert f"while the test ran, {LINES_A_HOST} of 40:" in text
     assert "nomad: 39 xxx" in text
     assert "nomad: 27 xxx" not in text
     assert max(map(len, text.splitlines())) < 300
