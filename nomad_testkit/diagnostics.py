@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.errors import WaitTimeout
+from nomad_testkit.errors import HostError, WaitTimeout
 from nomad_testkit.run_secrets import hide_private_keys
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -176,7 +176,11 @@ def _of_host(host: Host, target: Target | None, reachable: bool) -> list[Task]:
 
 
 def _output(host: Host, command: str) -> str:
-    ended = host.run(command, sudo=True, check=False)
+    try:
+        ended = host.run(command, sudo=True, check=False)
+    except HostError:
+        # A connection may be lost at the very moment at which a test fails; to read once more does no harm.
+        ended = host.run(command, sudo=True, check=False)
     return ended.stdout if ended.status == 0 or ended.stdout else f"({ended.stderr.strip() or 'no output'})\n"
 
 

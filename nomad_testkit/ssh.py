@@ -273,7 +273,8 @@ class SshConnection:
             except TimeoutError as error:
                 raise HostError(f"{self.address}: `{command}` did not end within {timeout:.0f} s") from error
             except (paramiko.SSHException, OSError, EOFError) as error:
-                raise HostError(f"{self.address}: connection lost during `{command}`: {error}") from error
+                why = str(error) or type(error).__name__
+                raise HostError(f"{self.address}: connection lost during `{command}`: {why}") from error
             finally:
                 channel.close()
         if status == -1 and not self._alive():
@@ -292,6 +293,9 @@ class SshConnection:
                 if transport is None:
                     raise EOFError("connection lost")
                 return Ok(transport.open_session(timeout=ATTEMPT_TIMEOUT))
+            except paramiko.ChannelException as error:
+                # The host refuses one more session; those of other threads go on over this connection.
+                return Pending(str(error))
             except (paramiko.SSHException, OSError, EOFError) as error:
                 # Another thread may have replaced the connection meanwhile; only the dead one is dropped.
                 with self._lock:

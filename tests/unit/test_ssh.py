@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import socket
 import subprocess
 import threading
@@ -42,6 +43,9 @@ class Session(paramiko.ServerInterface):
         return "publickey"
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
+        if self.server.refusals:
+            self.server.refusals -= 1
+            return paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
         return paramiko.common.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
@@ -88,6 +92,7 @@ class Server:
         self.commands: list[str] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.tried = threading.Event()
+        self.refusals = 0
         self.port = 0
         self.start()
 
@@ -185,6 +190,19 @@ def test_more_threads_than_channels_all_get_their_answer(ssh: SshConnection) -> 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: ssh.run(f"echo {n}").stdout, range(20)))
     assert answers == [f"{n}\n" for n in range(20)]
+
+
+def test_a_refused_session_costs_no_other_its_connection(ssh: SshConnection, server: Server, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ssh.run, f"echo begun > {tmp_path / 'go'}; read line < {tmp_path / 'go'}; echo $line")
+        assert (tmp_path / "go").read_text() == "begun\n"
+        server.refusals = 1
+        assert ssh.run("echo second").stdout == "second\n"
+        (tmp_path / "go").write_text("first\n")
+        assert waiting.result(timeout=30).stdout == "first\n"
+    assert server.refusals == 0
+    assert len(server.transports) == 1
 
 
 def test_it_comes_back_after_a_reboot(ssh: SshConnection, server: Server) -> None:
