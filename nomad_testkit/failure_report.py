@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from nomad_testkit.checks.placement import Evaluation
 from nomad_testkit.diagnostics import HOSTS_FILE, INCOMPLETE_FILE, journal_file, mask
 from nomad_testkit.errors import TestkitError
+from nomad_testkit.jobs import ready_datacenters
 
 MOST_HOSTS = 3
 LINES_A_HOST = 12
@@ -175,13 +176,15 @@ def _jobs(folder: Path, text: str, window: Window) -> Iterable[str]:
     api = _most_knowing(folder)
     evaluations = [one for one in api.get("evaluations", ()) if one.get("JobID")]
     allocations = api.get("allocations", ())
+    ready_in = ready_datacenters(api.get("nodes", ()))
     known = dict.fromkeys(str(one["JobID"]) for one in (*evaluations, *allocations))
     jobs = [job for job in known if job in text]
     if not jobs:
         recent = (one for one in evaluations if window.has(one.get("CreateTime", 0) / 1e9))
         jobs = list(dict.fromkeys(str(one["JobID"]) for one in recent))
     for job in jobs[:MOST_JOBS]:
-        events = [line for one in evaluations if one["JobID"] == job for line in _of_evaluation(one)]
+        wanted = next((one.get("Datacenters") or () for one in api.get("jobs", ()) if one.get("ID") == job), ())
+        events = [line for one in evaluations if one["JobID"] == job for line in _of_evaluation(one, wanted, ready_in)]
         for one in allocations:
             if one["JobID"] == job:
                 events += _of_allocation(one)
@@ -192,13 +195,15 @@ def _jobs(folder: Path, text: str, window: Window) -> Iterable[str]:
         yield f"({len(jobs) - MOST_JOBS} more jobs: {', '.join(jobs[MOST_JOBS:])})"
 
 
-def _of_evaluation(facts: Mapping[str, Any]) -> Iterable[tuple[float, str]]:
+def _of_evaluation(
+    facts: Mapping[str, Any], datacenters: Sequence[str], ready_in: Sequence[str]
+) -> Iterable[tuple[float, str]]:
     why = f": {facts['StatusDescription']}" if facts.get("StatusDescription") else ""
     line = f"evaluation {facts['ID'][:8]} ({facts.get('TriggeredBy', '')}) is {facts['Status']}{why}"
     at = facts.get("CreateTime", 0) / 1e9
     yield at, line
     for failure in Evaluation.parse(facts).failures:
-        yield at, f"  not placed: {failure.words([name for name, _ in failure.nodes_available], ())}"
+        yield at, f"  not placed: {failure.words(datacenters, ready_in)}"
 
 
 def _of_allocation(facts: Mapping[str, Any]) -> Iterable[tuple[float, str]]:
@@ -221,10 +226,14 @@ def _most_knowing(folder: Path) -> Mapping[str, Any]:
             told = json.loads((folder / place.folder / "nomad-api.json").read_text())
         except (OSError, ValueError):
             continue
-        lists = {key: told[key] for key in ("evaluations", "allocations") if isinstance(told.get(key), list)}
-        if sum(map(len, lists.values())) > sum(map(len, best.values())):
+        lists = {key: value for key, value in told.items() if isinstance(value, list)}
+        if _events(lists) > _events(best):
             best = lists
     return best
+
+
+def _events(answers: Mapping[str, Any]) -> int:
+    return sum(len(answers.get(key, ())) for key in ("evaluations", "allocations"))
 
 
 def _where(folder: Path) -> str:

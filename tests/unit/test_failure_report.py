@@ -191,8 +191,22 @@ METRICS = {
 }
 
 
-def answers(place: Path, evaluations: list[Any] | str, allocations: list[Any]) -> None:
-    (place / "nomad-api.json").write_text(json.dumps({"evaluations": evaluations, "allocations": allocations}))
+def answers(place: Path, evaluations: list[Any] | str, allocations: list[Any], **others: list[Any]) -> None:
+    told = {"evaluations": evaluations, "allocations": allocations, **others}
+    (place / "nomad-api.json").write_text(json.dumps(told))
+
+
+def test_a_job_for_another_datacenter_is_told_from_clients_that_are_not_ready(evidence: Evidence) -> None:
+    nowhere = {**METRICS, "NodesAvailable": {"dc9": 0}, "DimensionExhausted": None, "NodesExhausted": 0}
+    answers(
+        evidence.host(1, "servers"),
+        [evaluation("web-1", 1, Status="complete", StatusDescription="", FailedTGAllocs={"web": nowhere})],
+        [],
+        jobs=[{"ID": "web-1", "Datacenters": ["dc9"]}],
+        nodes=[{"Datacenter": "us-east-1a", "Status": "ready", "SchedulingEligibility": "eligible", "Drain": False}],
+    )
+    text = evidence.section(AssertionError("x"))
+    assert "not placed: group 'web': no nodes in datacenters [dc9]; the ready clients are in [us-east-1a]" in text
 
 
 def test_the_events_of_the_job_at_hand(evidence: Evidence) -> None:
