@@ -109,9 +109,9 @@ def new_run(
                 error.add_note(evidence_note(run.run_id, folder))
             raise
         finally:
-            for host in hosts:
-                host.close()
             with deferred(progress):
+                for host in hosts:
+                    host.close()
                 try:
                     keep = None if expired.is_set() else settings.keep
                     _finish(run, first, target=target, keep=keep, progress=progress)

@@ -17,6 +17,7 @@ from nomad_testkit import creation, diagnostics, lifecycle, targets
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TeardownError, UsageError
 from nomad_testkit.examples import Roles
+from nomad_testkit.host import Host
 from nomad_testkit.interrupts import Expired, Terminated, deferred, termination_raises
 from nomad_testkit.model import Instance, Network
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG, Creates, Step, tag_list
@@ -212,6 +213,17 @@ def test_sigterm_destroys_too(stage: Stage, deploy: Callable[..., Any]) -> None:
     with pytest.raises(Terminated), deploy():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stage.done[-1] == "sweep"
+
+
+def test_a_second_ctrl_c_while_connections_close_does_not_skip_the_teardown(
+    stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # tox sends a SIGINT of its own as soon as the terminal's has come.
+    monkeypatch.setattr(Host, "close", lambda self: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), deploy():
+        raise KeyboardInterrupt
+    assert stage.done[-1] == "sweep"
+    assert Run.every() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
