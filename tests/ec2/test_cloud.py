@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_runs import supervisors_of
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage
@@ -42,12 +43,6 @@ def await_end(cloud: EmbeddedEc2) -> None:
         return Pending("it is there") if cloud.state_dir.exists() else Ok(None)
 
     wait_until("the cloud to end", probe, deadline=Deadline.after(20))
-
-
-def processes(word: str) -> list[int]:
-    """List the processes whose command line has a word."""
-    found = subprocess.run(["pgrep", "-f", word], capture_output=True, text=True, check=False).stdout
-    return [int(pid) for pid in found.split()]
 
 
 def test_shutdown_leaves_nothing(debian: LocalImage, nothing_left: NothingLeft) -> None:
@@ -112,10 +107,10 @@ def test_it_ends_with_a_maker_that_dies_before_its_first_lease(nothing_left: Not
 def test_a_killed_process_takes_the_cloud_with_it(
     victim: str, debian: LocalImage, nothing_left: NothingLeft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = set(processes(victim))
     cloud = EmbeddedEc2.start(region="us-east-1", images=[debian])
     boot_one(cloud, debian)
-    for pid in set(processes(victim)) - before:
+    # This cloud's own: another session's on this machine is none of the test's.
+    for pid in supervisors_of(cloud.warden_pid) if victim.endswith("supervisor") else [cloud.warden_pid]:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
