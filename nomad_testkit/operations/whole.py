@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from nomad_testkit.checks import AutopilotHealthy, Leader, NodesReady, RaftPeers
+from typing import Any
+
+from nomad_testkit.checks import AutopilotHealthy, Check, Leader, NodesReady, RaftPeers
 from nomad_testkit.cluster import Cluster
 
 WITHIN = 300.0
 """Seconds for each step to come to its end."""
 
 
-def require_whole(cluster: Cluster, *, within: float = WITHIN) -> None:
-    """Demand that the cluster is as large as its hosts make it, and healthy: no stale peer, a leader, nodes ready."""
+def require_whole(cluster: Cluster, *more: Check[Any], within: float = WITHIN) -> None:
+    """Demand that the cluster is as large as its hosts make it, and healthy: no stale peer, a leader, nodes ready.
+
+    `more` are checks that have to hold at the same time.
+    """
     cluster.require(
         RaftPeers(len(cluster.consul_servers), ("consul",)),
         RaftPeers(len(cluster.nomad_servers), ("nomad",)),
         Leader(),
         AutopilotHealthy(),
         NodesReady(len(cluster.nomad_clients)),
+        *more,
         within=within,
     )

@@ -17,10 +17,8 @@ import pytest
 from nomad_testkit import Cluster, Example
 from nomad_testkit.checks import (
     AllocationsRunning,
-    AutopilotHealthy,
     Leader,
     NodesReady,
-    RaftPeers,
     ServiceHealthy,
     UnitsActive,
 )
@@ -41,6 +39,7 @@ from nomad_testkit.faults import Fault, Faults
 from nomad_testkit.host import Host
 from nomad_testkit.leader_watch import watching_leaders
 from nomad_testkit.lifecycle import deployed
+from nomad_testkit.operations import require_whole
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Deadline
@@ -104,15 +103,7 @@ def _workload(nomad_cluster: Cluster, healthy: None, heal: float, record: Report
 
 
 def require_health(cluster: Cluster, within: float) -> None:
-    cluster.require(
-        RaftPeers(len(cluster.consul_servers), ("consul",)),
-        RaftPeers(len(cluster.nomad_servers), ("nomad",)),
-        Leader(),
-        AutopilotHealthy(),
-        NodesReady(len(cluster.nomad_clients)),
-        UnitsActive(),
-        within=within,
-    )
+    require_whole(cluster, UnitsActive(), within=within)
 
 
 @pytest.fixture(name="require_reelected")
