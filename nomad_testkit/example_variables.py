@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit.errors import ExampleError
+from nomad_testkit.login_key import public_line
 
 MOST_SERVERS = 7
 """Consul's and Nomad's documentation advise 3 or 5, and 7 at most: every write waits for a majority."""
@@ -23,6 +24,17 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 def refusal(file: Path, key: str, found: str, right: str) -> ExampleError:
     """Word an error: the file, the key in it, what was found, what would be right."""
     return ExampleError(f"{file}: {key}: found {found}; right is {right}")
+
+
+def refuse_unusable_key(example: Path, key: str, file: Path, right: str) -> None:
+    """Refuse the file of a private key that SSH cannot use. Raises ExampleError, which names `example` and `key`."""
+    try:
+        public_line(file)
+    except OSError as error:
+        found = f"{str(file)!r}, which cannot be read ({error.strerror or error})"
+        raise refusal(example, key, found, right) from error
+    except ValueError as error:
+        raise refusal(example, key, f"{str(file)!r}, {error}", right) from error
 
 
 def near_miss(name: str, names: Iterable[str]) -> str:

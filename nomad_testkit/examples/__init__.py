@@ -22,8 +22,8 @@ from nomad_testkit.example_variables import (
     near_miss,
     referred,
     refusal,
+    refuse_unusable_key,
 )
-from nomad_testkit.login_key import public_line
 from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.iam_policies import POLICIES
@@ -281,14 +281,9 @@ class Example:
             declared = "" if "ssh_private_key_file" in self.declarations else ", which this example does not declare"
             right = f"the file of the private key of the key pair {names[0]!r}, with which hosts are logged in to"
             raise refusal(self.file, key, f"nothing{declared}", right)
-        right = f"a private key without a passphrase, that of the key pair {names[0]!r}"
-        try:
-            public_line(file)
-        except OSError as error:
-            found = f"{str(file)!r}, which cannot be read ({error.strerror or error})"
-            raise refusal(self.file, key, found, right) from error
-        except ValueError as error:
-            raise refusal(self.file, key, f"{str(file)!r}, {error}", right) from error
+        refuse_unusable_key(
+            self.file, key, file, f"a private key without a passphrase, that of the key pair {names[0]!r}"
+        )
 
 
 def _find(name_or_path: str | Path) -> Path:

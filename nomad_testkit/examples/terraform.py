@@ -12,9 +12,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from nomad_testkit.errors import ExampleError
-from nomad_testkit.example_variables import TYPES, Variable, kind_of, near_miss, refusal
+from nomad_testkit.example_variables import TYPES, Variable, kind_of, near_miss, refusal, refuse_unusable_key
 from nomad_testkit.examples import Example, Group, Roles, Sizes
-from nomad_testkit.login_key import public_line
 from nomad_testkit.terraform.cluster_outputs import ROLES, GroupOutputs, expected, find_groups, size_variables
 from nomad_testkit.terraform.configuration import Configuration, Declared
 from nomad_testkit.terraform.tool import find_tool
@@ -198,14 +197,7 @@ class TerraformExample(Example):
             raise refusal(self.file, key, "nothing", right)
         if file is None:
             return
-        right = "a private key without a passphrase"
-        try:
-            public_line(file)
-        except OSError as error:
-            found = f"{str(file)!r}, which cannot be read ({error.strerror or error})"
-            raise refusal(self.file, key, found, right) from error
-        except ValueError as error:
-            raise refusal(self.file, key, f"{str(file)!r}, {error}", right) from error
+        refuse_unusable_key(self.file, key, file, "a private key without a passphrase")
 
 
 def _variable(one: Declared) -> TerraformVariable:
