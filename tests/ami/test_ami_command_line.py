@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import call, told
 from pytest_runs import Project, project_in, supervisors_of
 
-from nomad_testkit.cli import main
 from nomad_testkit.runs import Run
 
 
@@ -27,17 +24,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
             yield made
         finally:
             for left in Run.every():
-                CliRunner().invoke(main, ["down", left.run_id])
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def told(*arguments: str) -> Any:
-    result = call(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+                call("down", left.run_id)
 
 
 def test_an_ami_is_built_deployed_from_and_gone_with_its_cloud(project: Project) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +11,9 @@ from typing import Any
 
 import boto3
 import pytest
-from click.testing import CliRunner, Result
 from moto import mock_aws
 
 from nomad_testkit import targets
-from nomad_testkit.cli import main
 from nomad_testkit.errors import Ec2Error
 from nomad_testkit.examples import Example
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
@@ -72,18 +69,6 @@ def account_of_its_own(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterato
     monkeypatch.setattr(targets, "attach_target", made.attach)
     with mock_aws():
         yield made
-
-
-def call(*arguments: str) -> Result:
-    """Call the command line."""
-    return CliRunner().invoke(main, arguments)
-
-
-def told(*arguments: str) -> Any:
-    """Call a command that is to succeed, and give what it tells scripts."""
-    result = call(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def launch(run: Run, group: str) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import call
 
 from nomad_testkit import lifecycle, targets
 from nomad_testkit.bundle import examples_dir
-from nomad_testkit.cli import main
 from nomad_testkit.errors import Ec2Error, TeardownError
 from nomad_testkit.runs import Run
 
@@ -66,10 +65,6 @@ def left_up(**facts: Any) -> Run:
     run = Run.new()
     run.note({"target": HERE, **facts})
     return run
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def test_down_destroys_a_run_and_the_target_that_was_kept_for_it(fakes: FakeTargets) -> None:

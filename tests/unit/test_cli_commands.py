@@ -10,8 +10,9 @@ from unittest.mock import Mock
 
 import click
 import pytest
-from account_run import EXAMPLE, AccountTarget, account_of_its_own, call, left_up, told
+from account_run import EXAMPLE, AccountTarget, account_of_its_own, left_up
 from click.shell_completion import ShellComplete
+from command_line import call, told
 
 from nomad_testkit.cli import deployment, images, jobs, main, status
 from nomad_testkit.cli.group import main as group

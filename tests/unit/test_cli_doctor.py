@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from account_run import AccountTarget, account_of_its_own, call
+from account_run import AccountTarget, account_of_its_own
+from command_line import call
 
 from nomad_testkit import setup
 from nomad_testkit.cli import doctor

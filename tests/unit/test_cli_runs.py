@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from account_run import AccountTarget, account_of_its_own, call, launch, left_up, told
+from account_run import AccountTarget, account_of_its_own, launch, left_up
+from command_line import call, told
 from faulty_api import REFUSED, faults, refusal
 
 from nomad_testkit.cli import hosts, status
