@@ -30,7 +30,7 @@ USAGE = """usage: python3 -m nomad_testkit.setup COMMAND [ARGUMENT…]
 Install what this Debian or Ubuntu machine lacks, then run COMMAND with tox in PATH, for example:
 
     python3 -m nomad_testkit.setup tox -e colocated    the main job: a real cluster, checked
-    python3 -m nomad_testkit.setup tox                 all tests
+    python3 -m nomad_testkit.setup tox                 the tests, with the main job among them
     python3 -m nomad_testkit.setup --install packer    what only some tests need: they install it by themselves
 
 It must be run by root. $NOMAD_TESTKIT_CACHE names the folder for everything slow (default: ~/.cache/nomad-testkit)."""
@@ -59,10 +59,10 @@ class Need:
     file: str = ""
 
     def met(self) -> bool:
-        """Tell whether the package's program or file is there."""
-        if self.program:
-            return find_program(self.program) is not None
-        return Path(self.file).exists()
+        """Tell whether the package's program or file is there; one is enough."""
+        if self.program and find_program(self.program) is not None:
+            return True
+        return bool(self.file) and Path(self.file).exists()
 
 
 NEEDS = (
@@ -81,6 +81,7 @@ GO_NEEDS = (Need("gcc", program="gcc"), Need("libc6-dev", file="/usr/include/std
 OPTIONAL_NEEDS = {
     "packer": Need("packer", program="packer"),
     "chromium": Need("chromium", program="chromium"),
+    "go": Need("golang-go", program="go", file="/usr/local/go/bin/go"),
 }
 
 
@@ -288,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
         return install_optional(arguments[1:], run_command, say)
     python = (sys.version_info[0], sys.version_info[1])
     has_venv = importlib.util.find_spec("ensurepip") is not None
-    has_go = find_program("go") is not None or Path("/usr/local/go/bin/go").exists()
+    has_go = OPTIONAL_NEEDS["go"].met()
     lacking = lacking_packages(has_venv=has_venv, has_go=has_go, python=python)
     if check(lacking):
         return 1

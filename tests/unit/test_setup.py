@@ -77,6 +77,13 @@ def test_missing_packages_are_found_by_program_and_by_file(tmp_path: Path, monke
     ]
 
 
+def test_a_program_outside_of_path_is_found_by_its_file(tmp_path: Path) -> None:
+    need = setup.Need("golang-go", program="no-such-program", file=str(tmp_path / "go"))
+    assert not need.met()
+    (tmp_path / "go").touch()
+    assert need.met()
+
+
 def test_packages_are_named_before_apt_is_called() -> None:
     runner, said = Runner(), list[str]()
 
@@ -247,7 +254,7 @@ def test_what_only_some_tests_need_is_installed_by_them(
     assert "names other; right is one or more of: sh missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["packer", "chromium"])
+@pytest.mark.parametrize("name", ["packer", "chromium", "go"])
 def test_what_only_some_tests_need_is_not_part_of_every_run(name: str) -> None:
     assert name in setup.OPTIONAL_NEEDS
     assert name not in [need.package for need in setup.NEEDS + setup.GO_NEEDS]

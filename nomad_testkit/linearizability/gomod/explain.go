@@ -104,8 +104,12 @@ func draw(operations []operation, end int64, limit time.Duration, path, faultsPa
 		}
 		var annotations []porcupine.Annotation
 		for _, one := range faults {
+			until := one.End
+			if until > end {
+				until = end
+			}
 			annotations = append(annotations, porcupine.Annotation{
-				Tag: "faults", Start: one.Start, End: min(one.End, end), Description: one.What, BackgroundColor: "#ffd5d5",
+				Tag: "faults", Start: one.Start, End: until, Description: one.What, BackgroundColor: "#ffd5d5",
 			})
 		}
 		info.AddAnnotations(annotations)

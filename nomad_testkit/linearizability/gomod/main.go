@@ -205,9 +205,11 @@ func history(operations []operation, end int64) []porcupine.Operation {
 func lastTime(operations []operation) int64 {
 	var last int64
 	for _, one := range operations {
-		last = max(last, one.Call)
-		if one.Returned != nil {
-			last = max(last, *one.Returned)
+		if one.Call > last {
+			last = one.Call
+		}
+		if one.Returned != nil && *one.Returned > last {
+			last = *one.Returned
 		}
 	}
 	return last
