@@ -115,7 +115,7 @@ class Server:
             self.transports.append(transport)
             try:
                 transport.start_server(server=Session(self))
-            except (paramiko.SSHException, EOFError):
+            except (paramiko.SSHException, EOFError, OSError):
                 transport.close()
 
     def stop(self) -> None:
