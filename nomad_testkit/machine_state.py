@@ -63,7 +63,7 @@ def _lines(*command: str) -> list[str]:
 
 def _cgroups() -> list[str]:
     found = []
-    for folder, names, _ in os.walk("/sys/fs/cgroup"):  # passes over what vanishes meanwhile
+    for folder, names, _ in os.walk("/sys/fs/cgroup"):
         found += [str(Path(folder, name)) for name in names if name.startswith("nomad-testkit")]
         names[:] = [name for name in names if not name.startswith("nomad-testkit")]
     return found
@@ -91,6 +91,11 @@ def _files() -> list[str]:
         Path("/run/systemd/nspawn"),
         state_path() / "runs",
     ]
-    found = [str(path) for folder in folders if folder.is_dir() for path in folder.rglob("*")]
+    found = [
+        str(Path(parent, name))
+        for folder in folders
+        for parent, inner, names in os.walk(folder)  # passes over what vanishes meanwhile
+        for name in (*inner, *names)
+    ]
     found += [str(path) for path in Path(tempfile.gettempdir()).glob("*nomad-testkit*")]
     return found
