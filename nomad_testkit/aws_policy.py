@@ -18,7 +18,7 @@ from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.modules.steps import RUN_TAG
 
-Whose = Literal["runs", "preflight", "faults", "packer"]
+Whose = Literal["runs", "preflight", "faults", "packer", "terraform"]
 DEPLOYING: tuple[Whose, ...] = ("runs", "preflight", "faults")
 """Whose calls one policy allows: a run's, those that look at the account before it, and those that make it fail."""
 READING = ("Describe", "List", "Get", "Simulate")
@@ -107,6 +107,9 @@ _ITSELF: Mapping[str, tuple[Need, ...]] = {
         for call, resources in _CREATES.items()
     },
     **{call: (Need("Change", call, (resource,), _OWN),) for call, resource in _CHANGES.items()},
+    # What Terraform made gets the tag only afterwards.
+    "autoscaling:CreateOrUpdateTags": (Need("Adopt", "autoscaling:CreateOrUpdateTags", (_GROUP,), _NEW),),
+    "ec2:CreateTags": (Need("Adopt", "ec2:CreateTags", (_ec2("instance"),), _NEW),),
 }
 """What the calls of a run need as themselves."""
 

@@ -14,6 +14,7 @@ from seen_calls import note_calls
 from nomad_testkit import Example, diagnostics
 from nomad_testkit.amis import launched
 from nomad_testkit.aws_policy import seen_calls
+from nomad_testkit.deploy.discover import scaling_activities
 from nomad_testkit.faults import Faults
 from nomad_testkit.modules.steps import RUN_TAG
 from nomad_testkit.operations import scale
@@ -72,6 +73,8 @@ def test_whole_runs_make_the_recorded_calls(
             GroupId=servers, IpPermissions=[{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": clients}]}]
         )
         journal = next(run.journal for run in Run.every() if run.run_id == cluster.run_id)
+        # As a deployment does whose hosts do not come.
+        assert scaling_activities(nomad_target.client, cluster.run_id, "servers") == ""
         diagnostics.collect(cluster.hosts, tmp_path / "evidence", target=nomad_target, journal=journal)
     with deploy(Example.load(SEPARATE).replace(num_consul_servers=1, num_nomad_servers=1, num_nomad_clients=0)):
         pass

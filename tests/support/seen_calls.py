@@ -18,14 +18,19 @@ def note_calls(target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch) -> set[s
     """
     calls = set[str]()
 
-    def note(model: Any, **_: Any) -> None:
-        calls.add(f"{model.service_model.signing_name}:{model.name}")
-
     @functools.cache
     def client(service: str) -> Any:
-        noting = aws_client(service, endpoint_url=target.endpoint_url, region=target.region)
-        noting.meta.events.register("before-call", note)
-        return noting
+        return noting(aws_client(service, endpoint_url=target.endpoint_url, region=target.region), calls)
 
     monkeypatch.setattr(target, "client", client)
     return calls
+
+
+def noting(client: Any, calls: set[str]) -> Any:
+    """Give the client, which adds to these each call that it makes from now on."""
+
+    def note(model: Any, **_: Any) -> None:
+        calls.add(f"{model.service_model.signing_name}:{model.name}")
+
+    client.meta.events.register("before-call", note)
+    return client

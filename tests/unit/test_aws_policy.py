@@ -16,11 +16,13 @@ from nomad_testkit.errors import TestkitError
 FILES: dict[tuple[Whose, ...], Path] = {
     DEPLOYING: examples_dir() / "nightly" / "iam-policy.json",
     ("packer",): examples_dir() / "nightly" / "iam-policy-packer.json",
+    ("terraform",): examples_dir() / "nightly" / "iam-policy-terraform.json",
 }
 # Of a managed policy, spaces not counted (IAM User Guide, "IAM and AWS STS quotas").
 MOST_CHARACTERS = 6144
 CREATING = ["CreateLaunchTemplate", "CreateSecurityGroup", "ImportKeyPair", "RunInstances"]
-KNOWN = (*aws_policy._CREATES, *aws_policy._CHANGES, *seen_calls(*DEPLOYING))
+RUNS = (*aws_policy._CREATES, *aws_policy._CHANGES, *seen_calls(*DEPLOYING))
+KNOWN = (*RUNS, *seen_calls("terraform"))
 
 
 def allowed(policy: dict[str, Any]) -> set[str]:
@@ -52,25 +54,26 @@ def kind_of(arn: str) -> str:
 
 @pytest.mark.parametrize("whose", FILES, ids="+".join)
 def test_the_nightlys_file_is_made_from_the_seen_calls(whose: tuple[Whose, ...]) -> None:
-    again = "python -m nomad_testkit iam-policy [--packer] > examples/nightly/iam-policy[-packer].json"
+    again = "python -m nomad_testkit iam-policy [--WHAT] > examples/nightly/iam-policy[-WHAT].json"
     made = least_policy(seen_calls(*whose), packer="packer" in whose)
     assert json.loads(FILES[whose].read_text()) == made, f"make it again: {again}"
 
 
-@pytest.mark.parametrize(("whose", "least"), [(DEPLOYING, 55), (("packer",), 15)])
+@pytest.mark.parametrize(("whose", "least"), [(DEPLOYING, 55), (("packer",), 15), (("terraform",), 2)])
 def test_the_nightlys_file_allows_every_seen_call(whose: tuple[Whose, ...], least: int) -> None:
     assert len(seen_calls(*whose)) >= least
     assert set(seen_calls(*whose)) - allowed(json.loads(FILES[whose].read_text())) == set()
 
 
 def test_the_nightlys_file_allows_nothing_that_no_run_makes_or_needs() -> None:
-    besides = {need.action for needs in aws_policy.BESIDES.values() for need in needs}
-    assert allowed(json.loads(FILES[DEPLOYING].read_text())) - set(seen_calls(*DEPLOYING)) <= besides
-    assert allowed(json.loads(FILES[("packer",)].read_text())) == set(seen_calls("packer"))
+    needed = {need.action for needs in aws_policy.BESIDES.values() for need in needs}
+    for whose, file in FILES.items():
+        more = allowed(json.loads(file.read_text())) - set(seen_calls(*whose))
+        assert more <= (needed if whose == DEPLOYING else set())
 
 
 def test_it_fits_in_a_managed_policy() -> None:
-    assert len(json.dumps(least_policy(KNOWN), separators=(",", ":"))) <= MOST_CHARACTERS
+    assert len(json.dumps(least_policy(RUNS), separators=(",", ":"))) <= MOST_CHARACTERS
 
 
 def test_only_reading_is_allowed_everywhere_and_without_condition() -> None:
@@ -85,6 +88,11 @@ def test_packer_launches_changes_and_tags_only_for_a_run() -> None:
     by_sid = {need.sid: need.condition for need in needs_of(seen_calls("packer"), packer=True)}
     assert by_sid["Launch"] == by_sid["TagImage"] == {"Null": {"aws:RequestTag/nomad-testkit-run": "false"}}
     assert by_sid["Change"] == by_sid["ImageOf"] == {"Null": {"aws:ResourceTag/nomad-testkit-run": "false"}}
+
+
+def test_what_terraform_made_is_only_tagged_as_a_runs() -> None:
+    conditions = [need.condition for need in needs_of(seen_calls("terraform"))]
+    assert conditions == [{"Null": {"aws:RequestTag/nomad-testkit-run": "false"}}] * 2
 
 
 def test_what_is_changed_bears_the_tag_and_what_is_created_gets_it() -> None:

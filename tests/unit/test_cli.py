@@ -153,4 +153,5 @@ def test_a_benchmark_takes_its_example_from_the_settings(monkeypatch: pytest.Mon
 def test_policies_are_printed_as_the_nightly_has_them() -> None:
     folder = examples_dir() / "nightly"
     assert call("iam-policy").stdout == (folder / "iam-policy.json").read_text()
-    assert call("iam-policy", "--packer").stdout == (folder / "iam-policy-packer.json").read_text()
+    for besides in ("packer", "terraform"):
+        assert call("iam-policy", f"--{besides}").stdout == (folder / f"iam-policy-{besides}.json").read_text()

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from api_lab import AMI, PUBLIC_KEY, REGION, Lab, cloud_lab
 from configurations import write
+from seen_calls import noting
 
 from nomad_testkit import Example
+from nomad_testkit.aws_policy import seen_calls
 from nomad_testkit.creation import creation
 from nomad_testkit.deploy.by_terraform import Applied, applied_elsewhere, apply_terraform, destroy_terraform
 from nomad_testkit.deploy.discover import instances
@@ -150,6 +152,15 @@ def test_the_hosts_of_its_groups_are_found_by_the_runs_tags(lab: Lab, deployment
     assert [one.group for one in found] == ["clients", "servers", "servers", "servers"]
     assert tags_of(lab, found[0].instance_id)["nomad-testkit-expires"] == "never"
     assert deployment.said[0] == f"applying {deployment.folder} with OpenTofu 1.10.10 ({deployment.program})"
+
+
+def test_its_calls_are_those_that_the_policies_allow(
+    lab: Lab, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = set[str]()
+    monkeypatch.setattr(deployment.place, "client", lambda service: noting(lab.client(service), calls))
+    deployment.apply()
+    assert calls - set(seen_calls("runs")) == set(seen_calls("terraform"))
 
 
 def test_a_host_that_its_group_launches_later_bears_them_too(lab: Lab, deployment: Deployment) -> None:
