@@ -123,7 +123,7 @@ def collect(
         if journal is not None and journal.path.is_file():
             own.append(("journal.jsonl", lambda: journal.path.read_text(errors="replace")))
         lost = _lost(target, deadline) if target is not None else None
-        queues = [_of_host(host, target, reachable) for host in hosts] if lost is None else []
+        queues = [_of_host(host, target, reachable, deadline) for host in hosts] if lost is None else []
         problems = [f"every host: {lost}"] if lost is not None else []
         if problems := problems + _run_all([own, *queues], folder, deadline):
             _write(folder / INCOMPLETE_FILE, "\n".join(sorted(problems)) + "\n")
@@ -161,33 +161,37 @@ def _lost(target: Target, deadline: Deadline) -> str | None:
     return answer[0] if answer else None
 
 
-def _of_host(host: Host, target: Target | None, reachable: bool) -> list[Task]:
+def _of_host(host: Host, target: Target | None, reachable: bool, deadline: Deadline) -> list[Task]:
     place = _folder_of(host)
     tasks: list[Task] = []
     if target is not None:
         tasks.append((f"{place}/console.log", lambda: target.console(host.instance)))
     if reachable:
         # What the agents know first: it changes while all else is read.
-        tasks.append((f"{place}/nomad-api.json", lambda: _dump(host.nomad, _NOMAD_PATHS)))
-        tasks.append((f"{place}/consul-api.json", lambda: _dump(host.consul, _CONSUL_PATHS)))
+        tasks.append((f"{place}/nomad-api.json", lambda: _dump(host.nomad, _NOMAD_PATHS, deadline)))
+        tasks.append((f"{place}/consul-api.json", lambda: _dump(host.consul, _CONSUL_PATHS, deadline)))
         for name, command in _COMMANDS.items():
-            tasks.append((f"{place}/{name}", lambda command=command: _output(host, command)))  # type: ignore[misc]
+            tasks.append((f"{place}/{name}", lambda command=command: _output(host, command, deadline)))  # type: ignore[misc]
     return [(name, lambda task=task: host.hide(task())) for name, task in tasks]  # type: ignore[misc]
 
 
-def _output(host: Host, command: str) -> str:
+def _output(host: Host, command: str, deadline: Deadline) -> str:
     try:
-        ended = host.run(command, sudo=True, check=False)
+        ended = host.run(command, sudo=True, check=False, timeout=deadline.remaining())
     except HostError:
+        if deadline.passed:
+            raise
         # A connection may be lost at the very moment at which a test fails; to read once more does no harm.
-        ended = host.run(command, sudo=True, check=False)
+        ended = host.run(command, sudo=True, check=False, timeout=deadline.remaining())
     return ended.stdout if ended.status == 0 or ended.stdout else f"({ended.stderr.strip() or 'no output'})\n"
 
 
-def _dump(agent: AgentClient, paths: Mapping[str, str]) -> str:
+def _dump(agent: AgentClient, paths: Mapping[str, str], deadline: Deadline) -> str:
     """Ask an agent for what it knows itself: without a leader that is all that can be had."""
     answers: dict[str, Any] = {}
     for name, path in paths.items():
+        if deadline.passed:
+            break  # what it would be told nobody waits for
         try:
             answers[name] = agent.autopilot_health() if name == "autopilot" else agent.get(path, stale="true")
         except Exception as error:

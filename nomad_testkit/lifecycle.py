@@ -65,18 +65,20 @@ def deployed(
         new_run(settings, hosts, target=target, progress=progress, name=name) as run,
         lived(run.run_id, example, target) as life,
     ):
-        yield life.ready(
-            _deploy(
-                run,
-                hosts,
-                example,
-                target=target,
-                settings=settings,
-                deadline=deadline,
-                progress=progress,
-                life=life,
-            )
+        cluster = _deploy(
+            run,
+            hosts,
+            example,
+            target=target,
+            settings=settings,
+            deadline=deadline,
+            progress=progress,
+            life=life,
         )
+        try:
+            yield life.ready(cluster)
+        finally:
+            hosts[:] = cluster.hosts  # its auto scaling groups may have replaced some
 
 
 @contextmanager

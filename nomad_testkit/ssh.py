@@ -51,6 +51,8 @@ class SshConnection:
 
     def __init__(self, address: str, user: str, key_path: Path, *, port: int = 22) -> None:
         self.address, self.user, self.key_path, self.port = address, user, key_path, port
+        self._connecting = threading.Lock()
+        # Never held for long, so that closing waits for nobody who tries to connect.
         self._lock = threading.Lock()
         self._closes = 0
         self._channels = threading.BoundedSemaphore(MAX_CHANNELS)
@@ -74,19 +76,23 @@ class SshConnection:
         """
         closes = self._closes
 
-        def attempt() -> Ok[paramiko.SSHClient] | Pending | Broken:
-            if self._closes != closes:
-                return Broken("the connection was closed meanwhile")
-            return self._attempt(key, deadline)
+        def attempt() -> Ok[None] | Pending | Broken:
+            if self._closes == closes:
+                answer = self._attempt(key, deadline)
+                if not isinstance(answer, Ok):
+                    return answer
+                if self._keep(answer.value, closes):
+                    return Ok(None)
+            return Broken("the connection was closed meanwhile")
 
-        with self._lock:
+        with self._connecting:
             if self._alive():
                 return
             self._drop()
             key = self._load_key()
             what, where = f"SSH as {self.user}", f"{self.address}:{self.port}"
             try:
-                self._client = wait_until(what, attempt, deadline=deadline, where=where, interval=interval)
+                wait_until(what, attempt, deadline=deadline, where=where, interval=interval)
             except (WaitTimeout, BrokenError) as error:
                 raise HostError(str(error)) from error
 
@@ -182,9 +188,9 @@ class SshConnection:
 
     def close(self) -> None:
         """Close the connection, and give up opening it; the next command would open it again."""
-        self._closes += 1  # whoever tries to connect holds the lock
         with self._lock:
-            self._drop()
+            self._closes += 1
+        self._drop()
 
     def __enter__(self) -> SshConnection:
         return self
@@ -198,10 +204,23 @@ class SshConnection:
         transport = self._client.get_transport() if self._client else None
         return transport is not None and transport.is_active()
 
-    def _drop(self) -> None:
-        if self._client is not None:
-            self._client.close()
+    def _keep(self, client: paramiko.SSHClient, closes: int) -> bool:
+        """Use a client from now on, unless the connection was closed while it was made."""
+        with self._lock:
+            if wanted := self._closes == closes:
+                self._client = client
+        if not wanted:
+            client.close()
+        return wanted
+
+    def _drop(self, only: paramiko.SSHClient | None = None) -> None:
+        """Close what there is, or `only` one that is dead, where no other thread has replaced it meanwhile."""
+        with self._lock:
+            client = self._client
+            if client is None or only not in (None, client):
+                return
             self._client = None
+        client.close()
 
     def _load_key(self) -> paramiko.PKey:
         import paramiko
@@ -297,10 +316,8 @@ class SshConnection:
                 # The host refuses one more session; those of other threads go on over this connection.
                 return Pending(str(error))
             except (paramiko.SSHException, OSError, EOFError) as error:
-                # Another thread may have replaced the connection meanwhile; only the dead one is dropped.
-                with self._lock:
-                    if self._client is client:
-                        self._drop()
+                if client is not None:
+                    self._drop(client)
                 return Pending(str(error) or type(error).__name__)
 
         try:

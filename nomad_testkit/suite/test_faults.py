@@ -122,7 +122,7 @@ def _require_reelected(nomad_cluster: Cluster, nomad_settings: Settings, record:
 def reaches(one: Host, other: Host, port: int = CONSUL_HTTP) -> bool:
     """Whether a host gets an answer of the Consul on another one."""
     url = f"http://{other.private_ip}:{port}/v1/status/leader"
-    return one.run(f"curl -s -m 3 -o /dev/null {url}", check=False).status == 0
+    return one.run(f"curl -s --connect-timeout 1 -m 5 -o /dev/null {url}", check=False).status == 0
 
 
 def test_killed_leaders_are_replaced_and_a_deployment_in_progress_goes_on(

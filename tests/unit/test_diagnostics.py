@@ -157,6 +157,28 @@ def test_a_host_that_hangs_delays_nobody(tmp_path: Path, released: threading.Eve
     assert "servers-i-1/nomad-journal.log: it did not come in time" in (folder / "incomplete.txt").read_text()
 
 
+def test_nothing_goes_on_when_the_time_is_up(tmp_path: Path) -> None:
+    patience: list[float] = []
+    late, begun = threading.Event(), threading.Event()
+
+    class SlowHost(FakeHost):
+        def run(self, command: str, **how: Any) -> Any:
+            patience.append(how["timeout"])
+            begun.set()
+            late.wait(20)
+            raise HostError("127.31.0.4: connection refused")
+
+    collect([SlowHost("i-1")], tmp_path / "evidence", within=0.3)  # type: ignore[list-item]
+    assert begun.is_set()
+    asked = len(patience)
+    threads = [one for one in threading.enumerate() if one.name == "nomad-testkit evidence"]
+    late.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(patience) == asked, "no command was begun, or begun again, afterwards"
+    assert max(patience) <= 0.3
+
+
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     collect([], tmp_path / "file" / "evidence")

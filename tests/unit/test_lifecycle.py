@@ -201,6 +201,16 @@ def test_a_failing_test_is_not_hidden_either(stage: Stage, deploy: Callable[...,
     assert stage.done[-2:] == ["evidence of 1 hosts", "sweep"]
 
 
+def test_the_evidence_is_of_the_hosts_that_there_are_in_the_end(stage: Stage, deploy: Callable[..., Any]) -> None:
+    def use(cluster: Cluster) -> None:
+        object.__setattr__(cluster, "hosts", [*cluster.hosts, *cluster.hosts])  # as `refresh` does
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), deploy() as cluster:
+        use(cluster)
+    assert stage.done[-2:] == ["evidence of 2 hosts", "sweep"]
+
+
 def test_an_interrupt_destroys_at_once(stage: Stage, deploy: Callable[..., Any]) -> None:
     stage.fail["hosts"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt), deploy():

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nomad_testkit.errors import CommandFailed, HostError
 from nomad_testkit.ssh import SshConnection
-from nomad_testkit.wait import Deadline, Pending
+from nomad_testkit.wait import Deadline, Ok, Pending
 
 
 def make_key(path: Path) -> paramiko.PKey:
@@ -275,3 +275,26 @@ def test_closing_gives_up_a_wait_for_a_host_that_is_gone(tmp_path: Path, monkeyp
         connection.close()
         with pytest.raises(HostError, match="the connection was closed meanwhile"):
             waiting.result(20)
+
+
+def test_closing_waits_for_nobody_who_connects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_key(tmp_path / "id")
+    connection = SshConnection("127.0.0.1", "admin", tmp_path / "id")
+    tried, closed, client = threading.Event(), threading.Event(), paramiko.SSHClient()
+    ended: list[bool] = []
+    monkeypatch.setattr(client, "close", lambda: ended.append(True))
+
+    def attempt(*_: object) -> Ok[paramiko.SSHClient]:
+        tried.set()
+        assert closed.wait(20)
+        return Ok(client)
+
+    monkeypatch.setattr(connection, "_attempt", attempt)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(connection.ensure, Deadline.after(3600))
+        assert tried.wait(20)
+        connection.close()
+        closed.set()
+        with pytest.raises(HostError, match="the connection was closed meanwhile"):
+            waiting.result(20)
+    assert ended == [True]
