@@ -63,7 +63,7 @@ class Finding:
 @main.command(short_help="Show what is needed and missing; fix it.")
 @click.option("--fix", is_flag=True, help="Install and make what is missing, or would be made at first use.")
 @click.option("--optional", "with_optional", is_flag=True, help="With --fix: install what is optional, too.")
-@settings_options("target", "region", *AGENTS)
+@settings_options("target", "region", "terraform", *AGENTS)
 @json_option
 def doctor(fix: bool, with_optional: bool, as_json: bool, **given: Any) -> None:
     """Show everything that a deployment needs, whether it is there, and what puts it right.
@@ -94,7 +94,7 @@ def doctor(fix: bool, with_optional: bool, as_json: bool, **given: Any) -> None:
 def findings(settings: Settings) -> list[Finding]:
     """Look at all of it. Raises nothing that a finding can tell."""
     if settings.target == "aws":
-        return [_state_folder(), *_account(settings), *_optional()]
+        return [_state_folder(), *_account(settings), *_optional(settings)]
     lacking = _packages()
     machine = setup.problems(
         system=platform.system(),
@@ -107,7 +107,7 @@ def findings(settings: Settings) -> list[Finding]:
     if not told:
         version = platform.python_version()
         told = [Finding("machine", FOUND, f"{platform.system()} {platform.machine()}, Python {version}, root")]
-    return [*told, *lacking, *_tools(), _state_folder(), *_prepared(settings), *_optional()]
+    return [*told, *lacking, *_tools(), _state_folder(), *_prepared(settings), *_optional(settings)]
 
 
 def mend(settings: Settings, found: Sequence[Finding], *, optional: bool) -> None:
@@ -138,8 +138,22 @@ def _package(need: setup.Need, *, optional: bool = False, purpose: str = "") -> 
     return Finding(what, MISSING, fix=f"apt-get install {need.package}", package=need.package, optional=optional)
 
 
-def _optional() -> list[Finding]:
-    return [_package(need, optional=True, purpose=_PURPOSES[need.program]) for need in _OPTIONAL]
+def _optional(settings: Settings) -> list[Finding]:
+    packages = [_package(need, optional=True, purpose=_PURPOSES[need.program]) for need in _OPTIONAL]
+    return [*packages, _terraform(settings.terraform)]
+
+
+def _terraform(named: Path | None) -> Finding:
+    """Look for what applies an example of `*.tf`; one that a user names has to be there."""
+    from nomad_testkit.terraform.tool import find_tool
+
+    what = "tofu or terraform (examples that are Terraform's)"
+    try:
+        return Finding(what, FOUND, str(find_tool(named, Path())), optional=named is None)
+    except PreflightError as error:
+        (missing,) = error.missing
+        where = "" if named is None else missing.what
+        return Finding(what, MISSING, where, fix=missing.remedy, optional=named is None)
 
 
 def _tools() -> list[Finding]:

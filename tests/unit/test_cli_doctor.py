@@ -67,3 +67,22 @@ def test_doctor_looks_at_the_programs_and_the_cache(monkeypatch: pytest.MonkeyPa
     assert (found["ip"].state, found["ip"].where) == ("found", "/bin/ip")
     assert (found["nomad 1.6.1"].state, found["nomad 1.6.1"].fix) == ("missing", "name a binary")
     assert found["folder for runs"].state == "found"
+
+
+def test_doctor_looks_for_what_applies_terraforms_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = "tofu or terraform (examples that are Terraform's)"
+
+    def look(named: Path | None = None) -> doctor.Finding:
+        return {one.what: one for one in doctor.findings(Settings(target="aws", terraform=named))}[what]
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    none = look()
+    assert (none.state, none.optional) == ("missing", True)
+    assert none.fix.startswith("install OpenTofu 1.6 or newer")
+    program = tmp_path / "tofu"
+    program.write_text("#!/bin/sh\necho OpenTofu v1.10.10\n")
+    program.chmod(0o755)
+    assert (look().state, look().where) == ("found", f"OpenTofu 1.10.10 ({program})")
+    named = look(tmp_path / "another")
+    assert (named.state, named.optional) == ("missing", False)
+    assert named.where.startswith(f"Terraform or OpenTofu (`{tmp_path / 'another'} version` says 'No such file")
