@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from nomad_testkit.machine_state import MachineState
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 HERE = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    """Let SIGINT be heard by what tests start: a shell that runs pytest in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
