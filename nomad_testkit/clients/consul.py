@@ -168,6 +168,16 @@ class _Http(consul.std.HTTPClient):  # type: ignore[misc]
         self.base_uri = session.address
         self.session = session
 
+    @staticmethod
+    def response(response: requests.Response) -> Any:
+        """Refuse what another program says, which has Consul's port.
+
+        For a 404 the library gives an index and None, since Consul says it, with its index, of a key that is not there.
+        """
+        if response.status_code == 404 and "X-Consul-Index" not in response.headers:
+            raise consul.base.NotFound(f"{response.text.strip()[:200]}; is this a Consul agent?")
+        return consul.std.HTTPClient.response(response)
+
 
 class _Consul(consul.std.Consul):  # type: ignore[misc]
     """python-consul2's client, put together without its constructor.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deploying import everything
 from recording_endpoint import recording
 
 from nomad_testkit import Example
@@ -17,7 +18,7 @@ from nomad_testkit.cache import Cache
 from nomad_testkit.checks import NodesReady, RaftPeers
 from nomad_testkit.errors import BrokenError, PackerError
 from nomad_testkit.lifecycle import deployed
-from nomad_testkit.runs import ENVIRONMENT_VARIABLE, Run
+from nomad_testkit.runs import ENVIRONMENT_VARIABLE
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.targets.embedded import EmbeddedTarget
@@ -38,22 +39,6 @@ def with_provisioner(bare: Path, lines: str) -> None:
     file = bare / "nomad-consul.pkr.hcl"
     provisioner = f'  provisioner "shell" {{\n    inline = [{lines}]\n  }}\n}}\n'
     file.write_text(file.read_text().rstrip().removesuffix("}") + provisioner)
-
-
-def everything(target: Target) -> dict[str, list[str]]:
-    """List what Packer and a deployment may leave; instances only where they are not terminated."""
-    ec2 = target.client("ec2")
-    reservations = ec2.describe_instances()["Reservations"]
-    instances = [one for reservation in reservations for one in reservation["Instances"]]
-    return {
-        "AMIs": [one["ImageId"] for one in ec2.describe_images()["Images"]],
-        "snapshots": [one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]],
-        "instances": [one["InstanceId"] for one in instances if one["State"]["Name"] != "terminated"],
-        "volumes": [one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]],
-        "key pairs": [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
-        "security groups": [one["GroupName"] for one in ec2.describe_security_groups()["SecurityGroups"]],
-        "runs": [run.run_id for run in Run.every()],
-    }
 
 
 def test_a_cluster_is_deployed_from_the_image(nomad_ami: str, settings: Settings, nomad_target: Target) -> None:

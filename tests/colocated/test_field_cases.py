@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from deploying import everything
 
 from nomad_testkit import Example
 from nomad_testkit.errors import BrokenError, DeployError, TestkitError
@@ -34,6 +35,12 @@ chown consul: /opt/consul/config/default.json
 /opt/consul/bin/run-consul --server --skip-consul-config
 /opt/nomad/bin/run-nomad --server --num-servers "${{num_servers}}"
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(nomad_target: Target) -> dict[str, list[str]]:
+    """What is there already; the session's own cluster may be."""
+    return everything(nomad_target)
 
 
 def failing(deploy: Deploy, example: Example, error: type[TestkitError] = BrokenError) -> str:
@@ -84,25 +91,14 @@ def test_a_port_that_is_taken(deploy: Deploy, variant: Variant) -> None:
     assert "address already in use" in said
 
 
-def test_an_image_that_does_not_exist(deploy: Deploy, nomad_target: Target) -> None:
+def test_an_image_that_does_not_exist(deploy: Deploy) -> None:
     example = Example.load("nomad-consul-colocated-cluster").replace(ami_id="ami-0123456789abcdef0")
     said = failing(deploy, example, DeployError)
     assert "ami-0123456789abcdef0" in said
-    assert nomad_target.client("ec2").describe_launch_templates()["LaunchTemplates"] == []
 
 
-def test_nothing_of_the_failures_is_left(nomad_target: Target) -> None:
-    ec2 = nomad_target.client("ec2")
-    states = {
-        instance["State"]["Name"]
-        for reservation in ec2.describe_instances()["Reservations"]
-        for instance in reservation["Instances"]
-    }
-    assert states <= {"terminated"}
-    assert nomad_target.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"] == []
-    assert [group["GroupName"] for group in ec2.describe_security_groups()["SecurityGroups"]] == ["default"]
-    assert ec2.describe_key_pairs()["KeyPairs"] == []
-    assert nomad_target.client("iam").list_instance_profiles()["InstanceProfiles"] == []
+def test_nothing_of_the_failures_is_left(nomad_target: Target, before: dict[str, list[str]]) -> None:
+    assert everything(nomad_target) == before
 
 
 class LateServers:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deploying import everything
 from pytest_runs import Project, project_in
 from recording_endpoint import recording
 
@@ -102,27 +103,6 @@ def nothing_new(cloud: EmbeddedEc2) -> Iterator[None]:
     before = everything(cloud)
     yield
     assert everything(cloud) == before
-
-
-def everything(cloud: EmbeddedEc2) -> dict[str, list[str]]:
-    """List what there is in an account of all that a run makes, whatever tag it bears."""
-    ec2, iam, autoscaling = cloud.client("ec2"), cloud.client("iam"), cloud.client("autoscaling")
-    instances = [one for found in ec2.describe_instances()["Reservations"] for one in found["Instances"]]
-    return {
-        "instances": [one["InstanceId"] for one in instances if one["State"]["Name"] != "terminated"],
-        "volumes": [one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]],
-        "interfaces": [one["NetworkInterfaceId"] for one in ec2.describe_network_interfaces()["NetworkInterfaces"]],
-        "groups": [one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]],
-        "keys": [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
-        "templates": [one["LaunchTemplateName"] for one in ec2.describe_launch_templates()["LaunchTemplates"]],
-        "images": [one["ImageId"] for one in ec2.describe_images()["Images"]],
-        "snapshots": [one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]],
-        "scaling": [
-            one["AutoScalingGroupName"] for one in autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
-        ],
-        "roles": [one["RoleName"] for one in iam.list_roles()["Roles"]],
-        "profiles": [one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]],
-    }
 
 
 def tags_of(cloud: EmbeddedEc2, run_id: str) -> dict[str, set[str | None]]:
@@ -275,6 +255,6 @@ def test_only_what_has_expired_is_swept_as_expired(account: EmbeddedEc2, project
     swept = project.start_module("nomad_testkit", "sweep", "--expired", *where)
     assert swept.await_end() == 0, swept.text
     assert "nt-20260101-00000a is destroyed: 1 resources" in swept.text
-    assert set(everything(account)["groups"]) & {late, *groups} == set(groups)
+    assert set(everything(account)["security groups"]) & {late, *groups} == set(groups)
     for group in groups:
         ec2.delete_security_group(GroupId=group)

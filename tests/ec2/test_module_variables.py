@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deploying import everything
 
 from nomad_testkit import Cluster, Example
 from nomad_testkit.errors import ExampleError
@@ -198,28 +199,11 @@ def made(
 ) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("variables")
     settings = replace(nomad_settings, artifacts=folder / "artifacts", ami=None)
+    before = everything(nomad_target)
     with deployed(settings, example(folder / "example", own), target=nomad_target, progress=print) as cluster:
         yield Deployed(cluster, own, nomad_target)
     # Neither protection, hooks, a boundary nor volumes that outlive their instances keep anything alive.
-    ec2, iam = nomad_target.client("ec2"), nomad_target.client("iam")
-    assert ec2.describe_volumes()["Volumes"] == []
-    assert nomad_target.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"] == []
-    assert [role["RoleName"] for role in iam.list_roles(PathPrefix="/")["Roles"]] == ["users-own"]
-    assert [pair["KeyName"] for pair in ec2.describe_key_pairs()["KeyPairs"]] == ["users-own"]
-
-
-def everything(target: Target) -> dict[str, int]:
-    ec2, iam = target.client("ec2"), target.client("iam")
-    return {
-        "instances": len(ec2.describe_instances()["Reservations"]),
-        "volumes": len(ec2.describe_volumes()["Volumes"]),
-        "templates": len(ec2.describe_launch_templates()["LaunchTemplates"]),
-        "security groups": len(ec2.describe_security_groups()["SecurityGroups"]),
-        "key pairs": len(ec2.describe_key_pairs()["KeyPairs"]),
-        "roles": len(iam.list_roles()["Roles"]),
-        "profiles": len(iam.list_instance_profiles()["InstanceProfiles"]),
-        "groups": len(target.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]),
-    }
+    assert everything(nomad_target) == before
 
 
 def test_bad_input_leaves_nothing_behind(
@@ -243,6 +227,7 @@ def test_bad_input_leaves_nothing_behind(
         assert str(caught.value).startswith(f"{one.file}: groups.")
         assert said in str(caught.value)
     assert everything(nomad_target) == before
+    nomad_target.client("ec2").deregister_image(ImageId=arm)
     assert Run.every() == []
     assert not settings.artifacts.exists()
 

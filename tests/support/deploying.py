@@ -1,11 +1,41 @@
-"""What the fixtures give that deploy clusters of a test's own."""
+"""What the fixtures give that deploy clusters of a test's own, and what is left of these."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from nomad_testkit import Cluster, Example
+from nomad_testkit.runs import Run
 
 Deploy = Callable[..., AbstractContextManager[Cluster]]
 Variant = Callable[..., Example]
+
+
+class Account(Protocol):
+    """A target, or an embedded EC2."""
+
+    def client(self, service: Any) -> Any:
+        """Give boto3's client for one of its services."""
+
+
+def everything(account: Account) -> dict[str, list[str]]:
+    """List all that there is of what runs and Packer make, whatever tag it bears; others' things may be there too."""
+    ec2, iam, scaling = (account.client(service) for service in ("ec2", "iam", "autoscaling"))
+    instances = [one for found in ec2.describe_instances()["Reservations"] for one in found["Instances"]]
+    found = {
+        "instances": ("InstanceId", [one for one in instances if one["State"]["Name"] != "terminated"]),
+        "volumes": ("VolumeId", ec2.describe_volumes()["Volumes"]),
+        "interfaces": ("NetworkInterfaceId", ec2.describe_network_interfaces()["NetworkInterfaces"]),
+        "security groups": ("GroupId", ec2.describe_security_groups()["SecurityGroups"]),
+        "key pairs": ("KeyName", ec2.describe_key_pairs()["KeyPairs"]),
+        "templates": ("LaunchTemplateName", ec2.describe_launch_templates()["LaunchTemplates"]),
+        "AMIs": ("ImageId", ec2.describe_images()["Images"]),
+        "snapshots": ("SnapshotId", ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]),
+        "scaling groups": ("AutoScalingGroupName", scaling.describe_auto_scaling_groups()["AutoScalingGroups"]),
+        "roles": ("RoleName", iam.list_roles()["Roles"]),
+        "profiles": ("InstanceProfileName", iam.list_instance_profiles()["InstanceProfiles"]),
+    }
+    listed = {kind: sorted(one[key] for one in these) for kind, (key, these) in found.items()}
+    return listed | {"runs": sorted(run.run_id for run in Run.every())}

@@ -152,6 +152,16 @@ def test_an_answer_without_consuls_index_is_an_api_error(agent: Agent, consul: C
         consul.services()
 
 
+@pytest.mark.parametrize("ask", [ConsulClient.leader, ConsulClient.peers, ConsulClient.members, ConsulClient.nodes])
+def test_another_program_on_consuls_port_is_an_api_error(
+    agent: Agent, consul: ConsulClient, ask: Callable[[ConsulClient], object]
+) -> None:
+    agent.headers.clear()
+    with pytest.raises(AgentApiError, match="no such path; is this a Consul agent") as caught:
+        ask(consul)
+    assert caught.value.status == 404
+
+
 def test_each_client_asks_all_over_one_connection(agent: Agent, nomad: NomadClient, consul: ConsulClient) -> None:
     """Connecting again for each question would double what an observation of all hosts costs."""
     agent.answers |= {
