@@ -91,10 +91,11 @@ def test_a_port_that_is_taken(deploy: Deploy, variant: Variant) -> None:
     assert "address already in use" in said
 
 
-def test_an_image_that_does_not_exist(deploy: Deploy) -> None:
+def test_an_image_that_does_not_exist(deploy: Deploy, nomad_target: Target, before: dict[str, list[str]]) -> None:
     example = Example.load("nomad-consul-colocated-cluster").replace(ami_id="ami-0123456789abcdef0")
     said = failing(deploy, example, DeployError)
     assert "ami-0123456789abcdef0" in said
+    assert everything(nomad_target)["templates"] == before["templates"]
 
 
 def test_nothing_of_the_failures_is_left(nomad_target: Target, before: dict[str, list[str]]) -> None:

@@ -206,6 +206,10 @@ def made(
     assert everything(nomad_target) == before
 
 
+def reservations(target: Target) -> list[str]:
+    return sorted(one["ReservationId"] for one in target.client("ec2").describe_instances()["Reservations"])
+
+
 def test_bad_input_leaves_nothing_behind(
     nomad_settings: Settings, nomad_target: Target, own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,13 +224,14 @@ def test_bad_input_leaves_nothing_behind(
             f"right is at most 11 hosts together, for which the subnets have addresses left: 11 in {own.subnet}",
         ),
     )
-    before = everything(nomad_target)
+    before, launched = everything(nomad_target), reservations(nomad_target)
     for one, said in bad:
         with pytest.raises(ExampleError) as caught, deployed(settings, one, target=nomad_target, progress=print):
             pass
         assert str(caught.value).startswith(f"{one.file}: groups.")
         assert said in str(caught.value)
     assert everything(nomad_target) == before
+    assert reservations(nomad_target) == launched, "not even one that is terminated again"
     nomad_target.client("ec2").deregister_image(ImageId=arm)
     assert Run.every() == []
     assert not settings.artifacts.exists()
