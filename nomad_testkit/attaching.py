@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nomad_testkit.errors import Ec2Error, SettingsError, UsageError
@@ -83,7 +84,11 @@ def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
     from nomad_testkit.cluster_events import visited
 
     example = attached_example(settings)
-    cluster = Cluster.from_description(attached_run(settings).description(), target=target, example=example)
+    run = attached_run(settings)
+    cluster = replace(
+        Cluster.from_description(run.description(), target=target, example=example),
+        save=lambda changed: run.note({**run.description(), **changed.describe()}),
+    )
     try:
         cluster.refresh()
         with visited(cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -52,6 +53,17 @@ class Cluster:
     """Until when it may live, as its tags say; None for any time."""
     timeline: Sequence[HostTimeline] = field(default=(), repr=False)
     """When each host came to each phase of its boot."""
+    sizes: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """How many hosts each group is to have, as the example says, or `operations.scale` since."""
+    save: Callable[[Cluster], None] | None = field(default=None, repr=False, compare=False)
+    """Writes down anew what another process needs to use it, once something of that has changed."""
+    _states: Mapping[str, Instance] = field(default_factory=dict, repr=False, compare=False)
+    """The instances that did not run when it was looked at them last, by their ids."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            counts = Counter(host.instance.group for host in self.hosts)
+            object.__setattr__(self, "sizes", dict(counts))
 
     def in_groups(self, *groups: str) -> Sequence[Host]:
         """List the hosts of some of the example's groups."""
@@ -117,7 +129,8 @@ class Cluster:
 
         known = {host.instance_id: host for host in self.hosts}
         ports = {host.instance.group: host.ssh.port for host in self.hosts}
-        running = [one for one in instances(self.target.client, self.run_id) if one.state == "running"]
+        found = instances(self.target.client, self.run_id, terminated=True)
+        running = [one for one in found if one.state == "running"]
         hosts = [
             known.pop(one.instance_id)
             if one.instance_id in known
@@ -133,7 +146,31 @@ class Cluster:
         ]
         for host in known.values():
             host.close()
-        object.__setattr__(self, "hosts", hosts)  # the one thing of a cluster that changes
+        others = {one.instance_id: one for one in found if one.state != "running"}
+        # What of a cluster changes: its hosts, and with `resize` how many there are to be.
+        object.__setattr__(self, "hosts", hosts)
+        object.__setattr__(self, "_states", others)
+
+    def resize(self, group: str, count: int) -> None:
+        """Note that a group is to have another number of hosts from now on."""
+        object.__setattr__(self, "sizes", {**self.sizes, group: count})
+        if self.save is not None:
+            self.save(self)
+
+    @property
+    def missing_hosts(self) -> Sequence[str]:
+        """Say of each group with fewer hosts than it is to have how many run, and what the others do instead."""
+        lines = []
+        for group, count in self.sizes.items():
+            running = len(self.in_groups(group))
+            if running < count:
+                others = [f"{one.instance_id} is {one.state}" for one in self._states.values() if one.group == group]
+                lines.append(", ".join([f"{running} of {count} hosts of {group} run", *others]))
+        return lines
+
+    def wanted(self, groups: Iterable[str]) -> int:
+        """Count the hosts that some groups are to have together."""
+        return sum(self.sizes.get(group, 0) for group in groups)
 
     def obstacles(self) -> Sequence[str]:
         """List the rules that its security groups lack for its agents to reach each other."""
@@ -168,6 +205,7 @@ class Cluster:
             "outputs": dict(self.outputs),
             "timings": dict(self.timings),
             "expires": self.expires,
+            "sizes": dict(self.sizes),
             "timeline": [asdict(host) for host in self.timeline],
         }
 
@@ -191,6 +229,7 @@ class Cluster:
             timings=description["timings"],
             expires=description.get("expires"),
             timeline=[HostTimeline(**host) for host in description.get("timeline", ())],
+            sizes=description.get("sizes", {}),
         )
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nomad_testkit.run_secrets import RunSecrets
 
 CONSUL_DNS_PORT = 8600
-_UNIT_PROPERTIES = "ActiveState,SubState,Result,ExecMainStatus,NRestarts"
+_UNIT_PROPERTIES = "ActiveState,SubState,Result,ExecMainStatus,NRestarts,ActiveEnterTimestampMonotonic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ class UnitState:
     """``success``, or why it failed: ``exit-code``, ``timeout``, ``start-limit-hit`` …"""
     exit_status: int
     restarts: int
+    """How often systemd has started it again by itself (NRestarts)."""
+    active_seconds: float | None = None
+    """For how long it has been active; None where it is not."""
 
     @property
     def failed(self) -> bool:
@@ -171,12 +174,12 @@ class Host:
     def unit_states(self, *units: str) -> tuple[UnitState, ...]:
         """Ask systemd for several units' states, with one command. Raises HostError, as `unit_state`."""
         named = " ".join(shlex.quote(unit) for unit in units)
-        shown = self.run(f"systemctl show -p {_UNIT_PROPERTIES} {named}").stdout
-        # One paragraph a unit, in the order asked.
-        paragraphs = shown.strip().split("\n\n")
+        shown = self.run(f"systemctl show -p {_UNIT_PROPERTIES} {named} && echo && cat /proc/uptime").stdout
+        # One paragraph a unit, in the order asked, and then the seconds on the clock of their time stamps.
+        *paragraphs, uptime = shown.strip().split("\n\n")
         if len(paragraphs) != len(units):
             raise HostError(f"{self}: systemctl told {len(paragraphs)} states for units {named}: {shown[:500]!r}")
-        return tuple(map(_unit_state, units, paragraphs))
+        return tuple(_unit_state(unit, text, uptime) for unit, text in zip(units, paragraphs, strict=True))
 
     def move(self, instance: Instance, address: str) -> None:
         """Reach it where it is now: on AWS an instance that was stopped comes back with another public address."""
@@ -197,8 +200,10 @@ class Host:
                 client.close()
 
 
-def _unit_state(unit: str, shown: str) -> UnitState:
+def _unit_state(unit: str, shown: str, uptime: str) -> UnitState:
     facts = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    since = int(facts.get("ActiveEnterTimestampMonotonic") or 0) / 1e6  # seconds on the clock that `uptime` begins with
+    active = facts.get("ActiveState") == "active" and since
     return UnitState(
         unit,
         active=facts.get("ActiveState", ""),
@@ -206,4 +211,5 @@ def _unit_state(unit: str, shown: str) -> UnitState:
         result=facts.get("Result", ""),
         exit_status=int(facts.get("ExecMainStatus") or 0),
         restarts=int(facts.get("NRestarts") or 0),
+        active_seconds=float(uptime.split()[0]) - since if active else None,
     )

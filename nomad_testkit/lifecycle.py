@@ -241,6 +241,8 @@ def _deploy(
             timings=readiness.timings,
             timeline=boot.timeline(),
             expires=tags.get(EXPIRES_TAG),
+            sizes=created.hosts,
+            save=lambda changed: run.note({**run.description(), **changed.describe()}),
         )
         run.note({**cluster.describe(), "example": example.describe()})
         readiness.await_agents(cluster)

@@ -7,9 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from nomad_testkit.errors import AgentApiError, BrokenError, CheckFailed, HostError, TestkitError, WaitTimeout
+from nomad_testkit.checks.arguments import check_arguments
+from nomad_testkit.errors import (
+    AgentApiError,
+    BrokenError,
+    CheckFailed,
+    HostError,
+    TestkitError,
+    UsageError,
+    WaitTimeout,
+)
 from nomad_testkit.events import CheckEvent, emit
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
@@ -40,6 +49,11 @@ class ClusterView(Protocol):
     def nomad_servers(self) -> Sequence[Host]: ...
     @property
     def nomad_clients(self) -> Sequence[Host]: ...
+    @property
+    def missing_hosts(self) -> Sequence[str]:
+        """Say of each group that has fewer hosts than the example asks for how many, and what became of the others."""
+        ...
+
     def obstacles(self) -> Sequence[str]:
         """List what keeps its agents from reaching each other, where something outside of them tells."""
         ...
@@ -75,7 +89,16 @@ class Answer(Generic[T_co]):
 
 
 class Check(ABC, Generic[ObservationT]):
-    """One thing to demand of a cluster; subclasses are frozen dataclasses, named by their repr in reports."""
+    """One thing to demand of a cluster; subclasses are frozen dataclasses, named by their repr in reports.
+
+    Raises UsageError when it is made with an argument that does not fit its field's type.
+    """
+
+    survives_lost_hosts: ClassVar[bool] = False
+    """Whether it is about a cluster that has lost hosts, and so may hold while the example's are not all there."""
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
 
     @property
     @abstractmethod
@@ -91,15 +114,22 @@ class Check(ABC, Generic[ObservationT]):
         """Decide, from nothing but what was observed."""
 
     def verdict(self, cluster: ClusterView) -> Verdict:
-        """Observe and judge once; a host that does not answer makes it Pending."""
+        """Observe and judge once; a host that does not answer, or that is not there, makes it Pending.
+
+        No check holds by looking at fewer hosts than the example asks for, unless it `survives_lost_hosts`.
+        """
+        missing = () if self.survives_lost_hosts else tuple(cluster.missing_hosts)
         try:
-            return self.judge(self.observe(cluster))
+            verdict = self.judge(self.observe(cluster))
         except (AgentApiError, HostError, Unanswered) as error:
-            return Pending(str(error))
+            verdict = Pending(str(error))
+        if not missing or isinstance(verdict, Broken):
+            return verdict
+        return Pending("; ".join([*missing, *([verdict.seen] if isinstance(verdict, Pending) else [])]))
 
 
 class Unanswered(TestkitError):
-    """Some hosts did not answer while all of them have to; leaves this package only as a Pending verdict."""
+    """Some hosts did not answer while all of them have to, or there is none; leaves this package as a Pending."""
 
 
 def places(hosts: Iterable[Host]) -> tuple[Place, ...]:
@@ -110,10 +140,11 @@ def places(hosts: Iterable[Host]) -> tuple[Place, ...]:
 def ask_every(hosts: Sequence[Host], question: Callable[[Host], T]) -> tuple[Answer[T], ...]:
     """Ask every host the same, in parallel, and return the answers in the hosts' order.
 
-    Raises Unanswered that names every host that did not answer, and what it said.
+    Raises Unanswered that names every host that did not answer, and what it said; and where there is no host to ask,
+    since no answer is no verdict.
     """
     if not hosts:
-        return ()
+        raise Unanswered("there is no host to ask")
 
     def ask(host: Host) -> Answer[T] | str:
         try:
@@ -143,8 +174,7 @@ def require(
     >>> require(cluster, RaftPeers(3), Registered("nomad-client", 3), within=60)  # doctest: +SKIP
     """
     __tracebackhide__ = True  # pytest shows the test that failed, and not what waited for it
-    if not checks:
-        raise CheckFailed("require() was given no check, so nothing would have been verified; name at least one")
+    _refuse_arguments(checks, within)
     deadline = within if isinstance(within, Deadline) else Deadline.after(within)
     started, began, now = deadline.clock(), time.time(), time.monotonic
     asked_at = now()
@@ -191,6 +221,21 @@ def require(
         tell()
         report = _report(failing, len(checks), deadline.clock() - started, tries)
         raise CheckFailed(report + explained(cluster)) from None
+
+
+def _refuse_arguments(checks: Sequence[object], within: object) -> None:
+    __tracebackhide__ = True
+    if not checks:
+        raise CheckFailed("require() was given no check, so nothing would have been verified; name at least one")
+    for one in checks:
+        if isinstance(one, type) and issubclass(one, Check):
+            raise UsageError(f"require({one.__name__}): expected a check, found its class; write {one.__name__}(...)")
+        if not isinstance(one, Check):
+            raise UsageError(f"require({one!r}): expected a check such as NodesReady(3), found {type(one).__name__}")
+    if not isinstance(within, Deadline) and (
+        isinstance(within, bool) or not isinstance(within, int | float) or not within >= 0
+    ):
+        raise UsageError(f"require(within={within!r}): expected seconds, 0 or more, or a Deadline")
 
 
 def run_of(cluster: object) -> str:

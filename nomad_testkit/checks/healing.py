@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, ask_every
+from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Unanswered, Verdict, ask_every
+from nomad_testkit.checks.health import consul_members
 from nomad_testkit.checks.raft import RAFT_PORT, AgentName, servers_of
 from nomad_testkit.checks.scheduling import JobView, judge_running, observe_job
 from nomad_testkit.errors import AgentApiError
@@ -20,6 +22,8 @@ WRITTEN_BY_A_MINORITY = "nomad-testkit/minority"
 def leader_of(cluster: ClusterView, agent: AgentName) -> Host:
     """Find the host of the leader that every server of an agent names. Raises AgentApiError while they do not agree."""
     servers = servers_of(cluster, agent)
+    if not servers:
+        raise Unanswered(f"there is no {agent} server to ask for its leader")
     named = {(host.consul if agent == "consul" else host.nomad).leader() for host in servers}
     found = [host for host in servers if named == {f"{host.private_ip}:{RAFT_PORT[agent]}"}]
     if not found:
@@ -35,6 +39,8 @@ class LeaderReelected(Check[tuple[Answer[str], ...]]):
     ...     require(cluster, LeaderReelected("consul", old), within=30)
     ...     print(f"after {fault.seconds:.1f} s")
     """
+
+    survives_lost_hosts: ClassVar[bool] = True
 
     agent: AgentName
     old: Host
@@ -78,6 +84,8 @@ class RefusesWrites(Check[tuple[Answer[Attempt], ...]]):
 
     Broken at once when one acknowledges it: that write will be lost, or the cluster is split.
     """
+
+    survives_lost_hosts: ClassVar[bool] = True
 
     agent: AgentName
     minority: tuple[Host, ...]
@@ -132,8 +140,7 @@ def _left_of(host: Host, node: str) -> NodeLeft:
     if found is None:
         return NodeLeft(False)
     services = tuple(sorted(str(one["Service"]) for one in (found["Services"] or {}).values()))
-    status = {str(one["Name"]): int(one["Status"]) for one in host.consul.members()}.get(node)
-    return NodeLeft(True, services, {None: "not a member", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}[status])
+    return NodeLeft(True, services, consul_members(host.consul.members()).get(node, "not a member"))
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,8 @@ class NodeGone(Check[tuple[Answer[NodeLeft], ...]]):
     >>> NodeGone("i-0a1b").wanted
     'no node i-0a1b in Consul, nor a service on it, on any server'
     """
+
+    survives_lost_hosts: ClassVar[bool] = True
 
     node: str
 
@@ -178,6 +187,8 @@ class RunsElsewhere(Check[JobView]):
 
     Nomad holds a client for lost when it has sent no heartbeat for its TTL and `heartbeat_grace`, 10 s at least each.
     """
+
+    survives_lost_hosts: ClassVar[bool] = True
 
     job: Job
     lost: tuple[str, ...]
@@ -212,6 +223,8 @@ NodeIds = Mapping[str, Mapping[str, str]]
 
 def node_ids(cluster: ClusterView) -> NodeIds:
     """Read the ids of all agents, as the leaders know them. Raises AgentApiError."""
+    if not cluster.consul_servers or not cluster.nomad_servers:
+        raise Unanswered("there is no server to ask for the nodes' ids")
     consul = {str(one["Node"]): str(one["ID"]) for one in cluster.consul_servers[0].consul.nodes()}
     nomad = {str(one["Name"]): str(one["ID"]) for one in cluster.nomad_servers[0].nomad.nodes()}
     for member in cluster.nomad_servers[0].nomad.members():
@@ -226,6 +239,8 @@ class SameNodes(Check[NodeIds]):
 
     >>> before = node_ids(cluster)  # doctest: +SKIP
     """
+
+    survives_lost_hosts: ClassVar[bool] = True
 
     before: NodeIds
     hosts: tuple[Host, ...]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.errors import AgentApiError, WaitTimeout
 from nomad_testkit.host import Host
-from nomad_testkit.wait import Broken, Ok, Pending
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 AgentName = Literal["nomad", "consul"]
 AGENTS: tuple[AgentName, ...] = ("consul", "nomad")
 # Defaults of both agents; Raft runs over the servers' RPC port.
 RAFT_PORT: dict[AgentName, int] = {"consul": 8300, "nomad": 4647}
+
+
+LEASE_SECONDS = 2.0
+"""How long two leaders may seem to lead: four times the lease after which one without a majority steps down."""
 
 
 def servers_of(cluster: ClusterView, agent: AgentName) -> Sequence[Host]:
@@ -55,8 +61,46 @@ def observe_peers(cluster: ClusterView, agent: AgentName) -> RaftView:
     return RaftView(agent, places(servers), ask_every(servers, lambda host: _peers(host, agent)))
 
 
+def observe_raft(cluster: ClusterView, agent: AgentName) -> RaftView:
+    """Ask every server for its Raft peers and its leader (GET /v1/status/peers and /v1/status/leader).
+
+    A leader without a majority steps down within its lease (500 ms in both agents), so where several servers seem to
+    lead, they are asked again until one does not, for LEASE_SECONDS.
+    """
+    servers = servers_of(cluster, agent)
+
+    def look() -> RaftView:
+        answers = ask_every(servers, lambda host: (_peers(host, agent), _leader_or_none(host, agent)))
+        peers = tuple(Answer(answer.place, answer.value[0]) for answer in answers)
+        return RaftView(agent, places(servers), peers, tuple(Answer(one.place, one.value[1]) for one in answers))
+
+    view = look()
+
+    def probe() -> Ok[None] | Pending:
+        nonlocal view
+        view = look()
+        return Pending("several leaders") if len(_leading(view)) > 1 else Ok(None)
+
+    if len(_leading(view)) > 1:
+        with suppress(WaitTimeout):
+            wait_until("one leader", probe, deadline=Deadline.after(LEASE_SECONDS))
+    return view
+
+
+def _leader_or_none(host: Host, agent: AgentName) -> str:
+    try:
+        return _leader(host, agent)
+    except AgentApiError as error:
+        if error.status is None:
+            raise
+        return ""  # Consul passes the question on to a leader, and calls it an error where there is none
+
+
 def split(view: RaftView) -> str | None:
-    """Say who sees whom where servers form several clusters that have no peer in common, else None.
+    """Say who sees whom where servers form several clusters, else None.
+
+    They do where two sets of peers have no member in common, whatever their overlap where a server is the only peer of
+    a cluster that it leads while others follow somebody else, and where two servers lead.
 
     >>> a, b = Place("i-1", "10.0.0.1", "10.0.0.1"), Place("i-2", "10.0.0.2", "10.0.0.2")
     >>> alone = (Answer(a, ("10.0.0.1:8300",)), Answer(b, ("10.0.0.2:8300",)))
@@ -64,13 +108,36 @@ def split(view: RaftView) -> str | None:
     'consul is split: i-1 (10.0.0.1) sees only itself; i-2 (10.0.0.2) sees only itself'
     """
     groups = {frozenset(answer.value) for answer in view.peers if answer.value}
-    if len(groups) < 2 or any(one & other for one in groups for other in groups if one is not other):
+    apart = len(groups) > 1 and not any(one & other for one in groups for other in groups if one is not other)
+    if not apart and not _leads_itself(view) and len(_leading(view)) < 2:
         return None
-    return f"{view.agent} is split: " + "; ".join(_sees(view, answer) for answer in view.peers)
+    leaders = "" if apart else f"; leaders: {_list(_leading(view))}"
+    return f"{view.agent} is split: " + "; ".join(_sees(view, answer) for answer in view.peers) + leaders
+
+
+def _own_address(view: RaftView, place: Place) -> str:
+    return f"{place.private_ip}:{RAFT_PORT[view.agent]}"
+
+
+def _leading(view: RaftView) -> list[Place]:
+    """List the servers that name themselves as leader."""
+    return [answer.place for answer in view.leader if answer.value == _own_address(view, answer.place)]
+
+
+def _leads_itself(view: RaftView) -> bool:
+    """Whether a server is its own only peer and leader while another one, which has peers, follows somebody else."""
+    named = {answer.place: answer.value for answer in view.leader}
+    for answer in view.peers:
+        own = _own_address(view, answer.place)
+        if answer.value == (own,) and named.get(answer.place) == own:
+            others = [one.place for one in view.peers if one.value and one.place != answer.place]
+            if any(named.get(place) != own for place in others):
+                return True
+    return False
 
 
 def _sees(view: RaftView, answer: Answer[tuple[str, ...]]) -> str:
-    own = f"{answer.place.private_ip}:{RAFT_PORT[view.agent]}"
+    own = _own_address(view, answer.place)
     others = [view.name(address) for address in answer.value if address != own]
     if not answer.value:
         return f"{answer.place} sees no peers"
@@ -111,6 +178,8 @@ def _list(some: Sequence[Place]) -> str:
 
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:
     """Join the verdicts on several parts into one: Broken before Pending before Ok."""
+    if not verdicts:
+        return Pending("nothing was looked at")
     broken = [verdict.reason for verdict in verdicts if isinstance(verdict, Broken)]
     if broken:
         return Broken("; ".join(broken))
@@ -147,13 +216,13 @@ class RaftPeers(Check[tuple[RaftView, ...]]):
 
 @dataclass(frozen=True)
 class NotSplit(Check[tuple[RaftView, ...]]):
-    """The servers form one Raft cluster, not several that have nothing in common.
+    """The servers form one Raft cluster, not several.
 
     It is what bootstrap_expect 1 on servers that were to be three leads to. Broken at once, since Raft clusters
     that were bootstrapped apart never merge (Consul's and Nomad's documentation of `bootstrap_expect`).
 
     >>> NotSplit().wanted
-    'one Raft cluster, in Consul and in Nomad: no server that sees only itself'
+    'one Raft cluster, in Consul and in Nomad: no server that sees only itself, and no two leaders'
     """
 
     agents: tuple[AgentName, ...] = AGENTS
@@ -161,14 +230,14 @@ class NotSplit(Check[tuple[RaftView, ...]]):
     @property
     def wanted(self) -> str:
         """What this check demands."""
-        return f"one Raft cluster, {_in(self.agents)}: no server that sees only itself"
+        return f"one Raft cluster, {_in(self.agents)}: no server that sees only itself, and no two leaders"
 
     def observe(self, cluster: ClusterView) -> tuple[RaftView, ...]:
-        """Ask every server for its peers (GET /v1/status/peers)."""
-        return tuple(observe_peers(cluster, agent) for agent in self.agents)
+        """Ask every server for its peers and its leader (GET /v1/status/peers and /v1/status/leader)."""
+        return tuple(observe_raft(cluster, agent) for agent in self.agents)
 
     def judge(self, observed: tuple[RaftView, ...]) -> Verdict:
-        """Look for peer sets without a common member, and for servers that have no peers yet."""
+        """Look for clusters apart, and for servers that have no peers yet."""
         return all_of([self._judge_one(view) for view in observed])
 
     @staticmethod

@@ -219,8 +219,10 @@ class Spread(Check[SpreadView]):
         )
 
     def observe(self, cluster: ClusterView) -> SpreadView:
-        """Ask every Nomad server, and look for the processes on every client's host."""
-        return SpreadView(observe_job(cluster, self.job), ask_every(cluster.nomad_clients, allocations_on))
+        """Ask every Nomad server; once all allocations run, look for the processes on every client's host."""
+        job = observe_job(cluster, self.job)
+        running = isinstance(judge_running(job), Ok)
+        return SpreadView(job, ask_every(cluster.nomad_clients, allocations_on) if running else ())
 
     def judge(self, observed: SpreadView) -> Verdict:
         """Compare allocations with nodes, and with processes."""

@@ -127,7 +127,8 @@ def judge(cluster: Cluster, names: Sequence[str], within: float) -> list[Judged]
     from nomad_testkit.examples import Sizes
     from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
-    sizes = Sizes(len(cluster.consul_servers), len(cluster.nomad_servers), len(cluster.nomad_clients))
+    roles = cluster.roles
+    sizes = Sizes(*map(cluster.wanted, (roles.consul_servers, roles.nomad_servers, roles.nomad_clients)))
     cluster.refresh()
     chosen = {name: CHECKS[name](sizes) for name in dict.fromkeys(names)}
     last: list[Judged] = []

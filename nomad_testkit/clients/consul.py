@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 from warnings import catch_warnings, simplefilter
@@ -30,7 +30,18 @@ class ConsulClient(AgentClient):
 
     product = "consul"
     snapshot_path = "/v1/snapshot"
+    stale: ClassVar[Mapping[str, str]] = {"stale": ""}
     token_header = "X-Consul-Token"  # noqa: S105
+
+    def _read(self, path: str, params: Mapping[str, Any] | None = None, *, stale: bool = False) -> Any:
+        try:
+            return super()._read(path, params, stale=stale)
+        except AgentApiError as error:
+            if error.status != 404:
+                raise
+            # Consul has an answer to all of these, so it is another program that has its port.
+            message = f"{error.message.strip()}; is this a Consul agent?"
+            raise AgentApiError(error.agent, error.url, error.status, message) from error
 
     def _library(self, session: AgentSession) -> Any:
         return _Consul(session)
@@ -73,17 +84,15 @@ class ConsulClient(AgentClient):
         `stale` asks this very server for what it knows; otherwise any server passes the question to the
         leader.
         """
-        with self._errors():
-            return dict(self._raw.catalog.services(consistency=_consistency(stale))[1])
+        return {str(name): list(tags) for name, tags in self._read("/v1/catalog/services", stale=stale).items()}
 
     def nodes(self, *, stale: bool = False) -> list[Json]:
         """List the registered nodes (GET /v1/catalog/nodes)."""
-        with self._errors():
-            return list(self._raw.catalog.nodes(consistency=_consistency(stale))[1])
+        return list(self._read("/v1/catalog/nodes", stale=stale))
 
     def node(self, name: str, *, stale: bool = False) -> Json | None:
         """Tell a node with its services (GET /v1/catalog/node/:node); None where there is no such node."""
-        found = self._session.get_json(f"/v1/catalog/node/{name}", {"stale": ""} if stale else {})
+        found = self._read(f"/v1/catalog/node/{name}", stale=stale)
         return None if found is None else dict(found)
 
     def health(self, service: str, *, passing: bool = False, stale: bool = False) -> list[Json]:
@@ -91,9 +100,8 @@ class ConsulClient(AgentClient):
 
         `passing` leaves out those with a check that does not pass.
         """
-        # python-consul2's health.service() knows no consistency mode.
-        params = ({"passing": "true"} if passing else {}) | ({"stale": ""} if stale else {})
-        return list(self._session.get_json(f"/v1/health/service/{service}", params))
+        params = {"passing": "true"} if passing else {}
+        return list(self._read(f"/v1/health/service/{service}", params, stale=stale))
 
     # -- key/value store
 
@@ -154,10 +162,6 @@ class ConsulClient(AgentClient):
             # For a 404 it gives nothing in particular, and a port can be another program's.
             message = f"the answer is not of the form that it should be ({error}); is this a Consul agent?"
             raise AgentApiError("consul", self.address, None, message) from error
-
-
-def _consistency(stale: bool) -> str:
-    return "stale" if stale else "default"
 
 
 class _Http(consul.std.HTTPClient):  # type: ignore[misc]

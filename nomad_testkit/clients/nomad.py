@@ -41,11 +41,11 @@ class NomadClient(AgentClient):
         Empty while there is none. Without ?stale a server would pass the question on to the leader, hold it for
         seconds where there is none, and in the end call that an error.
         """
-        return str(self._session.get_json("/v1/status/leader", _stale(True)) or "")
+        return str(self._session.get_json("/v1/status/leader", self.stale) or "")
 
     def peers(self) -> list[str]:
         """List the Raft peers as this server knows them (GET /v1/status/peers?stale)."""
-        return [str(peer) for peer in self._session.get_json("/v1/status/peers", _stale(True)) or []]
+        return [str(peer) for peer in self._session.get_json("/v1/status/peers", self.stale) or []]
 
     def members(self) -> list[Json]:
         """List the servers in this agent's gossip pool (GET /v1/agent/members)."""
@@ -79,7 +79,7 @@ class NomadClient(AgentClient):
         `stale` asks this very server for what it knows; otherwise any server passes the question to the
         leader.
         """
-        return list(self._session.get_json("/v1/nodes", _stale(stale)))
+        return list(self._read("/v1/nodes", stale=stale))
 
     def node(self, node_id: str) -> Json:
         """Tell one node with its attributes and drivers (GET /v1/node/:id)."""
@@ -115,20 +115,19 @@ class NomadClient(AgentClient):
 
     def job(self, job_id: str, *, stale: bool = False) -> Json:
         """Tell a job in its JSON form (GET /v1/job/:id)."""
-        return dict(self._session.get_json(f"/v1/job/{job_id}", _stale(stale)))
+        return dict(self._read(f"/v1/job/{job_id}", stale=stale))
 
     def job_evaluations(self, job_id: str, *, stale: bool = False) -> list[Json]:
         """List a job's evaluations (GET /v1/job/:id/evaluations); empty for a job that does not exist."""
-        return list(self._session.get_json(f"/v1/job/{job_id}/evaluations", _stale(stale)))
+        return list(self._read(f"/v1/job/{job_id}/evaluations", stale=stale))
 
     def job_allocations(self, job_id: str, *, stale: bool = False) -> list[Json]:
         """List a job's allocations (GET /v1/job/:id/allocations); empty for a job that does not exist."""
-        params = {"all": "true"} | _stale(stale)
-        return list(self._session.get_json(f"/v1/job/{job_id}/allocations", params))
+        return list(self._read(f"/v1/job/{job_id}/allocations", {"all": "true"}, stale=stale))
 
     def job_deployments(self, job_id: str, *, stale: bool = False) -> list[Json]:
         """List a job's deployments (GET /v1/job/:id/deployments)."""
-        return list(self._session.get_json(f"/v1/job/{job_id}/deployments", _stale(stale)))
+        return list(self._read(f"/v1/job/{job_id}/deployments", stale=stale))
 
     # -- variables
 
@@ -180,10 +179,6 @@ class NomadClient(AgentClient):
             raise AgentApiError("nomad", self.address, None, message) from error
         except requests.RequestException as error:
             raise AgentApiError("nomad", self.address, None, describe(error)) from error
-
-
-def _stale(stale: bool) -> dict[str, str]:
-    return {"stale": "true"} if stale else {}
 
 
 def _forget_environment(client: Any) -> None:

@@ -103,6 +103,8 @@ class AgentClient:
     product: ClassVar[str]
     token_header: ClassVar[str]
     snapshot_path: ClassVar[str]
+    stale: ClassVar[Mapping[str, str]] = {"stale": "true"}
+    """The parameter that asks this very server for what it knows."""
 
     def __init__(
         self,
@@ -134,6 +136,22 @@ class AgentClient:
     def put(self, path: str, body: Any) -> None:
         """Send any JSON that has no method here, such as put("/v1/operator/autopilot/configuration", {...})."""
         self._session.fetch("PUT", path, json=body)
+
+    def _read(self, path: str, params: Mapping[str, Any] | None = None, *, stale: bool = False) -> Any:
+        """Read one answer about what the servers have in common.
+
+        With `stale` this very server tells what it knows. Where it knows no leader that may be long out of date, which
+        it says by its header ``X-Nomad-Knownleader`` or ``X-Consul-Knownleader``: then it is no answer but an
+        AgentApiError.
+        """
+        response = self._session.fetch("GET", path, params={**(params or {}), **(self.stale if stale else {})})
+        if (index := f"x-{self.product}-index") not in response.headers:
+            why = f"the answer lacks {index!r}; is this a {self.product.capitalize()} agent?"
+            raise AgentApiError(self.product, response.url, response.status_code, why)
+        if stale and response.headers.get(f"X-{self.product}-Knownleader", "true") != "true":
+            why = "it knows no leader, so what it says may be out of date"
+            raise AgentApiError(self.product, response.url, response.status_code, why)
+        return self._session.decode(response)
 
     def autopilot_health(self) -> dict[str, Any]:
         """Tell autopilot's view of every server (GET /v1/operator/autopilot/health).

@@ -61,6 +61,7 @@ def scale(cluster: Cluster, group: str, count: int) -> None:
                 MaxSize=max(count, facts["MaxSize"]),
                 DesiredCapacity=count,
             )
+            cluster.resize(group, count)
             _await_size(cluster, group, count)
     except REFUSALS as error:
         raise DeployError(f"{group} could not be scaled to {count}: {told(error)}") from error

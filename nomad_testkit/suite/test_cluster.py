@@ -76,7 +76,7 @@ def test_everything_is_registered_in_the_one_consul_cluster(nomad_cluster: Clust
 
 
 def test_every_agent_is_a_unit_that_runs(nomad_cluster: Cluster) -> None:
-    nomad_cluster.require(UnitsActive(), within=10)
+    nomad_cluster.require(UnitsActive(), within=30)
 
 
 def test_hosts_are_spread_over_zones(nomad_cluster: Cluster) -> None:

@@ -38,7 +38,7 @@ class Replay(requests.adapters.HTTPAdapter):
             raise requests.exceptions.ConnectionError(ConnectionRefusedError(111, "Connection refused"))
         response = requests.Response()
         response.status_code, response.url, response.request = answer["status"], str(request.url), request
-        response.headers["X-Consul-Index"] = "1"
+        response.headers.update({"X-Consul-Index": "1", "X-Nomad-Index": "1"})
         plain = (answer["status"] >= 400 and isinstance(answer["body"], str)) or "/fs/logs/" in str(request.path_url)
         response._content = (answer["body"] if plain else json.dumps(answer["body"])).encode()
         response.encoding = "utf-8"
@@ -69,6 +69,7 @@ class RecordedCluster:
     clients: Sequence[RecordedHost]
     answers: dict[str, Any]
     missing_rules: Sequence[str] = ()
+    missing_hosts: Sequence[str] = ()
 
     @property
     def hosts(self) -> Sequence[Host]:

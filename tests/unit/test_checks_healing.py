@@ -19,10 +19,11 @@ from nomad_testkit.checks.healing import (
 )
 from nomad_testkit.checks.scheduling import Allocation, JobState, JobView
 from nomad_testkit.host import Host
+from nomad_testkit.jobs import Job
 from nomad_testkit.model import Instance
 from nomad_testkit.wait import Broken, Ok, Pending
 
-JOB = cast("Any", type("FakeJob", (), {"id": "web-1", "count": 1}))
+JOB = Job(cast("Any", None), {"ID": "web-1", "Type": "service", "TaskGroups": [{"Name": "web", "Count": 1}]})
 
 
 def host(number: int) -> Host:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from recorded_cluster import recorded
 
 from nomad_testkit.checks import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
-from nomad_testkit.checks.raft import all_of
+from nomad_testkit.checks.base import Answer, Place
+from nomad_testkit.checks.raft import RaftView, all_of, split
 from nomad_testkit.wait import Broken, Ok, Pending
 
 A, B, C = (f"i-0a00000000000000{n}" for n in (1, 2, 3))
@@ -62,6 +64,40 @@ def test_servers_that_bootstrapped_apart_are_broken_at_once() -> None:
 
     assert NotSplit().verdict(recorded("split")) == Broken(text)
     assert RaftPeers(3).verdict(recorded("split")) == Broken(text)
+
+
+@pytest.mark.parametrize(
+    ("peers", "leaders", "parted"),
+    [
+        # c made itself the leader of one, though a and b count it as a peer; whether they have a leader or not.
+        (("abc", "abc", "c"), "aac", True),
+        (("abc", "abc", "c"), "--c", True),
+        (("abc", "abc", "abc"), "abb", True),
+        (("ab", "ab", "c"), "aac", True),
+        # a has just been told of b, and b knows it from a: a cluster that grows.
+        (("a", "ab", ""), "aa-", False),
+        (("abc", "abc", "abc"), "aa-", False),
+        (("abc", "abc", "c"), "aa-", False),
+        (("a",), "a", False),
+    ],
+)
+def test_a_server_that_leads_itself_and_two_leaders_are_a_split_whatever_the_overlap(
+    peers: tuple[str, ...], leaders: str, parted: bool
+) -> None:
+    places = {name: Place(f"i-{name}", f"10.0.0.{name}", f"127.0.0.{name}") for name in "abc"}
+
+    def address(name: str) -> str:
+        return f"10.0.0.{name}:8300" if name in places else ""
+
+    view = RaftView(
+        "consul",
+        tuple(places.values())[: len(peers)],
+        tuple(Answer(place, tuple(map(address, seen))) for place, seen in zip(places.values(), peers, strict=False)),
+        tuple(Answer(place, address(name)) for place, name in zip(places.values(), leaders, strict=False)),
+    )
+
+    assert bool(split(view)) is parted
+    assert isinstance(NotSplit(("consul",)).judge((view,)), Broken) is parted
 
 
 def test_one_cluster_is_not_split() -> None:

@@ -91,7 +91,7 @@ def test_the_service_of_a_stopped_job_is_gone(gone: RecordedCluster) -> None:
 
 def test_the_service_of_a_running_job_is_not_gone(running: RecordedCluster) -> None:
     service = service_of(running)
-    running.with_answer("consul", "/v1/catalog/services?stale=1", {"consul": [], service: []})
+    running.with_answer("consul", "/v1/catalog/services?stale=", {"consul": [], service: []})
 
     verdict = ServiceGone(service).verdict(running)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nomad_testkit.checks import UnitsActive
 from nomad_testkit.checks.base import Answer, Place
 from nomad_testkit.checks.units import UnitsView
@@ -28,6 +30,29 @@ def test_a_unit_that_starts_again_is_pending() -> None:
     assert UnitsActive().judge(observed) == Pending(
         "i-1 (127.31.16.5): nomad is activating (auto-restart), result exit-code, exit status 1, restarted 2 times"
     )
+
+
+@pytest.mark.parametrize(
+    ("age", "restarts", "before", "seen"),
+    [
+        (None, 0, None, None),
+        (8.0, 13, 13, None),
+        (8.0, 13, None, None),
+        (4.25, 0, 0, "nomad is active (running), and only for 4.2 s"),
+        (0.5, 13, None, "nomad is active (running), restarted 13 times, and only for 0.5 s"),
+        (90.0, 13, 11, "nomad is active (running), restarted 13 times, 2 of them since the last look"),
+        (90.0, 0, 3, None),
+    ],
+)
+def test_a_unit_that_keeps_being_started_again_is_not_active(
+    age: float | None, restarts: int, before: int | None, seen: str | None
+) -> None:
+    state = UnitState("nomad", "active", "running", "success", 0, restarts, age)
+    view = UnitsView((CONSUL, state), (), {} if before is None else {"nomad": before})
+
+    verdict = UnitsActive().judge((Answer(HERE, view),))
+
+    assert verdict == (Pending(f"{HERE}: {seen}") if seen else Ok("units consul, nomad are active on 1 hosts"))
 
 
 def test_a_unit_that_systemd_gave_up_on_is_broken_with_the_end_of_its_journal() -> None:

@@ -45,7 +45,7 @@ class Agent:
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     silent: threading.Event = field(default_factory=threading.Event)
-    headers: dict[str, str] = field(default_factory=lambda: {"X-Consul-Index": "1"})
+    headers: dict[str, str] = field(default_factory=lambda: {"X-Consul-Index": "1", "X-Nomad-Index": "1"})
     connections: int = 0
 
 
@@ -272,11 +272,35 @@ def test_stale_asks_the_server_for_what_it_knows_itself(agent: Agent, nomad: Nom
     agent.answers |= {
         "GET /v1/nodes?stale=true": (200, [{}]),
         "GET /v1/health/service/web?stale=": (200, [{}, {}]),
-        "GET /v1/catalog/services?stale=1": (200, {"web": []}),
+        "GET /v1/catalog/services?stale=": (200, {"web": []}),
     }
     assert nomad.nodes(stale=True) == [{}]
     assert consul.health("web", stale=True) == [{}, {}]
     assert consul.services(stale=True) == {"web": []}
+
+
+@pytest.mark.parametrize("read", [
+    lambda nomad, consul: nomad.nodes(stale=True),
+    lambda nomad, consul: nomad.job_allocations("web", stale=True),
+    lambda nomad, consul: consul.health("web", stale=True),
+    lambda nomad, consul: consul.services(stale=True),
+    lambda nomad, consul: consul.node("i-1", stale=True),
+])  # fmt: skip
+def test_a_server_without_a_leader_is_not_believed(
+    agent: Agent, nomad: NomadClient, consul: ConsulClient, read: Callable[[NomadClient, ConsulClient], object]
+) -> None:
+    agent.answers |= {
+        "GET /v1/nodes?stale=true": (200, []),
+        "GET /v1/job/web/allocations?all=true&stale=true": (200, []),
+        "GET /v1/health/service/web?stale=": (200, []),
+        "GET /v1/catalog/services?stale=": (200, {}),
+        "GET /v1/catalog/node/i-1?stale=": (200, None),
+    }
+    read(nomad, consul)
+
+    agent.headers |= {"X-Consul-Knownleader": "false", "X-Nomad-Knownleader": "false"}
+    with pytest.raises(AgentApiError, match="answered 200: it knows no leader, so what it says may be out of date"):
+        read(nomad, consul)
 
 
 def test_keys_are_written_and_read(agent: Agent, consul: ConsulClient) -> None:

@@ -173,7 +173,7 @@ def test_bad_input_is_refused_and_nothing_is_done(name: str, faults: Faults, hos
 
 
 def test_only_an_agent_that_runs_can_fail(faults: Faults, hosts: list[RecordingHost]) -> None:
-    hosts[0].answers["systemctl show"] = "ActiveState=inactive\nSubState=dead\nResult=success\n"
+    hosts[0].answers["systemctl show"] = "ActiveState=inactive\nSubState=dead\nResult=success\n\n1.00 1.00\n"
     with (
         pytest.raises(FaultError, match=r"nomad is inactive \(dead\); only an active unit"),
         faults.stop("nomad", hosts[0]),

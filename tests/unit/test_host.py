@@ -23,12 +23,16 @@ SubState=running
 Result=success
 ExecMainStatus=0
 NRestarts=0
+ActiveEnterTimestampMonotonic=9500000
 
 Result=exit-code
 ExecMainStatus=203
 NRestarts=5
 ActiveState=failed
 SubState=failed
+ActiveEnterTimestampMonotonic=0
+
+100.00 150.00
 """
 
 
@@ -128,11 +132,15 @@ def test_unit_states_come_from_one_command_in_the_order_asked() -> None:
     made, script = host(SHOWN)
 
     assert made.unit_states("consul", "nomad") == (
-        UnitState("consul", "active", "running", "success", 0, 0),
+        UnitState("consul", "active", "running", "success", 0, 0, 90.5),
         UnitState("nomad", "failed", "failed", "exit-code", 203, 5),
     )
     assert script.commands == [
-        ("systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts consul nomad", False)
+        (
+            "systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts,ActiveEnterTimestampMonotonic "
+            "consul nomad && echo && cat /proc/uptime",
+            False,
+        )
     ]
 
 
@@ -149,7 +157,7 @@ def test_an_answer_of_systemctl_that_lacks_a_unit_is_refused() -> None:
     made, _ = host("Failed to connect to bus\n")
 
     with pytest.raises(
-        HostError, match=r"i-1 \(127\.31\.16\.5\): systemctl told 1 states for units consul nomad: 'Failed"
+        HostError, match=r"i-1 \(127\.31\.16\.5\): systemctl told 0 states for units consul nomad: 'Failed"
     ):
         made.unit_states("consul", "nomad")
 
