@@ -137,8 +137,10 @@ def test_unit_states_come_from_one_command_in_the_order_asked() -> None:
     )
     assert script.commands == [
         (
-            "systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts,ActiveEnterTimestampMonotonic "
-            "consul nomad && echo && cat /proc/uptime",
+            (
+                "systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts,ActiveEnterTimestampMonotonic "
+                "consul nomad && echo && cat /proc/uptime"
+            ),
             False,
         )
     ]
