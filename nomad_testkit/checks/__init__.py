@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from nomad_testkit.checks.advertised import AdvertisedAddresses
 from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, require
 from nomad_testkit.checks.health import AutopilotHealthy, HealthyServers, NoFailedMembers
 from nomad_testkit.checks.raft import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
@@ -17,6 +18,7 @@ from nomad_testkit.checks.units import UnitsActive
 from nomad_testkit.checks.versions import RunsVersion
 
 __all__ = [
+    "AdvertisedAddresses",
     "AllocationsRunning",
     "Answer",
     "AutopilotHealthy",

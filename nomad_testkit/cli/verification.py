@@ -42,6 +42,7 @@ CHECKS: Mapping[str, Callable[[Sizes], Check[Any]]] = {
     "consul-registered": lambda sizes: _make("Registered", "consul", sizes.consul_servers),
     "nomad-registered": lambda sizes: _make("Registered", "nomad", sizes.nomad_servers),
     "nomad-client-registered": lambda sizes: _make("Registered", "nomad-client", sizes.nomad_clients),
+    "advertised-addresses": lambda sizes: _make("AdvertisedAddresses"),
     "units-active": lambda sizes: _make("UnitsActive"),
 }
 """What a cluster of any topology has to pass; the sizes are those that it was deployed with."""

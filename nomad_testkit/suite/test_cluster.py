@@ -7,6 +7,7 @@ import pytest
 from nomad_testkit import Cluster, Example
 from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.checks import (
+    AdvertisedAddresses,
     AllocationsRunning,
     AutopilotHealthy,
     BatchCompleted,
@@ -71,6 +72,7 @@ def test_everything_is_registered_in_the_one_consul_cluster(nomad_cluster: Clust
         Registered("consul", sizes.consul_servers),
         Registered("nomad", sizes.nomad_servers),
         Registered("nomad-client", sizes.nomad_clients),
+        AdvertisedAddresses(),
         within=30,
     )
 
