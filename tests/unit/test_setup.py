@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import threading
@@ -258,3 +259,26 @@ def test_what_only_some_tests_need_is_installed_by_them(
 def test_what_only_some_tests_need_is_not_part_of_every_run(name: str) -> None:
     assert name in setup.OPTIONAL_NEEDS
     assert name not in [need.package for need in setup.NEEDS + setup.GO_NEEDS]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("tox", {"TOX_PARALLEL": "2"}), ("tox -e unit", {}), ("tox --version", {}), ("pytest", {})],
+)
+def test_all_suites_run_two_at_a_time_and_one_that_is_named_alone(command: str, expected: dict[str, str]) -> None:
+    assert setup.tox_settings(command.split()) == expected
+
+
+def test_the_users_own_settings_win(tmp_path: Path) -> None:
+    fake = tmp_path / "bin" / "tox"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "$TOX_PARALLEL"\n')
+    fake.chmod(0o755)
+    code = (
+        "from pathlib import Path; from nomad_testkit import setup; "
+        f"setup.become(['tox'], Path({str(tmp_path)!r}), setup.tox_settings(['tox']))"
+    )
+    for own, expected in ({}, "2"), ({"TOX_PARALLEL": "0"}, "0"):
+        environment = {**os.environ, **own}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.strip() == expected

@@ -1,0 +1,95 @@
+"""Run a command that has to end in time: ``python time_limit.py SECONDS COMMAND…``, for tox, which has no limit itself.
+
+A command whose time is up is interrupted, so that it shows how far it got and destroys its clusters, and killed if it
+does not end. The same happens when whoever started this ends first, e.g. a tox that was killed. Only the standard
+library is imported: the environment of the wheel has nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+GRACE = 120.0
+"""Seconds from the first interrupt to the second: a teardown takes at most this long."""
+TIME_IS_UP = 124
+"""The exit status, as timeout(1) has it."""
+_ONE_PRESS = 2.0
+"""Seconds in which two interrupts are one: Ctrl-C comes from the terminal and again from tox."""
+
+
+class Limited:
+    """A command in a process group of its own, unless it may read from a terminal."""
+
+    def __init__(self, command: Sequence[str], *, grace: float = GRACE) -> None:
+        self._grace = grace
+        self._terminal = sys.stdin is not None and sys.stdin.isatty()
+        self._interrupted = 0.0
+        self._starter = os.getppid()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell in the background starts its commands
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Killed with this process, it leaves nothing either: clusters end with whoever holds them.
+        self._process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command], start_new_session=not self._terminal
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for its end, and return its exit status: 124 when its time was up, 128 and more for a signal's."""
+        deadline, status = time.monotonic() + seconds, None
+        while self._poll() is None:
+            if os.getppid() != self._starter:
+                return self._end("whoever started this has ended")
+            if time.monotonic() > deadline:
+                self._end(f"its {seconds:g} s are up")
+                return TIME_IS_UP
+        status = self._process.returncode
+        self._kill_group()
+        return status if status >= 0 else 128 - status
+
+    def _poll(self, seconds: float = 1.0) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
+    def _end(self, why: str) -> int:
+        print(f"time_limit: {why}: interrupting {' '.join(map(str, self._process.args[3:]))}", flush=True)  # type: ignore[index]
+        for grace in (self._grace, self._grace / 4):
+            self._interrupt()
+            if self._poll(grace) is not None:
+                break
+        else:
+            print("time_limit: it does not end; killing it", flush=True)
+        self._kill_group()
+        return 128 - min(self._process.wait(), 0)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        now = time.monotonic()
+        # A terminal has told the command itself.
+        if now - self._interrupted > _ONE_PRESS and not (self._terminal and number == signal.SIGINT):
+            self._interrupted = now
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._terminal:
+                self._process.send_signal(signal.SIGINT)
+            else:
+                os.killpg(self._process.pid, signal.SIGINT)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._terminal:
+                self._process.kill()
+            else:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(Limited(sys.argv[2:]).wait(float(sys.argv[1])))
