@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ec2_box import Box
 from pytest_runs import supervisors_of
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage
 from nomad_testkit.errors import Ec2Error
+from nomad_testkit.machine_state import listeners_of
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 NothingLeft = Callable[[], None]
@@ -194,12 +197,32 @@ def test_only_root_reaches_the_control_socket(cloud: EmbeddedEc2) -> None:
     assert (cloud.state_dir / "cloud.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_nothing_listens_on_the_machine(cloud: EmbeddedEc2) -> None:
+def processes_of(cloud: EmbeddedEc2) -> list[int]:
+    """List the processes of a cloud: its warden and all below it, its hosts' too."""
+    said = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, said.splitlines())}
+    found = level = {cloud.warden_pid}
+    while level:
+        level = {pid for pid, parent in parents.items() if parent in level}
+        found = found | level
+    return sorted(found)
+
+
+def test_nothing_listens_on_the_machine(cloud: EmbeddedEc2, box: Box) -> None:
     table = json.loads(subprocess.run(["ip", "-json", "addr"], capture_output=True, text=True, check=True).stdout)
-    link = next(entry for entry in table if entry["ifname"].startswith("nomadtk"))
-    assert [address["local"] for address in link["addr_info"]] == ["169.254.253.1"]
-    listeners = subprocess.run(["ss", "-Hltnup"], capture_output=True, text=True, check=True).stdout
-    assert [line for line in listeners.splitlines() if "nomad_testkit" in line or "169.254" in line] == []
+    (link,) = (one for one in table if cloud.machine_address in {address["local"] for address in one["addr_info"]})
+    assert link["ifname"].startswith("nomadtk")
+    assert [address["local"] for address in link["addr_info"]] == [cloud.machine_address]
+    listeners = subprocess.run(["ss", "-Hltnu"], capture_output=True, text=True, check=True).stdout
+    assert [line for line in listeners.splitlines() if cloud.machine_address in line] == []
+    processes = processes_of(cloud)
+    assert listeners_of(processes) == []
+    # All of them are looked at, and what they have in their own namespace is seen there.
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes]
+    assert any(b"systemd-nspawn" in command for command in commands)
+    inside = ["nsenter", "--net", f"--target={supervisors_of(cloud.warden_pid)[-1]}", "ss", "-Hltnup"]
+    theirs = subprocess.run(inside, capture_output=True, text=True, check=True).stdout
+    assert {int(pid) for pid in re.findall(r"pid=(\d+)", theirs)} & set(processes)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ec2_box import Box, Launch
+from pytest_runs import supervisors_of
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 
@@ -238,6 +239,11 @@ def test_what_goes_out_is_filtered_too(yard: Yard, cloud: EmbeddedEc2) -> None:
         assert ask(web, "tcp", other.private_ip, TCP) == "here"
 
 
-def test_the_machine_has_no_rules_of_it(yard: Yard) -> None:
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    assert "security_groups" not in tables
+def test_the_machine_has_no_rules_of_it(yard: Yard, cloud: EmbeddedEc2) -> None:
+    def tables(*where: str) -> str:
+        command = [*where, "nft", "list", "tables"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    inside = ("nsenter", "--net", f"--target={supervisors_of(cloud.warden_pid)[-1]}")
+    assert "table ip security_groups" in tables(*inside)  # so this is what to look for
+    assert "security_groups" not in tables()

@@ -1,0 +1,316 @@
+"""What proves that nothing is left has to see what is: one of each kind is planted, seen, taken away and seen no more.
+
+Other things may come and go on the machine meanwhile, so only what was planted is looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from nomad_testkit.bench import soak
+from nomad_testkit.ec2.cgroups import CgroupTree
+from nomad_testkit.errors import TeardownError
+from nomad_testkit.machine_state import MachineState, listeners_of
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+MARK = uuid.uuid4().hex[:6]
+NAME = f"nomad-testkit-planted-{MARK}"
+LINK = f"nt{MARK}"
+"""A link's name has 15 characters at most."""
+ROUTE = f"198.18.{int(MARK[:2], 16)}.{int(MARK[2:4], 16)}"
+"""Of the block for benchmarks (RFC 2544), which nobody routes."""
+
+Plant = Callable[[Path], AbstractContextManager[str]]
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@contextmanager
+def command(make: str, take: str) -> Iterator[None]:
+    """Do one thing and, in the end, the other."""
+    run("sh", "-ec", make)
+    try:
+        yield
+    finally:
+        run("sh", "-ec", take)
+
+
+@contextmanager
+def process(*words: str) -> Iterator[str]:
+    """A process that its parent has left behind, as the warden leaves its own; it waits for its standard input."""
+    script = 'exec 3<&0; "$@" <&3 >/dev/null 2>&1 & echo $!'
+    starter = subprocess.Popen(
+        ["sh", "-c", script, "sh", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        try:
+            yield f"{pid}: {' '.join(words)}"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def warden(folder: Path) -> Iterator[str]:
+    """The warden of a cloud, of a Python in one of tox's environments."""
+    environment = folder / ".tox" / "alone"
+    environment.parent.mkdir()
+    environment.symlink_to(sys.prefix)
+    with process(str(environment / "bin" / "python"), "-m", "nomad_testkit.ec2.warden", "11") as planted:
+        yield planted
+
+
+@contextmanager
+def worker(_: Path) -> Iterator[str]:
+    """A worker of pytest that outlived its session."""
+    with process(sys.executable, "-c", "input()", "pytest", "-n2", "nomad_testkit") as planted:
+        yield planted
+
+
+@contextmanager
+def command_line(_: Path) -> Iterator[str]:
+    with process(sys.executable, "-c", "input()", "/usr/bin/nomad-testkit", "up") as planted:
+        yield planted
+
+
+@contextmanager
+def agent(_: Path) -> Iterator[str]:
+    with process(sys.executable, "-c", "input()", "/usr/bin/consul", "agent") as planted:
+        yield planted
+
+
+@contextmanager
+def mount(folder: Path) -> Iterator[str]:
+    with command(f"mount -t tmpfs planted-{MARK} {folder}", f"umount {folder}"):
+        yield f" - tmpfs planted-{MARK} "
+
+
+@contextmanager
+def second_mount(folder: Path) -> Iterator[str]:
+    """Over another at the same place."""
+    with mount(folder), command(f"mount -t tmpfs over-{MARK} {folder}", f"umount {folder}"):
+        yield f" - tmpfs over-{MARK} "
+
+
+@contextmanager
+def named_namespace(_: Path) -> Iterator[str]:
+    with command(f"ip netns add {NAME}", f"ip netns del {NAME}"):
+        yield NAME
+
+
+@contextmanager
+def nameless_namespace(_: Path) -> Iterator[str]:
+    """One that nothing but a process keeps, which says nothing of who it belongs to."""
+    held = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
+    own = Path("/proc/self/ns/net").readlink()
+
+    def probe() -> Ok[str] | Pending:
+        link = Path(f"/proc/{held.pid}/ns/net").readlink()
+        return Ok(str(link)) if link != own else Pending("it is in this one")
+
+    with held:
+        try:
+            yield wait_until("the namespace", probe, deadline=Deadline.after(60))
+        finally:
+            held.kill()
+
+
+@contextmanager
+def link(_: Path) -> Iterator[str]:
+    with command(f"ip link add {LINK} type veth peer name {LINK}p", f"ip link del {LINK}"):
+        yield LINK
+
+
+@contextmanager
+def address(_: Path) -> Iterator[str]:
+    with command(f"ip addr add {ROUTE}/32 dev lo", f"ip addr del {ROUTE}/32 dev lo"):
+        yield f"inet {ROUTE}/32"
+
+
+@contextmanager
+def route(_: Path) -> Iterator[str]:
+    with command(f"ip route add blackhole {ROUTE}", f"ip route del blackhole {ROUTE}"):
+        yield f"-4 blackhole {ROUTE}"
+
+
+@contextmanager
+def route_of_ipv6(_: Path) -> Iterator[str]:
+    place = f"2001:db8:{MARK[:4]}::/64"
+    with command(f"ip -6 route add blackhole {place}", f"ip -6 route del blackhole {place}"):
+        yield f"-6 blackhole {place.replace(':0', ':') if MARK[0] == '0' else place}"
+
+
+@contextmanager
+def rule(_: Path) -> Iterator[str]:
+    with command(f"ip rule add from {ROUTE} lookup main", f"ip rule del from {ROUTE}"):
+        yield f"from {ROUTE} lookup main"
+
+
+@contextmanager
+def table(_: Path) -> Iterator[str]:
+    with command(f"nft add table ip {LINK}", f"nft delete table ip {LINK}"):
+        yield f"table ip {LINK} "
+
+
+@contextmanager
+def rule_in_a_table(folder: Path) -> Iterator[str]:
+    with (
+        table(folder),
+        command(f"nft add chain ip {LINK} c; nft add rule ip {LINK} c ip saddr {ROUTE} counter drop", "true"),
+    ):
+        yield f"ip saddr {ROUTE} counter drop"
+
+
+def listening(kind: socket.SocketKind) -> Plant:
+    @contextmanager
+    def plant(_: Path) -> Iterator[str]:
+        with socket.socket(socket.AF_INET, kind) as one:
+            one.bind(("127.0.0.1", 0))
+            if kind == socket.SOCK_STREAM:
+                one.listen()
+            yield f" 127.0.0.1:{one.getsockname()[1]}"
+
+    return plant
+
+
+@contextmanager
+def cgroup(_: Path) -> Iterator[str]:
+    tree = CgroupTree(NAME)
+    tree.create()
+    try:
+        yield NAME
+    finally:
+        tree.destroy(Deadline.after(60))
+
+
+def named(folder: str | None) -> Plant:
+    @contextmanager
+    def plant(state: Path) -> Iterator[str]:
+        path = (Path(folder) if folder else state / "runs") / NAME
+        with command(f"mkdir -p {path.parent}; touch {path}", f"rm {path}; rmdir {path.parent} || true"):
+            yield str(path)
+
+    return plant
+
+
+PLANTS: dict[str, tuple[str, Plant]] = {
+    "a warden in .tox": ("processes", warden),
+    "a worker of pytest": ("processes", worker),
+    "a command line": ("processes", command_line),
+    "an agent": ("processes", agent),
+    "a mount": ("mounts", mount),
+    "a mount over another": ("mounts", second_mount),
+    "a named namespace": ("namespaces", named_namespace),
+    "a nameless namespace": ("namespaces", nameless_namespace),
+    "a link": ("links", link),
+    "an address": ("addresses", address),
+    "a route": ("routes", route),
+    "a route of IPv6": ("routes", route_of_ipv6),
+    "a rule": ("rules", rule),
+    "a table": ("nftables", table),
+    "a rule in a table": ("nftables", rule_in_a_table),
+    "a listener": ("listeners", listening(socket.SOCK_STREAM)),
+    "a listener of UDP": ("listeners", listening(socket.SOCK_DGRAM)),
+    "a cgroup": ("cgroups", cgroup),
+    "a temporary file": ("files", named("/tmp")),
+    "a cloud's folder": ("files", named("/run/nomad-testkit")),
+    "a namespace's file": ("files", named("/run/netns")),
+    "a machine's file": ("files", named("/run/systemd/nspawn")),
+    "a run's folder": ("files", named(None)),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTS)
+def test_what_is_left_is_seen(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path))
+    field, plant = PLANTS[kind]
+    before = MachineState.take()
+
+    def seen(words: str) -> list[str]:
+        return [one for one in MachineState.take().left_since(before).get(field, ()) if words in one]
+
+    with plant(tmp_path) as words:
+        assert seen(words), MachineState.take().left_since(before)
+    wait_until(
+        f"{kind} to be gone",
+        lambda: Pending(str(left)) if (left := seen(words)) else Ok(None),
+        deadline=Deadline.after(60),
+    )
+
+
+def test_every_kind_is_planted() -> None:
+    assert {field for field, _ in PLANTS.values()} == set(MachineState.__dataclass_fields__)
+
+
+def test_the_fixture_fails_a_test_that_leaves_something(pytester: pytest.Pytester) -> None:
+    own = (Path(__file__).parents[1] / "conftest.py").read_text()
+    patient = "Deadline.after(15)"
+    assert patient in own
+    pytester.makeconftest(own.replace(patient, "Deadline.after(0.5)"))
+    pytester.makeini("[pytest]\nmarkers = alone")
+    planted = Path("/tmp", NAME)
+    pytester.makepyfile(f"def test_it(nothing_left): open({str(planted)!r}, 'w').close()")
+    try:
+        ran = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    finally:
+        planted.unlink()
+    ran.assert_outcomes(passed=1, errors=1)
+    assert str(planted) in ran.stdout.str()
+
+
+class OfThisTest(MachineState):
+    """Nothing but what this file plants: others may be at work on the machine."""
+
+    def left_since(self, before: MachineState) -> dict[str, set[str]]:
+        left = {kind: {one for one in these if NAME in one} for kind, these in super().left_since(before).items()}
+        return {kind: these for kind, these in left.items() if these}
+
+
+def test_the_soak_sees_what_a_deployment_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_ONE_SERVER", f"import os; open(f'/tmp/{NAME}-{{os.getpid()}}', 'w').close()")
+    monkeypatch.setattr(soak, "GONE_SECONDS", 1.0)
+    monkeypatch.setattr(soak, "MachineState", OfThisTest)
+    # It is killed at a random moment of its first second or so: often enough too early.
+    try:
+        with pytest.raises(TeardownError) as caught:
+            soak.run_soak(50, seed=1, progress=print)
+    finally:
+        planted = list(Path("/tmp").glob(f"{NAME}-*"))
+        for path in planted:
+            path.unlink()
+    assert re.search(rf"deployment \d+ of 50 with seed 1, killed after .*'/tmp/{NAME}-\d+'", str(caught.value))
+    assert len(planted) == 2
+
+
+def test_the_listeners_of_processes_are_told_from_others(tmp_path: Path) -> None:
+    code = (
+        "import socket, sys\n"
+        "with socket.create_server(('127.0.0.1', 0)) as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:\n"
+        "    udp.bind(('127.0.0.1', 0))\n"
+        "    print(tcp.getsockname()[1], udp.getsockname()[1], flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with (
+        socket.create_server(("127.0.0.1", 0)),
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as one,
+    ):
+        assert one.stdout is not None
+        ports = one.stdout.readline().split()
+        found = listeners_of([one.pid])
+        one.communicate("")
+    assert sorted(re.findall(r"127\.0\.0\.1:(\d+)", "\n".join(found))) == sorted(ports)
+    assert listeners_of([one.pid]) == []
