@@ -212,14 +212,22 @@ def install_optional(names: Sequence[str], run: Callable[[list[str], int], objec
         found = " ".join(unknown) or "nothing"
         print(f"--install names {found}; right is one or more of: {' '.join(OPTIONAL_NEEDS)}", file=sys.stderr)
         return 2
-    lacking = [OPTIONAL_NEEDS[name].package for name in names if not OPTIONAL_NEEDS[name].met()]
-    if not lacking:
+
+    def lacking() -> list[str]:
+        return [OPTIONAL_NEEDS[name].package for name in names if not OPTIONAL_NEEDS[name].met()]
+
+    if not lacking():
         return 0
-    if check(lacking):
+    if check(lacking()):
         return 1
+    folder = cache_root(os.environ) / "tools"
     try:
-        install(lacking, run, say)
-    except SetupError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two suites begin at the same time, and a second `apt-get update` fails instead of waiting.
+        with locked(folder / ".apt.lock", say):
+            if packages := lacking():
+                install(packages, run, say)
+    except (SetupError, OSError) as error:
         print(f"nomad_testkit.setup: {error}", file=sys.stderr)
         print(f"Where this system has no such package, put {' '.join(names)} into PATH yourself.", file=sys.stderr)
         return 1

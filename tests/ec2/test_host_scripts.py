@@ -114,8 +114,10 @@ def test_every_option_of_nomad(consul: Pair) -> None:
     assert (config["Datacenter"], config["Region"], config["DataDir"]) == ("control", "us-east-1", "/srv/nomad/data")
     assert (config["Server"]["Enabled"], config["Server"]["BootstrapExpect"]) == (True, 1)
     assert (config["Client"]["Enabled"], config["Consul"]["Addr"]) == (False, "localhost:8500")
+    # It may still be initializing when its agent's unit is active.
+    server.await_answer("a ready node", f"curl -s {NOMAD}/v1/nodes", '"Status":"ready"')
     (node,) = server.get(f"{NOMAD}/v1/nodes")
-    assert (node["Name"], node["Status"]) == (client.instance_id, "ready")
+    assert node["Name"] == client.instance_id
     assert (node["Datacenter"], node["NodeClass"]) == ("batch", "large")
     assert node["Drivers"]["raw_exec"]["Healthy"]
 
@@ -190,12 +192,19 @@ def test_a_server_without_its_tag_does_not_start_alone(fresh: Pair) -> None:
 )
 def test_a_wrong_call_shows_usage_and_changes_nothing(hosts: Pair, command: list[str], message: str) -> None:
     host, _ = hosts
-    before = host.run("ls -lR --time-style=full-iso /opt/*/config /etc/systemd/system")
+
+    def look() -> str:
+        return host.run("ls -lR --time-style=full-iso /opt/*/config /etc/systemd/system")
+
+    before = look()
     said = host.refused(*command)
     assert "status=2" in said
     assert "usage: " in said
     assert message in said
-    assert host.run("ls -lR --time-style=full-iso /opt/*/config /etc/systemd/system") == before
+    assert look() == before
+    host.run("touch /opt/consul/config/planted")
+    assert look() != before
+    host.run("rm /opt/consul/config/planted")
 
 
 @pytest.mark.parametrize("agent", ["consul", "nomad"])

@@ -13,6 +13,7 @@ from script_host import CONSUL as PLAIN_CONSUL
 from script_host import RUN_CONSUL, RUN_NOMAD, TAGS, File, ScriptHost
 
 from nomad_testkit.certificates import CertificateAuthority
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 Pair = tuple[ScriptHost, ScriptHost]
 
@@ -101,7 +102,11 @@ def test_gossip_and_rpc_of_consul(hosts: Pair, authority: CertificateAuthority, 
     server.script(RUN_CONSUL, "--server", *TAGS, *GOSSIP, *RPC)
     client.script(RUN_CONSUL, "--client", *TAGS, *GOSSIP, *RPC)
     both = {server.instance_id: 1, client.instance_id: 1}
-    assert members(server) == members(client) == both
+    wait_until(
+        "both to know both",
+        lambda: Ok(None) if (seen := [members(server), members(client)]) == [both, both] else Pending(str(seen)),
+        deadline=Deadline.after(120),
+    )
     leader = f"curl -s {PLAIN_CONSUL}/v1/status/leader"
     client.await_answer("a leader", leader, f"{server.private_ip}:8300")
 
@@ -144,9 +149,11 @@ def with_token(name: str) -> list[str]:
 
 def test_a_cluster_with_everything(secure: Pair, secrets: Mapping[str, str]) -> None:
     server, client = secure
-    # Both agents know each other, and their tokens.
+    # Both agents know each other, and their tokens. A node may still be initializing when its agent's unit is active.
+    nodes = f"curl -s {shlex.join(with_token('bootstrap'))} {NOMAD}/v1/nodes"
+    server.await_answer("a ready node", nodes, '"Status":"ready"')
     (node,) = server.get(f"{NOMAD}/v1/nodes", *with_token("bootstrap"))
-    assert (node["Name"], node["Status"]) == (client.instance_id, "ready")
+    assert node["Name"] == client.instance_id
     server.await_answer(
         "the client's registration",
         f"curl -s {' '.join(with_token('agent'))} {CONSUL}/v1/catalog/service/nomad-client",

@@ -17,11 +17,15 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from deploying import everything
+from ec2_box import Launch
 
 from nomad_testkit.bench import soak
 from nomad_testkit.ec2.cgroups import CgroupTree
+from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.errors import TeardownError
 from nomad_testkit.machine_state import MachineState, listeners_of
+from nomad_testkit.runs import Run
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 MARK = uuid.uuid4().hex[:6]
@@ -314,3 +318,43 @@ def test_the_listeners_of_processes_are_told_from_others(tmp_path: Path) -> None
         one.communicate("")
     assert sorted(re.findall(r"127\.0\.0\.1:(\d+)", "\n".join(found))) == sorted(ports)
     assert listeners_of([one.pid]) == []
+
+
+def test_what_is_left_in_an_account_is_seen(
+    cloud: EmbeddedEc2, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`everything` of tests/support/deploying.py, by which tests see that all is gone again."""
+    ec2, iam, scaling = (cloud.client(service) for service in ("ec2", "iam", "autoscaling"))
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path))
+    before = everything(cloud)
+    run = Run.new()
+    with launch() as box:
+        snapshot = ec2.create_image(InstanceId=box.instance_id, Name=NAME, NoReboot=True)["ImageId"]
+        volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
+        interface = ec2.create_network_interface(SubnetId=box.describe()["SubnetId"])["NetworkInterface"]
+        group = ec2.create_security_group(GroupName=NAME, Description=NAME)["GroupId"]
+        ec2.create_key_pair(KeyName=NAME)
+        data = {"ImageId": box.describe()["ImageId"], "InstanceType": "t3.micro"}
+        ec2.create_launch_template(LaunchTemplateName=NAME, LaunchTemplateData=data)
+        sizes = {"MinSize": 0, "MaxSize": 0, "AvailabilityZones": ["us-east-1a"]}
+        template = {"LaunchTemplateName": NAME}
+        scaling.create_auto_scaling_group(AutoScalingGroupName=NAME, LaunchTemplate=template, **sizes)
+        iam.create_role(RoleName=NAME, AssumeRolePolicyDocument="{}")
+        iam.create_instance_profile(InstanceProfileName=NAME)
+        now = everything(cloud)
+        assert [kind for kind in now if set(now[kind]) <= set(before[kind])] == []
+        scaling.delete_auto_scaling_group(AutoScalingGroupName=NAME)
+        ec2.delete_launch_template(LaunchTemplateName=NAME)
+        ec2.delete_key_pair(KeyName=NAME)
+        ec2.delete_security_group(GroupId=group)
+        ec2.delete_network_interface(NetworkInterfaceId=interface["NetworkInterfaceId"])
+        ec2.delete_volume(VolumeId=volume)
+        iam.delete_instance_profile(InstanceProfileName=NAME)
+        iam.delete_role(RoleName=NAME)
+        (image,) = ec2.describe_images(ImageIds=[snapshot])["Images"]
+        ec2.deregister_image(ImageId=snapshot)
+        for mapping in image["BlockDeviceMappings"]:
+            if "SnapshotId" in mapping.get("Ebs", {}):
+                ec2.delete_snapshot(SnapshotId=mapping["Ebs"]["SnapshotId"])
+    run.forget()
+    assert everything(cloud) == before

@@ -114,6 +114,8 @@ def parts(nomad_cluster: Cluster, secrets: RunSecrets) -> frozenset[str]:
     texts += [host.run("cat /opt/*/tls/agent-key.pem", sudo=True).stdout for host in nomad_cluster.hosts]
     lines = {line for text in texts for line in text.splitlines() if line and not line.startswith("-----")}
     assert len(lines) == 2 + 5 + 3 + 3 * 2 * len(nomad_cluster.hosts)
+    for line in lines:  # each is found where it stands
+        assert shown(lines, {"planted": f"one\ntoken={line};\n"}) == ["planted: token=SECRET;"]
     return frozenset(lines)
 
 
@@ -197,9 +199,13 @@ def test_nobody_else_on_the_hosts_can_read_a_secret(nomad_cluster: Cluster, part
         " -not -path '/run/search/*' -exec grep -laF -f /run/search/patterns {} + 2>/dev/null;"
         f" umount /run/search; rm -rf /run/search {patterns}"
     )
+    planted = "/opt/nomad/planted"
     for host in nomad_cluster.hosts:
-        host.put("\n".join(parts) + "\n", patterns, mode=0o600, sudo=True)
-        assert host.run(search, sudo=True, check=False).stdout.splitlines() == []
+        host.put(f"token = {next(iter(parts))}\n", planted, mode=0o644, sudo=True)
+        for left in ([planted], []):
+            host.put("\n".join(parts) + "\n", patterns, mode=0o600, sudo=True)
+            assert host.run(search, sudo=True, check=False).stdout.splitlines() == left
+            host.run(f"rm -f {planted}", sudo=True)
 
 
 def test_what_is_said_of_a_kept_cluster_works_in_a_shell_and_shows_no_secret(

@@ -238,8 +238,9 @@ def test_only_the_standard_library_is_imported() -> None:
 
 
 def test_what_only_some_tests_need_is_installed_by_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(setup, "check", lambda lacking: [])
     runner, lines = Runner(), list[str]()
     there, missing = setup.Need("shell", program="sh"), setup.Need("missing-package", program="no-such-program")
@@ -253,6 +254,38 @@ def test_what_only_some_tests_need_is_installed_by_them(
     assert "put missing into PATH" in capsys.readouterr().err
     assert setup.install_optional(["other"], runner, lines.append) == 2
     assert "names other; right is one or more of: sh missing" in capsys.readouterr().err
+
+
+def test_of_two_suites_that_need_it_at_the_same_time_one_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setup, "check", lambda lacking: [])
+    monkeypatch.setenv("NOMAD_TESTKIT_CACHE", str(tmp_path))
+    file, second_waits = tmp_path / "program", threading.Event()
+    monkeypatch.setattr(setup, "OPTIONAL_NEEDS", {"it": setup.Need("package", file=str(file))})
+    commands: list[list[str]] = []
+    lines: list[str] = []
+
+    def run(command: list[str], seconds: int) -> None:
+        commands.append(command)
+        if "update" in command:
+            other.start()
+            assert second_waits.wait(60)
+        else:
+            file.touch()
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "waiting for it" in line:
+            second_waits.set()
+
+    results: list[int] = []
+    other = threading.Thread(target=lambda: results.append(setup.install_optional(["it"], run, say)))
+    assert setup.install_optional(["it"], run, say) == 0
+    other.join(60)
+    assert results == [0]
+    assert [command[-1] for command in commands] == ["update", "package"]
+    assert len([line for line in lines if "waiting for it" in line]) == 1
 
 
 @pytest.mark.parametrize("name", ["packer", "chromium", "go"])
