@@ -329,7 +329,8 @@ def test_what_is_left_in_an_account_is_seen(
     before = everything(cloud)
     run = Run.new()
     with launch() as box:
-        snapshot = ec2.create_image(InstanceId=box.instance_id, Name=NAME, NoReboot=True)["ImageId"]
+        box.await_state("running")
+        image_id = ec2.create_image(InstanceId=box.instance_id, Name=NAME, NoReboot=True)["ImageId"]
         volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
         interface = ec2.create_network_interface(SubnetId=box.describe()["SubnetId"])["NetworkInterface"]
         group = ec2.create_security_group(GroupName=NAME, Description=NAME)["GroupId"]
@@ -351,8 +352,8 @@ def test_what_is_left_in_an_account_is_seen(
         ec2.delete_volume(VolumeId=volume)
         iam.delete_instance_profile(InstanceProfileName=NAME)
         iam.delete_role(RoleName=NAME)
-        (image,) = ec2.describe_images(ImageIds=[snapshot])["Images"]
-        ec2.deregister_image(ImageId=snapshot)
+        (image,) = ec2.describe_images(ImageIds=[image_id])["Images"]
+        ec2.deregister_image(ImageId=image_id)
         for mapping in image["BlockDeviceMappings"]:
             if "SnapshotId" in mapping.get("Ebs", {}):
                 ec2.delete_snapshot(SnapshotId=mapping["Ebs"]["SnapshotId"])
