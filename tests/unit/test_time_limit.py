@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,31 @@ def test_killed_it_takes_the_command_with_it(tmp_path: Path) -> None:
     process.wait()
     await_gone(pid)
     process.communicate(timeout=60)
+
+
+def test_a_command_cleans_up_though_nobody_reads_it_any_more(tmp_path: Path) -> None:
+    program = PATIENT + "finally:\n    Path(sys.argv[1] + '-cleaned').touch()\n"
+    process = start(limited(program.replace("sys.exit(7)", "print('still', flush=True)"), tmp_path))
+    pid = pid_in(tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    await_gone(pid)
+    assert (tmp_path / "pid-cleaned").exists()
+
+
+@pytest.mark.parametrize(("left", "said"), [(-1, "no time is left: not running"), (5, "interrupting")])
+def test_all_suites_have_one_end(left: float, said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(LIMIT), "600", sys.executable, "-c", PATIENT, str(tmp_path / "pid")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SUITES_END": str(time.time() + left)},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 124
+    assert said in done.stdout
+    assert (tmp_path / "pid").exists() == (left > 0)
