@@ -65,6 +65,13 @@ def test_all_suites_run_by_default_and_alone_comes_last(tox: configparser.Config
     assert tox["testenv"]["parallel_show_output"] == "true"
 
 
+def test_suites_on_hosts_do_not_see_each_others_runs(tox: configparser.ConfigParser) -> None:
+    """The suite of the wheel strips the variables that a user would not have; nothing else uses the user's state."""
+    for name in names(tox["tox"]["env_list"]):
+        if name not in (*WITH_UNIT, "wheel"):
+            assert "{[suites]apart}" in tox[f"testenv:{name}"]["set_env"], name
+
+
 def test_every_run_of_pytest_has_a_time_limit(tox: configparser.ConfigParser) -> None:
     for section in tox.sections():
         for line in tox[section].get("commands", "").splitlines():
