@@ -164,6 +164,7 @@ def test_touches_nothing_of_others(client: Client, journal: Journal, tmp_path: P
     other = Journal(tmp_path / "other.jsonl")
     apply(make_plan(client, OTHER), client, other)
     before = left(client, OTHER)
+    assert before
     # What bears the run's name, or stands in its journal, and still is somebody else's: it lacks the tag.
     client("iam").create_role(RoleName=f"mine-{RUN}", AssumeRolePolicyDocument="{}")
     vpc = client("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]

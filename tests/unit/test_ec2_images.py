@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,10 +69,21 @@ def test_an_unknown_image_is_named_with_those_that_exist(store: ImageStore) -> N
         store.layers("ami-x")
 
 
-def test_a_copy_that_fails_leaves_nothing(store: ImageStore, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="could not be copied"):
-        store.add("ami-new", tmp_path / "no-such-disk", "ami-base")
-    assert not (tmp_path / "made/ami-new").exists()
+def test_a_copy_that_fails_half_way_leaves_nothing(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, programs, half = tmp_path / "disk", tmp_path / "bin", tmp_path / "half"
+    disk.mkdir()
+    programs.mkdir()
+    cp = programs / "cp"
+    cp.write_text(f'#!/bin/sh\n{shutil.which("cp")} "$@"\nls -d "$3" > {half}\necho "no room" >&2\nexit 1\n')
+    cp.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ImageError, match="could not be copied.*no room"):
+        store.add("ami-new", disk, "ami-base")
+    made = tmp_path / "made/ami-new"
+    assert half.read_text() == f"{made}\n"
+    assert not made.exists()
     assert not store.has("ami-new")
 
 

@@ -69,6 +69,7 @@ def test_no_key_is_left_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     original = ssl.SSLContext.load_cert_chain
 
     def load(self: ssl.SSLContext, certfile: str) -> None:
+        assert [tmp_path / Path(certfile).name] == list(tmp_path.iterdir())  # where it is looked for afterwards
         seen.append(Path(certfile).stat().st_mode & 0o777)
         original(self, certfile)
 
