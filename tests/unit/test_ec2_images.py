@@ -79,7 +79,7 @@ def test_a_copy_that_fails_half_way_leaves_nothing(
     cp.write_text(f'#!/bin/sh\n{shutil.which("cp")} "$@"\nls -d "$3" > {half}\necho "no room" >&2\nexit 1\n')
     cp.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(ImageError, match="could not be copied.*no room"):
+    with pytest.raises(ImageError, match=r"could not be copied.*no room"):
         store.add("ami-new", disk, "ami-base")
     made = tmp_path / "made/ami-new"
     assert half.read_text() == f"{made}\n"
