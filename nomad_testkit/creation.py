@@ -13,6 +13,7 @@ from nomad_testkit.deploy.by_terraform import apply_terraform
 from nomad_testkit.deploy.demand import demands
 from nomad_testkit.deploy.plan import plan
 from nomad_testkit.deploy.survey import survey
+from nomad_testkit.deploy.tag_in_use import claim_tags, discovery_tags, refuse_tags_in_use
 from nomad_testkit.errors import UsageError
 from nomad_testkit.examples.terraform import TerraformExample
 from nomad_testkit.readiness import expected_hosts
@@ -54,11 +55,15 @@ def creation(
     settings: Settings,
     progress: Progress,
 ) -> Creation:
-    """Look at what an example asks for, and give what creates it.
+    """Look at what an example asks for, and whom its agents would join, and give what creates it.
 
-    Raises ExampleError for what the target does not have, UsageError for a budget that cannot be held, and what
+    Raises ExampleError for what the target does not have, UsageError for a budget that cannot be held and for a
+    discovery tag that is in use, and what
     `Target.admit` raises.
     """
+    discovery = discovery_tags(example, run.run_id)
+    refuse_tags_in_use(discovery, target, run.run_id)
+    claim = partial(claim_tags, discovery, target, run.run_id, run.journal, public_key=public_key, own=tags)
     if isinstance(example, TerraformExample):
         if target.name == "aws" and settings.aws_budget is not None:
             raise UsageError(
@@ -66,15 +71,18 @@ def creation(
                 f"{example.folder} makes, and so what it costs, only Terraform knows; right is no budget, or an "
                 "example.toml"
             )
-        return partial(
-            _by_terraform,
-            example,
-            run,
-            public_key=public_key,
-            target=target,
-            tags=tags,
-            named=settings.terraform,
-            say=progress,
+        return _claiming(
+            claim,
+            partial(
+                _by_terraform,
+                example,
+                run,
+                public_key=public_key,
+                target=target,
+                tags=tags,
+                named=settings.terraform,
+                say=progress,
+            ),
         )
     sites = survey(example, target)
     target.admit(demands(example, sites), progress=progress)
@@ -87,7 +95,15 @@ def creation(
         inbound_cidrs=target.inbound_cidrs,
         tags=tags,
     )
-    return partial(_by_plan, example, steps, run, target)
+    return _claiming(claim, partial(_by_plan, example, steps, run, target))
+
+
+def _claiming(claim: Callable[..., None], create: Creation) -> Creation:
+    def created(deadline: Deadline, progress: Progress) -> Created:
+        claim(deadline=deadline)
+        return create(deadline, progress)
+
+    return created
 
 
 def _by_plan(

@@ -15,6 +15,7 @@ _DESCRIBED: Mapping[Any, str] = {
     int: "an integer",
     float: "a number",
     bool: "true or false",
+    bytes: "bytes",
     tuple[str, ...]: "a list of strings",
     str | tuple[str, ...]: "a string or a list of strings",
     Mapping[str, str]: "a table of strings",

@@ -13,6 +13,7 @@ from typing import Any
 
 from nomad_testkit.errors import ExampleError
 from nomad_testkit.login_key import public_line
+from nomad_testkit.modules.user_data import is_compressed
 
 MOST_SERVERS = 7
 """Consul's and Nomad's documentation advise 3 or 5, and 7 at most: every write waits for a majority."""
@@ -236,16 +237,24 @@ def expand_input(file: Path, key: str, value: Any, values: Mapping[str, Any]) ->
     return _REFERENCE.sub(lambda match: _expanded(match, values), value)
 
 
-def expand_user_data(text: str, values: Mapping[str, Any]) -> str:
-    """Put values in the place of ``${name}`` in a script, and leave everything else to the shell.
+def expand_user_data(data: bytes, values: Mapping[str, Any]) -> bytes:
+    """Put values, in UTF-8, in the place of ``${name}`` in a script, and leave every other byte as it is.
 
     Only exactly ``${name}`` of a declared variable is changed, and ``$${name}`` of one to ``${name}``. So ``$name``,
-    ``${name:-default}``, ``$$`` and every name that is not declared mean what they mean in any script.
+    ``${name:-default}``, ``$$`` and every name that is not declared mean what they mean in any script. Nothing is filled in
+    where it is compressed.
 
-    >>> expand_user_data("run --n ${num_servers} $HOME ${HOME} $${num_servers}", {"num_servers": 3})
-    'run --n 3 $HOME ${HOME} ${num_servers}'
+    >>> expand_user_data(b"run --n ${num_servers} $HOME ${HOME} $${num_servers}", {"num_servers": 3})
+    b'run --n 3 $HOME ${HOME} ${num_servers}'
     """
-    return _REFERENCE.sub(lambda match: _expanded(match, values) if match[1] in values else match[0], text)
+    if is_compressed(data):
+        return data
+
+    def filled(match: re.Match[str]) -> str:
+        return _expanded(match, values).encode().decode("latin-1") if match[1] in values else match[0]
+
+    # Latin-1 has a character for each byte: whatever the script is written in comes out as it went in.
+    return _REFERENCE.sub(filled, data.decode("latin-1")).encode("latin-1")
 
 
 def _expanded(match: re.Match[str], values: Mapping[str, Any]) -> str:

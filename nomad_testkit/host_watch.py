@@ -6,6 +6,7 @@ has failed, which costs it two small programs a second and no new session.
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from nomad_testkit.errors import HostError, TestkitError
 from nomad_testkit.host import Host
-from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+from nomad_testkit.wait import Deadline, Ok, Pending
 
 UNITS = ("consul.service", "nomad.service")
 USER_DATA_UNIT = "cloud-final.service"
@@ -24,23 +25,38 @@ LINES = 20
 
 _LOOKS = 4
 _FAILED = 9
+UNHANDLED = "Unhandled non-multipart|Unhandled unknown content-type"
+"""How cloud-init warns of user data, or a part of it, that it passes over; it goes on, and ends well."""
+_WARNED = f"sudo -n grep -E -m 3 '{UNHANDLED}' /var/log/cloud-init.log"
 _POLL = (
-    f"n=0; while [ $n -lt {_LOOKS} ]; do "
+    f"{_WARNED} >/dev/null 2>&1 && exit {_FAILED}; n=0; while [ $n -lt {_LOOKS} ]; do "
     f"systemctl is-failed --quiet {' '.join((*UNITS, USER_DATA_UNIT))} && exit {_FAILED}; "
     "n=$((n+1)); sleep 1; done"
 )
 _POLL_TIMEOUT = 60.0
 _SSH_INTERVAL = 2.0
+_LOGIN_TRY, _LOGIN_TRIES = 0.3, 5.0
+"""Seconds between two tries to log in for the first time, and until what they say is looked at."""
+LOGIN_SECONDS = 60.0
+"""How long sshd may refuse the login of a host of which the console does not tell that it has booted: cloud-init makes
+the user and writes the key, on most images before sshd starts."""
+_BOOTED = re.compile(r"Cloud-init v\. \S+ finished at ")
 
 
 class HostWatch:
     """Watches hosts until `stop`, or until one of them is broken.
 
     `prepare` is called once for each host that is up, in the host's own thread; where it fails, the host is broken.
+    `console` reads what a host's console shows, by which one is known that has booted and lets nobody in.
     """
 
-    def __init__(self, deadline: Deadline, prepare: Callable[[Host], None] | None = None) -> None:
-        self._deadline, self._prepare = deadline, prepare
+    def __init__(
+        self,
+        deadline: Deadline,
+        prepare: Callable[[Host], None] | None = None,
+        console: Callable[[Host], str] | None = None,
+    ) -> None:
+        self._deadline, self._prepare, self._console = deadline, prepare, console
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._up: set[str] = set()
@@ -51,7 +67,7 @@ class HostWatch:
         threading.Thread(target=self._watch, args=(host,), name=f"watch {host.instance_id}", daemon=True).start()
 
     def is_up(self, host: Host) -> bool:
-        """Whether its sshd has answered."""
+        """Whether it has let us in."""
         with self._lock:
             return host.instance_id in self._up
 
@@ -67,12 +83,7 @@ class HostWatch:
 
     def _watch(self, host: Host) -> None:
         try:
-            if not wait_until(
-                "sshd",
-                lambda: self._stopped() or answers(host.address, host.ssh.port),
-                deadline=self._deadline,
-                interval=0.2,
-            ):
+            if not self._let_in(host):
                 return
             with self._lock:
                 self._up.add(host.instance_id)
@@ -86,6 +97,31 @@ class HostWatch:
         except TestkitError:
             # A host that cannot be reached at all is told by whoever waits for what runs on it.
             return
+
+    def _let_in(self, host: Host) -> bool:
+        """Wait until a host lets us in; false where it never will, or nobody waits any more."""
+        clock, refused_since = self._deadline.clock, None
+        while not self._stop.is_set() and not self._deadline.passed:
+            try:
+                host.ssh.ensure(self._deadline.child(_LOGIN_TRIES), interval=_LOGIN_TRY)
+                return True
+            except HostError:
+                if not host.ssh.refused:
+                    refused_since = None
+                    continue
+            refused_since = clock() if refused_since is None else refused_since
+            if clock() - refused_since >= LOGIN_SECONDS or self._has_booted(host):
+                self._is_broken(host, _not_let_in(host))
+                return False
+        return False
+
+    def _has_booted(self, host: Host) -> bool:
+        from nomad_testkit.refusals import REFUSALS
+
+        try:
+            return self._console is not None and bool(_BOOTED.search(self._console(host)))
+        except (*REFUSALS, TestkitError):
+            return False
 
     def _prepared(self, host: Host) -> bool:
         try:
@@ -106,8 +142,10 @@ class HostWatch:
         except HostError:
             return False  # it reboots, perhaps
 
-    def _stopped(self) -> Ok[bool] | None:
-        return Ok(False) if self._stop.is_set() else None
+
+def _not_let_in(host: Host) -> str:
+    right = "the user of its image, whose authorized keys have the instance's key pair (the variable ssh_user)"
+    return f"host {host} in {host.instance.group} is up, but {host.ssh.refused}; right is {right}"
 
 
 def answers(address: str, port: int = 22) -> Ok[bool] | Pending:
@@ -129,6 +167,8 @@ def explain(host: Host) -> str:
         if host.unit_state(USER_DATA_UNIT).failed:
             log, text = user_data_log(host)
             parts.append(f"the user data failed; {log} ends:\n{_indented(text)}")
+        if warned := host.run(_WARNED, check=False).stdout.strip():
+            parts.append(f"cloud-init passes over its user data, so that nothing of it runs:\n{_indented(warned)}")
     except HostError as error:
         parts.append(str(error))
     return f"host {host} in {host.instance.group}: " + "\n".join(parts)

@@ -10,11 +10,13 @@ from nomad_testkit.agent_watch import AgentWatch
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
 from nomad_testkit.checks.base import explained
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
-from nomad_testkit.deploy.discover import instances, scaling_activities
+from nomad_testkit.deploy.discover import group_names, instances, scaling_activities
 from nomad_testkit.errors import BrokenError, WaitTimeout
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import HostWatch
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
+from nomad_testkit.refusals import REFUSALS, looked
+from nomad_testkit.stuck_hosts import stuck_hosts
 from nomad_testkit.timeline import USER_DATA
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
@@ -60,9 +62,10 @@ class Readiness:
     agents: AgentWatch = field(init=False)
     timings: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
+    _hosts: list[Host] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watch = HostWatch(self.deadline, self.prepare)
+        self.watch = HostWatch(self.deadline, self.prepare, lambda host: self.target.console(host.instance))
         self.agents = AgentWatch(self.boot, self.roles)
 
     @property
@@ -83,7 +86,7 @@ class Readiness:
         make: Callable[[Instance], Host],
         limits: Mapping[str, float | None] | None = None,
     ) -> list[Host]:
-        """Wait until every host's sshd answers, and give the hosts; `limits` has the seconds that a group may take.
+        """Wait until every host lets us in, and give the hosts; `limits` has the seconds that a group may take.
 
         Raises BrokenError and WaitTimeout.
         """
@@ -99,6 +102,7 @@ class Readiness:
                 if instance.state == "running" and instance.instance_id not in hosts:
                     hosts[instance.instance_id] = make(instance)
                     self.watch.add(hosts[instance.instance_id])
+            self._hosts = list(hosts.values())
             up = [host for host in hosts.values() if self.watch.is_up(host)]
             for host in up:
                 if host.instance_id not in greeted:
@@ -135,26 +139,36 @@ class Readiness:
         self.boot.all_ready()
 
     def _await(self, phase: str, cluster: ClusterView, *checks: Check[Any]) -> None:
-        try:
-            self._phase(phase, lambda: all_of([check.verdict(cluster) for check in checks]))
-        except (WaitTimeout, BrokenError) as error:
-            raise type(error)(f"{error}{explained(cluster)}") from None
+        self._phase(phase, lambda: all_of([check.verdict(cluster) for check in checks]), lambda: explained(cluster))
 
-    def _phase(self, name: str, probe: Callable[[], Ok[T] | Pending | Broken]) -> T:
+    def _phase(
+        self, name: str, probe: Callable[[], Ok[T] | Pending | Broken], explain: Callable[[], str] = lambda: ""
+    ) -> T:
         def guarded() -> Ok[T] | Pending | Broken:
             if reason := self.watch.broken:
                 return Broken(reason)
-            if name != HOSTS_UP and (ended := self._look()):
-                return ended
-            answer = probe()
+            answer = looked(lambda: (self._look() if name != HOSTS_UP else None) or probe())
             if isinstance(answer, Pending):
                 self.boot.waits(name, answer.seen)
             return answer
 
         self.boot.waits(name)
-        value = wait_until(name, guarded, deadline=self.deadline, where=f"run {self.run_id}")
+        try:
+            value = wait_until(name, guarded, deadline=self.deadline, where=f"run {self.run_id}")
+        except (WaitTimeout, BrokenError) as error:
+            # What is broken has said where and why.
+            stuck = "" if self.watch.broken else stuck_hosts(self._stuck(), self.target)
+            raise type(error)(f"{error}{explain()}{stuck}") from None
         self.timings[name] = self.boot.ended(name)
         return value
+
+    def _stuck(self) -> list[tuple[str, Host]]:
+        """List the hosts that are not ready, or all where each of them is, with their names."""
+        rows = self.boot.view().rows
+        names = group_names([(row.host.instance_id, row.host.group) for row in rows])
+        ready = {row.host.instance_id for row in rows if row.ready}
+        waiting = [host for host in self._hosts if host.instance_id not in ready] or self._hosts
+        return [(names.get(host.instance_id, host.instance.group), host) for host in waiting]
 
     def _instances(self) -> list[Instance]:
         found = instances(self.target.client, self.run_id, terminated=True)
@@ -177,8 +191,11 @@ class Readiness:
 
 
 def _obituary(target: Target, instance: Instance) -> str:
-    facts = target.client("ec2").describe_instances(InstanceIds=[instance.instance_id])
-    told = facts["Reservations"][0]["Instances"][0]
+    try:
+        facts = target.client("ec2").describe_instances(InstanceIds=[instance.instance_id])
+        told = facts["Reservations"][0]["Instances"][0]
+    except (*REFUSALS, IndexError):  # AWS forgets what is terminated; that it is known already
+        told = {}
     reason = told.get("StateReason", {}).get("Message") or told.get("StateTransitionReason") or "no reason is given"
     return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 T = TypeVar("T")
 
@@ -93,6 +93,19 @@ def is_unsure(error: Exception) -> bool:
     return isinstance(error, HTTPClientError) or code_of(error) in FAILED_INSIDE
 
 
+def is_transient(error: Exception) -> bool:
+    """Tell whether a call that changes nothing may be made again: it was throttled, or lost, or AWS itself failed."""
+    return is_throttled(error) or is_unsure(error)
+
+
+def looked(probe: Callable[[], Ok[T] | Pending | Broken]) -> Ok[T] | Pending | Broken:
+    """Make a probe that only reads: an error that passes is Pending, and any other refusal Broken."""
+    try:
+        return probe()
+    except REFUSALS as error:
+        return Pending(told(error)) if is_transient(error) else Broken(f"AWS refused to tell: {told(error)}")
+
+
 def patiently(what: str, action: Callable[[], T], *, deadline: Deadline) -> T:
     """Do something that may be done twice, such as a deletion, again as long as what refuses it passes.
 
@@ -103,7 +116,7 @@ def patiently(what: str, action: Callable[[], T], *, deadline: Deadline) -> T:
         try:
             return Ok(action())
         except REFUSALS as error:
-            passes = is_throttled(error) or is_unsure(error) or code_of(error) in CHANGING
+            passes = is_transient(error) or code_of(error) in CHANGING
             if deadline.passed or not passes:
                 raise
             return Pending(told(error))

@@ -39,9 +39,9 @@ class Security:
         """Name what it leaves open."""
         return tuple(name for name in ("tls", "gossip_encryption", "acl") if not getattr(self, name))
 
-    def check(self, file: Path, scripts: Mapping[str, str]) -> None:
+    def check(self, file: Path, scripts: Mapping[str, bytes]) -> None:
         """Refuse user data, by the names of its groups, that would wait for what nobody makes. Raises ExampleError."""
-        waiting = [group for group, text in scripts.items() if SECRETS_FOLDER in text]
+        waiting = [group for group, data in scripts.items() if SECRETS_FOLDER.encode() in data]
         if waiting and not self.wanted:
             right = f"a table [security], for the user data of {', '.join(waiting)} refers to {SECRETS_FOLDER}"
             raise refusal(file, "security", "nothing that a run is to make", right)

@@ -58,6 +58,8 @@ class SshConnection:
         self._channels = threading.BoundedSemaphore(MAX_CHANNELS)
         self._client: paramiko.SSHClient | None = None
         self._host_key: paramiko.PKey | None = None
+        self.refused = ""
+        """What sshd said when it last refused the login; empty once it let in, or where it does not answer."""
 
     @classmethod
     def connect(cls, address: str, user: str, key_path: Path, *, deadline: Deadline, port: int = 22) -> SshConnection:
@@ -238,6 +240,7 @@ class SshConnection:
         client.set_log_channel(_LOG_CHANNEL)
         logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL)
         client.set_missing_host_key_policy(_pinned(self._host_key))
+        self.refused = ""
         patience = min(ATTEMPT_TIMEOUT, max(deadline.remaining(), 0.5))
         try:
             client.connect(
@@ -262,7 +265,10 @@ class SshConnection:
             return Broken(f"the host key is not the one of before: {error}")
         except paramiko.AuthenticationException as error:
             client.close()
-            return Pending(f"{self.user} is not let in with {self.key_path}: {error}")
+            said = f"{self.user} is not let in with {self.key_path}: {error}"
+            # A host that is slow to decide has refused nobody.
+            self.refused = "" if "timeout" in str(error).lower() else said
+            return Pending(said)
         except (paramiko.SSHException, OSError, EOFError) as error:
             client.close()
             return Pending(str(error) or type(error).__name__)

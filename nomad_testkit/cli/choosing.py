@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from nomad_testkit.deploy.discover import group_names
 from nomad_testkit.errors import DeployError, Ec2Error, TestkitError, UsageError
 from nomad_testkit.example_variables import near_miss
 from nomad_testkit.runs import Run
@@ -127,20 +128,6 @@ class NamedHost:
             "address": self.address,
             "availability_zone": one.availability_zone,
         }
-
-
-def group_names(instances: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Name instances, of which their ids and groups are given, after their group and their place in it.
-
-    >>> group_names([("i-1", "clients"), ("i-2", "servers"), ("i-3", "servers")])
-    {'i-1': 'clients-0', 'i-2': 'servers-0', 'i-3': 'servers-1'}
-    """
-    counts: dict[str, int] = {}
-    names = {}
-    for instance_id, group in instances:
-        names[instance_id] = f"{group}-{counts.get(group, 0)}"
-        counts[group] = counts.get(group, 0) + 1
-    return names
 
 
 def named_hosts(cluster: Cluster) -> list[NamedHost]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.model import Instance
@@ -45,6 +45,20 @@ def instances(client: Callable[[str], Any], run_id: str, *, terminated: bool = F
                     )
                 )
     return sorted(found, key=lambda one: (one.group, one.instance_id))
+
+
+def group_names(instances: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Name instances, of which their ids and groups are given, after their group and their place in it.
+
+    >>> group_names([("i-1", "clients"), ("i-2", "servers"), ("i-3", "servers")])
+    {'i-1': 'clients-0', 'i-2': 'servers-0', 'i-3': 'servers-1'}
+    """
+    counts: dict[str, int] = {}
+    names = {}
+    for instance_id, group in instances:
+        names[instance_id] = f"{group}-{counts.get(group, 0)}"
+        counts[group] = counts.get(group, 0) + 1
+    return names
 
 
 def scaling_activities(client: Callable[[str], Any], run_id: str, group: str) -> str:

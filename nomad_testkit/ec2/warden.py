@@ -35,6 +35,8 @@ def main() -> None:
     The argument is the descriptor of a pipe that ends when the cloud's maker does. The cloud goes into the background
     as soon as that folder holds the control socket.
     """
+    # What is written onto the hosts' disks is the image's, not its maker's: a user's own umask has no say in it.
+    os.umask(0o022)
     config = CloudConfig.from_json(sys.stdin.read())
     remove_dead()
     index, lock = claim_first()

@@ -97,7 +97,7 @@ class Example:
     description: str = ""
     security: Security = field(default_factory=Security)
     _groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
-    _scripts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _scripts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -335,12 +335,12 @@ def _group_table(file: Path, name: str, table: object) -> Mapping[str, Any]:
     return dict(table)
 
 
-def _script(file: Path, name: str, table: Mapping[str, Any]) -> str:
+def _script(file: Path, name: str, table: Mapping[str, Any]) -> bytes:
     path = file.parent / str(table["user_data"])
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
+        return path.read_bytes()
+    except OSError as error:
+        why = error.strerror or error
         found, right = f"{table['user_data']!r}, which cannot be read ({why})", "a script beside example.toml"
         if not path.exists():
             right += f", {near_miss(path.name, [one for one in _files(file.parent) if one != FILE])}"

@@ -244,7 +244,7 @@ class _Maker:
         if key_name := module.ssh_key_name or self.placement.key_name:
             data["KeyName"] = key_name
         if module.user_data:
-            data["UserData"] = base64.b64encode(module.user_data.encode()).decode()
+            data["UserData"] = base64.b64encode(module.user_data).decode()
         return data
 
     def root_volume(self) -> dict[str, Any]:

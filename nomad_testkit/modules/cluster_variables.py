@@ -10,6 +10,7 @@ from typing import ClassVar
 from nomad_testkit.modules.cluster_tables import EbsBlockDevice, Fault, LifecycleHook, Tag
 from nomad_testkit.modules.security_group_rules import Port
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_ID_LENGTH, RUN_TAG
+from nomad_testkit.modules.user_data import user_data_fault
 
 ANYWHERE = ("0.0.0.0/0",)
 NAME_LENGTH = 64 - 1 - RUN_ID_LENGTH
@@ -49,7 +50,8 @@ class ClusterModule:
     instance_type: str
     ami_id: str = ""
     vpc_id: str = ""
-    user_data: str = ""
+    user_data: bytes = b""
+    """As it is sent, before base64: what an example fills in is in it."""
     subnet_ids: tuple[str, ...] = ()
     availability_zones: tuple[str, ...] = ()
     cluster_tag_key: str
@@ -140,9 +142,11 @@ class ClusterModule:
         for key in ("cluster_name", "asg_name"):
             if (name := getattr(self, key)) or key == "cluster_name":
                 yield from _name_faults(key, name)
-        size = len(self.user_data.encode())
+        size = len(self.user_data)
         if size > USER_DATA_BYTES:
             yield "user_data", f"{size} bytes", f"at most {USER_DATA_BYTES}, AWS's limit before base64"
+        if fault := user_data_fault(self.user_data):
+            yield fault
         smallest, greatest, desired = self.sizes
         if not 0 <= smallest <= desired <= greatest:
             sizes = f"{smallest}, {desired} and {greatest}"

@@ -103,7 +103,7 @@ def test_inputs_take_tables_numbers_and_lists(folder: Path) -> None:
         LifecycleHook(name="out", lifecycle_transition=TERMINATING, default_result="CONTINUE"),
     )
     assert module.capacity_seconds == 300
-    assert module.user_data == """#!/bin/sh\necho '[{"key": "team", "value": "a"}] {"purpose": "test"}'\n"""
+    assert module.user_data == b"""#!/bin/sh\necho '[{"key": "team", "value": "a"}] {"purpose": "test"}'\n"""
 
 
 @pytest.mark.parametrize(

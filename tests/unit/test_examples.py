@@ -113,9 +113,9 @@ def test_the_separate_examples_agents_join_consul_by_its_tag_and_no_other_runs()
     assert tags == {(key, "auto-join-nt-1") for key in ("consul-servers", "nomad-servers", "nomad-clients")}
     for name, module in groups.items():
         kind = "--server" if name == "consul_servers" else "--client"
-        assert f'run-consul {kind} \\\n  --cluster-tag-key "consul-servers"' in module.user_data
-        assert '--cluster-tag-value "auto-join-nt-1"' in module.user_data
-        assert ("run-nomad" in module.user_data) == (name != "consul_servers")
+        assert f'run-consul {kind} \\\n  --cluster-tag-key "consul-servers"' in module.user_data.decode()
+        assert '--cluster-tag-value "auto-join-nt-1"' in module.user_data.decode()
+        assert (b"run-nomad" in module.user_data) == (name != "consul_servers")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
     assert group.module.cluster_name == "mine-x"
     assert group.module.sizes == (5, 5, 5)
     assert group.module.allowed_inbound_cidr_blocks == ("10.0.0.0/8",)
-    assert group.module.user_data == "#!/bin/bash\necho 5 mine c ${HOME} ${size}\n"
+    assert group.module.user_data == b"#!/bin/bash\necho 5 mine c ${HOME} ${size}\n"
     assert {port.number for port in group.ports} == {4646, 4647, 4648}
 
 
@@ -296,14 +296,14 @@ def test_user_data_has_a_limit(folder: Path, bytes_: int, fits: bool) -> None:
     script.write_text("#!/bin/bash\n#é\n".ljust(bytes_ - 1, "x"))  # é has two bytes
     assert script.stat().st_size == bytes_
     if fits:
-        assert len(Example.load(folder).render()[0].module.user_data.encode()) == bytes_
+        assert len(Example.load(folder).render()[0].module.user_data) == bytes_
         return
     with pytest.raises(ExampleError, match=rf"boot\.sh: .*user_data: found {bytes_} bytes; right is at most 16384"):
         Example.load(folder)
 
 
 def test_user_data_is_measured_with_its_values(folder: Path) -> None:
-    (folder / "boot.sh").write_text("${cluster_name}".ljust(16_384, "x"))
+    (folder / "boot.sh").write_text("#!${cluster_name}".ljust(16_384, "x"))
     with pytest.raises(ExampleError, match=r"found 16394 bytes"):
         Example.load(folder).replace(cluster_name="n" * 25)
 
@@ -319,13 +319,13 @@ def test_user_data_is_measured_with_its_values(folder: Path) -> None:
     ],
 )
 def test_the_shell_keeps_what_is_its_own(script: str, expected: str) -> None:
-    assert expand_user_data(script, {"n": 3, "yes": True, "all": ("a", "b")}) == expected
+    assert expand_user_data(script.encode(), {"n": 3, "yes": True, "all": ("a", "b")}) == expected.encode()
 
 
 @pytest.mark.parametrize(("status", "side"), [(0, "server"), (0, "client"), (3, "server")])
 def test_user_data_logs_and_keeps_its_status(tmp_path: Path, status: int, side: str) -> None:
     group = next(one for one in Example.load(COLOCATED).render(run_id="nt-1") if one.name == f"{side}s")
-    script = group.module.user_data
+    script = group.module.user_data.decode()
     for agent in ("consul", "nomad"):
         fake = tmp_path / f"run-{agent}"
         fake.write_text(f'#!/bin/sh\necho "{agent} $@"\nexit {status if agent == "nomad" else 0}\n')

@@ -29,8 +29,9 @@ LAYERS = """
     cluster cluster_state cluster_events
     workload leader_watch
     boot progress
-    delivery host_watch agent_watch faults linearizability operations readiness runs creation machine_state
-    diagnostics failure_report lifecycle amis report history
+    delivery diagnostics host_watch stuck_hosts agent_watch
+    faults linearizability operations readiness runs creation machine_state
+    failure_report lifecycle amis report history
     topologies attaching sharing scheduling pytest_session fixtures evidence_hooks report_hooks xdist_hooks plugin
     bench cli suite __main__
 """

@@ -112,6 +112,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     def collect(hosts: list[Any], folder: Path, **_: Any) -> None:
         stage.act(f"evidence of {len(hosts)} hosts")
 
+    monkeypatch.setattr(creation, "discovery_tags", lambda example, run_id: [])
     monkeypatch.setattr(creation, "survey", lambda example, target: {})
     monkeypatch.setattr(creation, "demands", lambda example, sites: ())
     monkeypatch.setattr(creation, "plan", plan)

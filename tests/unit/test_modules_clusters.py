@@ -210,7 +210,7 @@ def test_role_and_profile_take_path_and_boundary() -> None:
 
 
 def test_the_launch_template() -> None:
-    data = template(consul(user_data="#!/bin/bash\n", additional_security_group_ids=("sg-9",), tenancy="dedicated"))
+    data = template(consul(user_data=b"#!/bin/bash\n", additional_security_group_ids=("sg-9",), tenancy="dedicated"))
     assert base64.b64decode(data["UserData"]) == b"#!/bin/bash\n"
     assert data["ImageId"] == "ami-1"
     assert data["KeyName"] == "run-key"
@@ -352,7 +352,7 @@ def test_everything_that_is_created_bears_the_tag() -> None:
     [
         (consul(cluster_name="a b"), ("cluster_name", "'a b'")),
         (consul(cluster_name=""), ("cluster_name", "''")),
-        (consul(user_data="x" * 16_385), ("user_data", "16385 bytes")),
+        (consul(user_data=b"#!" + b"x" * 16_383), ("user_data", "16385 bytes")),
         (consul(http_api_port=70_000), ("http_api_port", "70000")),
         (consul(metadata_http_tokens="maybe"), ("metadata_http_tokens", "'maybe'")),
         (consul(enable_iam_setup=False), ("iam_instance_profile_name", "'' with enable_iam_setup = false")),
