@@ -241,8 +241,8 @@ def expand_user_data(data: bytes, values: Mapping[str, Any]) -> bytes:
     """Put values, in UTF-8, in the place of ``${name}`` in a script, and leave every other byte as it is.
 
     Only exactly ``${name}`` of a declared variable is changed, and ``$${name}`` of one to ``${name}``. So ``$name``,
-    ``${name:-default}``, ``$$`` and every name that is not declared mean what they mean in any script. Nothing is filled in
-    where it is compressed.
+    ``${name:-default}``, ``$$`` and every name that is not declared mean what they mean in any script. Gzip is left
+    as it is.
 
     >>> expand_user_data(b"run --n ${num_servers} $HOME ${HOME} $${num_servers}", {"num_servers": 3})
     b'run --n 3 $HOME ${HOME} ${num_servers}'

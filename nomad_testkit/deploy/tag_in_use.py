@@ -68,14 +68,14 @@ def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
 
 def refuse_tags_in_use(tags: Iterable[DiscoveryTag], target: Target, run_id: str) -> None:
     """Refuse a deployment whose agents would join another's (DescribeInstances). Raises UsageError and DeployError."""
-    ec2 = target.client("ec2")
     for tag in tags:
+        ec2 = target.client("ec2")
         filters = [
             {"Name": f"tag:{tag.key}", "Values": [tag.value]},
             {"Name": "instance-state-name", "Values": list(_ALIVE)},
         ]
 
-        def look(filters: Any = filters) -> list[Mapping[str, Any]]:
+        def look(ec2: Any = ec2, filters: Any = filters) -> list[Mapping[str, Any]]:
             pages = ec2.get_paginator("describe_instances").paginate(Filters=filters)
             return [one for page in pages for found in page["Reservations"] for one in found["Instances"]]
 

@@ -1,0 +1,116 @@
+"""A deployment that does not get ready says where each host got stuck; real hosts, each stuck in another way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nomad_testkit import Example
+from nomad_testkit.errors import BrokenError, TestkitError, UsageError, WaitTimeout
+from nomad_testkit.lifecycle import deployed
+from nomad_testkit.settings import Settings
+from nomad_testkit.targets import Target
+
+if TYPE_CHECKING:
+    from deploying import Deploy, Variant
+
+UNKNOWN_PART = (
+    'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="=="\n\n'
+    "--==\nContent-Type: text/plain\n\necho never run\n--==--\n"
+)
+GOSSIP = (
+    "/opt/consul/bin/run-consul --server --cluster-tag-key ${cluster_tag_key} --cluster-tag-value ${cluster_tag_value} "
+    "--enable-gossip-encryption --gossip-encryption-key $(head -c 32 /dev/urandom | base64)\n"
+)
+TOO_MANY = "systemd-run --quiet --unit consul sh -c 'echo accept: too many open files; sleep 1000'\n"
+
+
+def stuck(
+    settings: Settings, target: Target, example: Example, folder: Path, *, error: type[TestkitError], seconds: float
+) -> str:
+    """Deploy what cannot get ready; gives what is said of it."""
+    settings = replace(settings, artifacts=folder / "artifacts", timeout=seconds)
+    with (
+        pytest.raises(error) as caught,
+        deployed(settings, example, target=target, progress=lambda line: None),
+    ):
+        pytest.fail("the deployment was called ready")
+    return str(caught.value)
+
+
+def test_a_user_who_cannot_log_in_is_not_ready(
+    nomad_settings: Settings, nomad_target: Target, variant: Variant, tmp_path: Path
+) -> None:
+    example = variant(num_servers=1, num_clients=0, ssh_user="nobody-here")
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=BrokenError, seconds=300)
+    assert "nobody-here is not let in with " in said
+    assert "in servers is up, but" in said
+    assert "ssh_user" in said
+
+
+@pytest.mark.parametrize(
+    ("instead", "words"),
+    [
+        (
+            '/opt/consul/bin/run-consul --server --cluster-tag-key nobody --cluster-tag-value "${cluster_tag_value}"\n',
+            ("servers-0 (i-", "/var/log/user-data.log ends:", "nobody"),
+        ),
+        (GOSSIP, ("servers-0 (i-", "servers-1", "consul.service warns:", "decrypt")),
+        (TOO_MANY, ("servers-0 (i-", "consul.service warns:", "too many open files")),
+    ],
+    ids=["tag", "gossip key", "files"],
+)
+def test_each_host_says_where_it_is(
+    nomad_settings: Settings,
+    nomad_target: Target,
+    variant: Variant,
+    tmp_path: Path,
+    instead: str,
+    words: tuple[str, ...],
+) -> None:
+    example = variant(instead=instead, num_servers=3 if "servers-1" in words else 1, num_clients=0)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=60)
+    for word in words:
+        assert word in said, said
+    assert "connection refused" not in said.split("last seen")[0]
+    assert len(said.splitlines()) <= 3 * 12 + 2, said
+
+
+def test_user_data_that_cloud_init_passes_over_ends_it_at_once(
+    nomad_settings: Settings, nomad_target: Target, variant: Variant, tmp_path: Path
+) -> None:
+    example = variant(num_servers=1, num_clients=0)
+    (example.folder / "user-data-server.sh").write_text(UNKNOWN_PART)
+    example = Example.load(example.folder).replace(num_servers=1, num_clients=0)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=BrokenError, seconds=300)
+    assert "cloud-init passes over its user data" in said
+    assert "Unhandled" in said
+
+
+def test_a_groups_own_limit_ends_it(
+    nomad_settings: Settings, nomad_target: Target, variant: Variant, tmp_path: Path
+) -> None:
+    file = variant(num_servers=1, num_clients=0).folder / "example.toml"
+    limit = 'associate_public_ip_address = true\nwait_for_capacity_timeout = "1ms"'
+    file.write_text(file.read_text().replace("associate_public_ip_address = true", limit, 1))
+    example = Example.load(file).replace(num_servers=1, num_clients=0)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=BrokenError, seconds=300)
+    assert "0 of 1 servers, 0 of 0 clients are up after 0.001 s, the wait_for_capacity_timeout of servers" in said
+
+
+def test_a_second_deployment_with_the_same_tag_is_refused(
+    deploy: Deploy, nomad_settings: Settings, nomad_target: Target, variant: Variant, tmp_path: Path
+) -> None:
+    file = variant(num_servers=1, num_clients=0).folder / "example.toml"
+    file.write_text(file.read_text().replace('type = "cluster-tag-value"', 'type = "string"'))
+    example = Example.load(file).replace(num_servers=1, num_clients=0)
+    with deploy(example) as first:
+        said = stuck(nomad_settings, nomad_target, example, tmp_path, error=UsageError, seconds=300)
+        assert f"nomad-servers = auto-join is in use in us-east-1 by the run {first.run_id}" in said
+        assert first.hosts[0].instance_id in said
+        assert len(first.consul_servers[0].consul.peers()) == 1
+    with deploy(example):
+        pass  # once it is gone, its tag is free
