@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nomad_testkit.checks.needs import Client, Needs, ready_clients
 from nomad_testkit.checks.placement import Evaluation
 from nomad_testkit.diagnostics import HOSTS_FILE, INCOMPLETE_FILE, journal_file, mask
 from nomad_testkit.errors import TestkitError
-from nomad_testkit.jobs import ready_datacenters
 
 MOST_HOSTS = 3
 LINES_A_HOST = 12
@@ -176,15 +176,15 @@ def _jobs(folder: Path, text: str, window: Window) -> Iterable[str]:
     api = _most_knowing(folder)
     evaluations = [one for one in api.get("evaluations", ()) if one.get("JobID")]
     allocations = api.get("allocations", ())
-    ready_in = ready_datacenters(api.get("nodes", ()))
+    clients = ready_clients(api.get("nodes", ()))
     known = dict.fromkeys(str(one["JobID"]) for one in (*evaluations, *allocations))
     jobs = [job for job in known if job in text]
     if not jobs:
         recent = (one for one in evaluations if window.has(one.get("CreateTime", 0) / 1e9))
         jobs = list(dict.fromkeys(str(one["JobID"]) for one in recent))
     for job in jobs[:MOST_JOBS]:
-        wanted = next((one.get("Datacenters") or () for one in api.get("jobs", ()) if one.get("ID") == job), ())
-        events = [line for one in evaluations if one["JobID"] == job for line in _of_evaluation(one, wanted, ready_in)]
+        facts = next((one for one in api.get("jobs", ()) if one.get("ID") == job), {})
+        events = [line for one in evaluations if one["JobID"] == job for line in _of_evaluation(one, facts, clients)]
         for one in allocations:
             if one["JobID"] == job:
                 events += _of_allocation(one)
@@ -196,14 +196,17 @@ def _jobs(folder: Path, text: str, window: Window) -> Iterable[str]:
 
 
 def _of_evaluation(
-    facts: Mapping[str, Any], datacenters: Sequence[str], ready_in: Sequence[str]
+    facts: Mapping[str, Any], job: Mapping[str, Any], clients: Sequence[Client]
 ) -> Iterable[tuple[float, str]]:
     why = f": {facts['StatusDescription']}" if facts.get("StatusDescription") else ""
     line = f"evaluation {facts['ID'][:8]} ({facts.get('TriggeredBy', '')}) is {facts['Status']}{why}"
     at = facts.get("CreateTime", 0) / 1e9
     yield at, line
+    groups = {str(one["Name"]): one for one in job.get("TaskGroups") or ()}
     for failure in Evaluation.parse(facts).failures:
-        yield at, f"  not placed: {failure.words(datacenters, ready_in)}"
+        # The jobs' list has no groups: then what is asked for is the job's datacenters.
+        needs = Needs.parse(job, groups.get(failure.group, {"Name": failure.group}))
+        yield at, f"  not placed: {failure.words(needs, clients)}"
 
 
 def _of_allocation(facts: Mapping[str, Any]) -> Iterable[tuple[float, str]]:

@@ -45,6 +45,11 @@ class Job:
         return f"<Job {self.id}>"
 
     @property
+    def version(self) -> int | None:
+        """Which of the job's versions this is, where `spec` is Nomad's own answer, of `NomadClient.job`; else None."""
+        return int(self.spec["Version"]) if self.spec.get("JobModifyIndex") else None
+
+    @property
     def groups(self) -> dict[str, int]:
         """The task groups and how many allocations each is to have."""
         return {str(group["Name"]): int(group["Count"]) for group in self.spec["TaskGroups"]}

@@ -2,84 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from nomad_testkit.checks.allocations import Allocation, Rescheduling
 from nomad_testkit.checks.base import Answer, Check, ClusterView, Verdict, ask_every
+from nomad_testkit.checks.deployments import Deployment, why_failed, why_it_waits
+from nomad_testkit.checks.needs import Client, Needs, ready_clients, unmet
 from nomad_testkit.checks.placement import Evaluation, why_not_placed
 from nomad_testkit.host import Host
-from nomad_testkit.jobs import Job, ready_datacenters
+from nomad_testkit.jobs import Job
 from nomad_testkit.wait import Broken, Ok, Pending
 
+if TYPE_CHECKING:
+    from nomad_testkit.clients.nomad import NomadClient
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """One allocation of a job, as Nomad lists it."""
+__all__ = ["Allocation", "AllocationsRunning", "BatchCompleted", "JobState", "JobView", "Spread"]
 
-    id: str
-    name: str
-    group: str
-    node: str
-    desired: str
-    status: str
-    event: str
-    """The last thing that happened to a task that did not start or that failed."""
-
-    @classmethod
-    def parse(cls, alloc: Mapping[str, Any]) -> Allocation:
-        """Read one entry of GET /v1/job/:id/allocations."""
-        return cls(
-            id=str(alloc["ID"]),
-            name=str(alloc["Name"]),
-            group=str(alloc["TaskGroup"]),
-            node=str(alloc["NodeName"]),
-            desired=str(alloc["DesiredStatus"]),
-            status=str(alloc["ClientStatus"]),
-            event=_last_event(alloc),
-        )
-
-    @property
-    def running(self) -> bool:
-        """Whether it runs, and is meant to."""
-        return self.desired == "run" and self.status == "running"
-
-    def __str__(self) -> str:
-        text = f"{self.name} on {self.node} is {self.status}"
-        return f"{text}: {self.event}" if self.event and self.status in ("pending", "failed") else text
-
-
-# Events that say what went wrong; those that follow them only say that Nomad gives up.
-_TELLING = (
-    "Driver Failure",
-    "Failed Validation",
-    "Setup Failure",
-    "Terminated",
-    "Template",
-    "Failed Artifact",
-)
-
-
-def _last_event(alloc: Mapping[str, Any]) -> str:
-    told = ""
-    for task, state in sorted((alloc.get("TaskStates") or {}).items()):
-        events = state.get("Events") or []
-        telling = [event for event in events if str(event["Type"]).startswith(_TELLING)] or events
-        if telling and (state.get("Failed") or state.get("State") == "pending" or not told):
-            message = " ".join(str(telling[-1].get("DisplayMessage") or "").split())
-            told = f"task {task}: {telling[-1]['Type']}: {message}".rstrip(": ")
-    return told
+Goal = Literal["running", "complete"]
 
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job as one Nomad server knows it."""
+    """A job as one Nomad server knows it: its current version, and what the scheduler made of that."""
 
     status: str
-    evaluations: tuple[Evaluation, ...]
-    allocations: tuple[Allocation, ...]
-    clients_in: tuple[str, ...]
-    """The datacenters of the ready clients."""
+    allocations: tuple[Allocation, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    """Those of the current version."""
+    deployments: tuple[Deployment, ...] = ()
+    clients: tuple[Client, ...] = ()
+    """Those that are ready."""
+    needs: tuple[Needs, ...] = ()
+    rescheduling: tuple[tuple[str, Rescheduling], ...] = ()
+    """How each group's allocations are replaced when they fail."""
+    version: int = 0
+
+    @property
+    def running(self) -> tuple[Allocation, ...]:
+        """The allocations of the current version that run."""
+        return tuple(one for one in self.allocations if one.running and one.version == self.version)
+
+    def done(self, goal: Goal, group: str) -> int:
+        """Count a group's allocations that have come to the goal; of older versions none counts."""
+        current = [one for one in self.allocations if one.group == group and one.version == self.version]
+        return sum(one.running if goal == "running" else one.status == goal for one in current)
+
+    def why_pending(self) -> tuple[str, ...]:
+        """Tell what may still bring a dead job's allocations: a deployment, an evaluation, or one that is due."""
+        policies = dict(self.rescheduling)
+        return (
+            *(f"{one} {one.status}" for one in self.deployments if one.version == self.version and one.goes_on),
+            *(_told(one) for one in self.evaluations if one.unfinished),
+            *(
+                f"Nomad will replace {one.name}"
+                for one in self.allocations
+                if one.version == self.version and one.group in policies and policies[one.group].replaces(one)
+            ),
+        )
+
+
+def _told(evaluation: Evaluation) -> str:
+    until = f" until {evaluation.wait_until}" if evaluation.wait_until else ""
+    return f"evaluation {evaluation.id[:8]} {'delayed' if until else 'pending'}{until}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +75,9 @@ class JobView:
 
     job_id: str
     groups: tuple[tuple[str, int], ...]
-    datacenters: tuple[str, ...]
     answers: tuple[Answer[JobState], ...]
+    version: int | None = None
+    """The version that was asked for, where that is known."""
 
     @property
     def count(self) -> int:
@@ -97,58 +85,104 @@ class JobView:
         return sum(count for _, count in self.groups)
 
 
-def _job_state(host: Host, job_id: str) -> JobState:
-    nomad = host.nomad
+def job_state(nomad: NomadClient, job_id: str, *, stale: bool = False) -> JobState:
+    """Ask one server for a job, and for all that tells what has become of it. Raises AgentApiError."""
+    facts = nomad.job(job_id, stale=stale)
+    groups: Sequence[Mapping[str, Any]] = facts["TaskGroups"] or ()
+    # An evaluation that was made before the current version is about another one.
+    since = int(facts["JobModifyIndex"])
+    evaluations = tuple(Evaluation.parse(one) for one in nomad.job_evaluations(job_id, stale=stale))
+    current = tuple(one for one in evaluations if one.created >= since)
+    clients = ready_clients(nomad.nodes(stale=stale))
+    by_class = {one.group for evaluation in current for one in evaluation.failures if one.by_class}
     return JobState(
-        status=str(nomad.job(job_id, stale=True)["Status"]),
-        evaluations=tuple(Evaluation.parse(one) for one in nomad.job_evaluations(job_id, stale=True)),
-        allocations=tuple(Allocation.parse(one) for one in nomad.job_allocations(job_id, stale=True)),
-        clients_in=tuple(ready_datacenters(nomad.nodes(stale=True))),
+        status=str(facts["Status"]),
+        allocations=tuple(Allocation.parse(one) for one in nomad.job_allocations(job_id, stale=stale)),
+        evaluations=current,
+        deployments=tuple(Deployment.parse(one) for one in nomad.job_deployments(job_id, stale=stale)),
+        clients=clients,
+        needs=tuple(
+            Needs.parse(facts, one, unmet(nomad, facts, dict(one), clients) if one["Name"] in by_class else ())
+            for one in groups
+        ),
+        rescheduling=tuple((str(one["Name"]), Rescheduling.parse(one)) for one in groups),
+        version=int(facts["Version"]),
     )
 
 
 def observe_job(cluster: ClusterView, job: Job) -> JobView:
-    """Ask every Nomad server for what it knows itself of a job, its evaluations, allocations and nodes."""
-    answers = ask_every(cluster.nomad_servers, lambda host: _job_state(host, job.id))
-    return JobView(job.id, tuple(sorted(job.groups.items())), job.datacenters, answers)
+    """Ask every Nomad server for what it knows itself of a job, its evaluations, deployments, allocations and nodes."""
+    answers = ask_every(cluster.nomad_servers, lambda host: job_state(host.nomad, job.id, stale=True))
+    return JobView(job.id, tuple(sorted(job.groups.items())), answers, job.version)
 
 
-def _impossible(view: JobView) -> Broken | None:
-    """Tell why the job cannot be placed, if any server says so."""
+_DOES: Mapping[Goal, str] = {"running": "run", "complete": "are complete"}
+
+
+def judge_state(
+    state: JobState, goal: Goal, groups: Sequence[tuple[str, int]], *, asked_version: int | None = None
+) -> Verdict:
+    """Tell whether a job has come to its goal, may still come, or cannot, from what one server says of it.
+
+    It cannot when its deployment failed, nothing can place it, only a person can go on, or it is dead for good: no
+    deployment runs, no evaluation is pending or delayed, and no allocation is due to be replaced.
+    """
+    if failed := why_failed(state.deployments, state.version, asked_version):
+        return Broken(f"is not deployed: {_with_reasons(failed, state, goal)}")
+    if why := why_not_placed(state.evaluations, {one.group: one for one in state.needs}, state.clients):
+        return Broken(f"cannot be placed: {why}")
+    faults = [
+        f"{done} of {count} allocations of group {name!r} {_DOES[goal]}"
+        for name, count in groups
+        if (done := state.done(goal, name)) != count
+    ]
+    older = [one for one in state.allocations if one.running and one.version != state.version]
+    if older and goal == "running":
+        faults.append(f"{len(older)} of version {max(one.version for one in older)} still run")
+    if not faults:
+        return Ok("")
+    if waits := why_it_waits(state.deployments, state.version, [one.id for one in state.running]):
+        return Broken(f"is not deployed: {waits}; {', '.join(faults)}")
+    text = _with_reasons(", ".join(faults), state, goal)
+    may_come = state.why_pending()
+    if state.status == "dead" and not may_come:
+        return Broken(f"is dead: {text}")
+    return Pending("; ".join([text, *may_come]))
+
+
+def _with_reasons(text: str, state: JobState, goal: Goal) -> str:
+    """Add the allocations that have not come to the goal, with Nomad's own reasons; of each name the newest."""
+    newest: dict[str, Allocation] = {}
+    for one in sorted((one for one in state.allocations if one.status != goal), key=lambda one: one.changed_at):
+        newest[one.name] = one
+    others = Counter(one.name for one in state.allocations if one.status == "failed")
+    told = (
+        f"{one}{f' (the last of {others[name]} that failed)' if others[name] > 1 else ''}"
+        for name, one in sorted(newest.items())
+    )
+    return "; ".join([text, *told])
+
+
+def _judge(view: JobView, goal: Goal) -> Verdict:
+    pending = []
     for answer in view.answers:
-        why = why_not_placed(answer.value.evaluations, view.datacenters, answer.value.clients_in)
-        if why:
-            return Broken(f"{view.job_id} cannot be placed: {why}")
-    return None
+        verdict = judge_state(answer.value, goal, view.groups, asked_version=view.version)
+        if isinstance(verdict, Broken):
+            return Broken(f"{view.job_id} {verdict.reason}")
+        if isinstance(verdict, Pending):
+            pending.append(f"{view.job_id}, asked on {answer.place}: {verdict.seen}")
+    return Pending("; ".join(pending)) if pending else Ok(f"{view.count} allocations of {view.job_id} {_DOES[goal]}")
 
 
 def judge_running(view: JobView) -> Verdict:
     """Demand each group's number of running allocations, and the same ones on every server."""
-    if impossible := _impossible(view):
-        return impossible
-    wrong = []
-    for answer in view.answers:
-        state = answer.value
-        running = [alloc for alloc in state.allocations if alloc.running]
-        faults = []
-        for group, count in view.groups:
-            found = sum(alloc.group == group for alloc in running)
-            if found != count:
-                faults.append(f"{found} of {count} allocations of group {group!r} run")
-        if not faults:
-            continue
-        others = "; ".join(str(alloc) for alloc in state.allocations if not alloc.running)
-        text = f"{', '.join(faults)}{'; ' + others if others else ''}"
-        if state.status == "dead":
-            # A job is dead once nothing runs and no evaluation is left that could change that.
-            return Broken(f"{view.job_id} is dead: {text}")
-        wrong.append(f"{view.job_id}, asked on {answer.place}: {text}")
-    if wrong:
-        return Pending("; ".join(wrong))
-    sets = {frozenset(one.id for one in answer.value.allocations if one.running) for answer in view.answers}
+    verdict = _judge(view, "running")
+    if not isinstance(verdict, Ok):
+        return verdict
+    sets = {frozenset(one.id for one in answer.value.running) for answer in view.answers}
     if len(sets) > 1:
         return Pending(f"the servers disagree on which allocations of {view.job_id} run")
-    return Ok(f"{view.count} allocations of {view.job_id} run")
+    return verdict
 
 
 @dataclass(frozen=True)
@@ -229,7 +263,7 @@ class Spread(Check[SpreadView]):
         running = judge_running(observed.job)
         if not isinstance(running, Ok):
             return running
-        placed = [one for one in observed.job.answers[0].value.allocations if one.running]
+        placed = observed.job.answers[0].value.running
         nodes = sorted({alloc.node for alloc in placed})
         if len(nodes) < self.clients:
             return Pending(f"{observed.job.job_id} runs on {len(nodes)} clients: {', '.join(nodes)}")
@@ -276,31 +310,19 @@ class BatchCompleted(Check[BatchView]):
     def observe(self, cluster: ClusterView) -> BatchView:
         """Ask every Nomad server; once all are complete, read the logs (GET /v1/client/fs/logs/:id)."""
         view = observe_job(cluster, self.job)
-        done = bool(view.answers) and all(_complete(answer.value) == view.count for answer in view.answers)
-        return BatchView(view, tuple(sorted(self.job.logs().items())) if done and self.output else ())
+        done = bool(view.answers) and isinstance(_judge(view, "complete"), Ok)
+        if not (done and self.output):
+            return BatchView(view, ())
+        complete = {one.id for one in view.answers[0].value.allocations if one.status == "complete"}
+        logs = self.job.logs()
+        return BatchView(view, tuple((alloc, logs[alloc]) for alloc in sorted(complete & logs.keys())))
 
     def judge(self, observed: BatchView) -> Verdict:
         """Count what is complete; a job that is dead before is Broken."""
         view = observed.job
-        if impossible := _impossible(view):
-            return impossible
-        for answer in view.answers:
-            state = answer.value
-            done = _complete(state)
-            if done == view.count:
-                continue
-            others = "; ".join(str(alloc) for alloc in state.allocations if alloc.status != "complete")
-            text = f"{done} of {view.count} allocations of {view.job_id} are complete"
-            text += f"; {others}" if others else ""
-            if state.status == "dead" and state.allocations:
-                return Broken(text)
-            return Pending(f"{text}, asked on {answer.place}")
-        if self.output:
+        verdict = _judge(view, "complete")
+        if isinstance(verdict, Ok) and self.output:
             silent = [f"{alloc[:8]} wrote {text[-200:]!r}" for alloc, text in observed.logs if self.output not in text]
             if silent or len(observed.logs) < view.count:
                 return Pending("; ".join(silent) or f"{len(observed.logs)} logs of {view.count} could be read")
-        return Ok(f"{view.count} allocations of {view.job_id} are complete")
-
-
-def _complete(state: JobState) -> int:
-    return sum(alloc.status == "complete" for alloc in state.allocations)
+        return verdict
