@@ -183,7 +183,7 @@ def _jobs(folder: Path, text: str, window: Window) -> Iterable[str]:
         recent = (one for one in evaluations if window.has(one.get("CreateTime", 0) / 1e9))
         jobs = list(dict.fromkeys(str(one["JobID"]) for one in recent))
     for job in jobs[:MOST_JOBS]:
-        facts = next((one for one in api.get("jobs", ()) if one.get("ID") == job), {})
+        facts: Mapping[str, Any] = next((one for one in api.get("jobs", ()) if one.get("ID") == job), {})
         events = [line for one in evaluations if one["JobID"] == job for line in _of_evaluation(one, facts, clients)]
         for one in allocations:
             if one["JobID"] == job:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import AgentApiError, UsageError
+from nomad_testkit.job_files import explain_files, read_source, variables_of, with_files
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ Json = dict[str, Any]
 
 STOP_WITHIN = 60.0
 _ENDED = ("complete", "failed", "lost")
-_VARIABLE = re.compile(r'^\s*variable\s+"?([\w-]+)"?', re.MULTILINE)
 
 
 class Job:
@@ -35,6 +34,7 @@ class Job:
     def __init__(self, nomad: NomadClient, spec: Mapping[str, Any]) -> None:
         self.nomad, self.spec = nomad, dict(spec)
         self.id = str(spec["ID"])
+        self._stopped: list[str] = []  # its children, which a purge makes Nomad forget before their allocations end
 
     @property
     def name(self) -> str:
@@ -101,23 +101,28 @@ class Job:
         }
         return {
             alloc["ID"]: "".join(
-                self.nomad.logs(alloc["ID"], name, stream=stream) for name in tasks[alloc["TaskGroup"]]
+                self.nomad.logs(alloc["ID"], name, stream=stream) for name in tasks.get(alloc["TaskGroup"], ())
             )
             for alloc in self.allocations()
         }
 
+    def children(self) -> list[Json]:
+        """List the jobs that a periodic or parameterized one has started (GET /v1/jobs). Raises AgentApiError."""
+        return [one for one in self.nomad.get("/v1/jobs", prefix=f"{self.id}/") if one.get("ParentID") == self.id]
+
     def stop(self, *, purge: bool = True, within: float | Deadline = STOP_WITHIN) -> None:
         """Deregister the job, and wait until none of its allocations runs; `within` is in seconds.
 
-        Raises AgentApiError, and WaitTimeout that names what still runs.
+        First the job itself, so that it starts no more children, then those of a periodic or parameterized one. Raises
+        AgentApiError, and WaitTimeout that names what still runs.
         """
         deadline = within if isinstance(within, Deadline) else Deadline.after(within)
-        wait_until(f"deregistration of {self.id}", lambda: self._deregister(purge), deadline=deadline)
-        wait_until(f"the end of {self.id}", self._ended, deadline=deadline, where=self.nomad.address)
+        wait_until(f"deregistration of {self.id}", lambda: self._deregister(self.id, purge), deadline=deadline)
+        wait_until(f"the end of {self.id}", lambda: self._ended(purge), deadline=deadline, where=self.nomad.address)
 
-    def _deregister(self, purge: bool) -> Ok[None] | Pending:
+    def _deregister(self, job_id: str, purge: bool) -> Ok[None] | Pending:
         try:
-            self.nomad.deregister(self.id, purge=purge)
+            self.nomad.deregister(job_id, purge=purge)
         except AgentApiError as error:
             # Without a leader, or while the server restarts, another try may succeed; a refusal may not.
             if error.status is None or error.status >= 500:
@@ -126,15 +131,29 @@ class Job:
                 raise
         return Ok(None)
 
-    def _ended(self) -> Ok[None] | Pending:
+    def _ended(self, purge: bool) -> Ok[None] | Pending:
+        """Look whether all is over; a child that lives is stopped, one that was just being started too."""
         try:
-            allocations = self.allocations()
+            children = self.children()
+            alive = [str(one["ID"]) for one in children if purge or not one.get("Stop")]
+            for child in alive:
+                waits = self._deregister(child, purge)
+                if isinstance(waits, Pending):
+                    return waits
+            every = [self.id, *self._stopped, *(str(one["ID"]) for one in children)]
+            self._stopped = list(dict.fromkeys(every[1:]))
+            left = [
+                one
+                for job_id in dict.fromkeys(every)
+                for one in self.nomad.job_allocations(job_id)
+                if one["ClientStatus"] not in _ENDED
+            ]
         except AgentApiError as error:
             return Pending(str(error))
-        left = [alloc for alloc in allocations if alloc["ClientStatus"] not in _ENDED]
         if not left:
-            return Ok(None)
-        names = (f"{one['Name']} on {one['NodeName']} is {one['ClientStatus']}" for one in left)
+            # What was stopped just now is looked for again.
+            return Pending(f"{', '.join(alive)} was just stopped") if alive else Ok(None)
+        names = (f"{one['Name']} on {one.get('NodeName') or one['NodeID']} is {one['ClientStatus']}" for one in left)
         return Pending("; ".join(names))
 
 
@@ -146,16 +165,20 @@ def submitted(
     name: str | None = None,
     count: int | None = None,
     datacenters: Sequence[str] | None = None,
+    var_files: Sequence[str | Path] = (),
     stop_within: float | Deadline = STOP_WITHIN,
     **variables: Any,
 ) -> Iterator[Job]:
     """Submit a job for the time of a `with` block; then it is purged, and none of its allocations runs any
     more.
 
-    `source` is a file, one of the bundled jobs by its file name, or the HCL itself. The job gets a name of
-    its own: `name`, or else the one in the file, and a random suffix. `count` is set on every task group.
-    `datacenters` are, where neither this nor the file names any, all those of the ready clients. Everything
-    else are variables of the file. `stop_within` is in seconds.
+    `source` is a file, one of the bundled jobs by its file name, or the text itself; HCL, or JSON as
+    `nomad job inspect` and `nomad job run -output` print it. `file("...")` and its kin look beside the file. The job
+    gets a name of its own: `name`, or else the one in the file, and a random suffix. `count` is set on every task
+    group. `datacenters` are, where neither this nor the file names any, all those of the ready clients. Everything
+    else are variables of the file, which win over those of `var_files`, and these over NOMAD_VAR_name in the
+    environment, as with Nomad's own command line. `stop_within` is in seconds. A periodic or parameterized job's
+    children end with it.
 
     Raises UsageError for a job that Nomad cannot parse and for a variable that it does not declare, AgentApiError when
     it refuses it, and WaitTimeout when it does not end. An error in the block is never hidden by one of the clean-up.
@@ -163,7 +186,8 @@ def submitted(
     >>> with submitted(host.nomad, "batch.nomad.hcl", message="hello") as job:  # doctest: +SKIP
     ...     cluster.require(BatchCompleted(job, output="hello"))
     """
-    job = Job(nomad, prepare(nomad, source, name=name, count=count, datacenters=datacenters, **variables))
+    spec = prepare(nomad, source, name=name, count=count, datacenters=datacenters, var_files=var_files, **variables)
+    job = Job(nomad, spec)
     try:
         # Inside: a request that timed out may have registered the job all the same.
         nomad.register(job.spec)
@@ -185,71 +209,32 @@ def prepare(
     name: str | None = None,
     count: int | None = None,
     datacenters: Sequence[str] | None = None,
+    var_files: Sequence[str | Path] = (),
     **variables: Any,
 ) -> Json:
     """Parse a job as `submitted` does, without submitting it. Raises UsageError and AgentApiError."""
-    spec = parse(nomad, source, **variables)
+    spec = parse(nomad, source, var_files=var_files, **variables)
     wanted = list(datacenters or ())
     if not wanted and spec.get("Datacenters") in (None, [], ["*"]):
         wanted = ready_datacenters(nomad.nodes())
     return specialize(spec, name=name, count=count, datacenters=wanted, suffix=secrets.token_hex(3))
 
 
-def parse(nomad: NomadClient, source: str | Path, **variables: Any) -> Json:
+def parse(nomad: NomadClient, source: str | Path, /, *, var_files: Sequence[str | Path] = (), **variables: Any) -> Json:
     """Let Nomad turn a job into JSON, as it is. Raises UsageError and AgentApiError, as `submitted`."""
-    label, hcl = read_source(source)
-    # Nomad's parser passes over a variable that the job does not declare.
-    declared = _VARIABLE.findall(hcl)
-    if unknown := sorted(set(variables) - set(declared)):
-        known = ", ".join(declared) or "no variables"
-        raise UsageError(f"{label}: the job declares {known}, and so cannot take {', '.join(unknown)}")
+    found = read_source(source)
+    if (job := found.json()) is not None:
+        if given := [*variables, *map(str, var_files)]:
+            raise UsageError(f"{found.label}: a job in JSON takes no variables, found {', '.join(given)}")
+        return job
+    text = variables_of(found, variables, var_files, os.environ)
     try:
-        return nomad.parse(hcl, variables=variables_text(variables))
+        return nomad.parse(with_files(found), variables=text)
     except AgentApiError as error:
         if error.status != 400:
             raise
-        raise UsageError(f"{label}: Nomad cannot parse this job: {error.message.strip()}") from error
-
-
-def read_source(source: str | Path) -> tuple[str, str]:
-    """Find a job's text and say where it came from. Raises UsageError that lists where it was looked for.
-
-    >>> read_source('job "x" {}')
-    ('the given HCL', 'job "x" {}')
-    """
-    if isinstance(source, str) and ("{" in source or "\n" in source):
-        return "the given HCL", source
-    looked = [Path(source)]
-    if not looked[0].is_absolute():
-        from nomad_testkit.bundle import fixtures_dir
-
-        looked.append(fixtures_dir() / "jobs" / source)
-    for place in looked:
-        if place.is_file():
-            return str(place), place.read_text(encoding="utf-8")
-    places = " or ".join(str(place.absolute()) for place in looked)
-    raise UsageError(f"no job file {source}: expected a file at {places}, or the HCL text itself")
-
-
-def variables_text(variables: Mapping[str, Any]) -> str:
-    """Write the text of an HCL2 variables file. Raises UsageError for a value that HCL has no literal for.
-
-    >>> variables_text({"message": "${x}", "zones": ["a"]})
-    'message = "$${x}"\\nzones = ["a"]\\n'
-    """
-    return "".join(f"{key} = {_literal(key, value)}\n" for key, value in variables.items())
-
-
-def _literal(key: str, value: Any) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except TypeError as error:
-        kind = type(value).__name__
-        raise UsageError(
-            f"job variable {key} is a {kind}; HCL takes strings, numbers, bools, lists and dicts"
-        ) from error
-    # JSON is HCL but for these two, which begin a template.
-    return text.replace("${", "$${").replace("%{", "%%{")
+        message = explain_files(error.message.strip())
+        raise UsageError(f"{found.label}: Nomad cannot parse this job: {message}") from error
 
 
 def ready_datacenters(nodes: Sequence[Mapping[str, Any]]) -> list[str]:

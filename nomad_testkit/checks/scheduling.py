@@ -50,6 +50,11 @@ class JobState:
         current = [one for one in self.allocations if one.group == group and one.version == self.version]
         return sum(one.running if goal == "running" else one.status == goal for one in current)
 
+    def alive(self, group: str) -> int:
+        """Count a group's allocations that are to run, or that are complete."""
+        current = [one for one in self.allocations if one.group == group and one.version == self.version]
+        return sum(one.desired == "run" or one.status == "complete" for one in current)
+
     def why_pending(self) -> tuple[str, ...]:
         """Tell what may still bring a dead job's allocations: a deployment, an evaluation, or one that is due."""
         policies = dict(self.rescheduling)
@@ -120,17 +125,27 @@ _DOES: Mapping[Goal, str] = {"running": "run", "complete": "are complete"}
 
 
 def judge_state(
-    state: JobState, goal: Goal, groups: Sequence[tuple[str, int]], *, asked_version: int | None = None
+    state: JobState,
+    goal: Goal,
+    groups: Sequence[tuple[str, int]],
+    *,
+    asked_version: int | None = None,
+    everywhere: bool = False,
 ) -> Verdict:
     """Tell whether a job has come to its goal, may still come, or cannot, from what one server says of it.
 
     It cannot when its deployment failed, nothing can place it, only a person can go on, or it is dead for good: no
-    deployment runs, no evaluation is pending or delayed, and no allocation is due to be replaced.
+    deployment runs, no evaluation is pending or delayed, and no allocation is due to be replaced. `everywhere` is for
+    a system job: it has one allocation on each node that it may run on, which only the scheduler knows.
     """
     if failed := why_failed(state.deployments, state.version, asked_version):
         return Broken(f"is not deployed: {_with_reasons(failed, state, goal)}")
     if why := why_not_placed(state.evaluations, {one.group: one for one in state.needs}, state.clients):
         return Broken(f"cannot be placed: {why}")
+    if everywhere:
+        if any(one.unfinished for one in state.evaluations):
+            return Pending("the scheduler has not looked at it yet")
+        groups = [(name, max(1, state.alive(name))) for name, _ in groups]
     faults = [
         f"{done} of {count} allocations of group {name!r} {_DOES[goal]}"
         for name, count in groups
@@ -152,15 +167,19 @@ def judge_state(
 
 def _with_reasons(text: str, state: JobState, goal: Goal) -> str:
     """Add the allocations that have not come to the goal, with Nomad's own reasons; of each name the newest."""
-    newest: dict[str, Allocation] = {}
+    newest: dict[tuple[str, str], Allocation] = {}
     for one in sorted((one for one in state.allocations if one.status != goal), key=lambda one: one.changed_at):
-        newest[one.name] = one
-    others = Counter(one.name for one in state.allocations if one.status == "failed")
-    told = (
-        f"{one}{f' (the last of {others[name]} that failed)' if others[name] > 1 else ''}"
-        for name, one in sorted(newest.items())
+        newest[one.name, one.status] = one
+    number = Counter((one.name, one.status) for one in state.allocations)
+    return "; ".join(
+        [
+            text,
+            *(
+                f"{one}{f' (the last of {number[key]})' if number[key] > 1 else ''}"
+                for key, one in sorted(newest.items())
+            ),
+        ]
     )
-    return "; ".join([text, *told])
 
 
 def _judge(view: JobView, goal: Goal) -> Verdict:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,12 +12,11 @@ from nomad_testkit.cli.group import columns, json_option, main, say, say_json
 from nomad_testkit.errors import AgentApiError, BrokenError, TestkitError, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
+    from nomad_testkit.checks.base import Verdict
     from nomad_testkit.checks.scheduling import Allocation
     from nomad_testkit.clients.nomad import NomadClient
-    from nomad_testkit.wait import Broken, Ok, Pending
 
 Json = dict[str, Any]
-RUNNING, COMPLETE = "running", "complete"
 _FINITE = ("batch", "sysbatch")
 _EVERYWHERE = ("system", "sysbatch")
 
@@ -33,37 +30,52 @@ class _Assignment(click.ParamType):  # type: ignore[type-arg]
     name = "assignment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        from nomad_testkit.job_files import Text
+
         name, equals, text = str(value).partition("=")
         if not (equals and name.strip()):
             self.fail(f"found {value!r}, expected KEY=VALUE, such as count=3", param, ctx)
-        try:
-            return name.strip(), json.loads(text)
-        except ValueError:
-            return name.strip(), text
+        return name.strip(), Text(text)
 
 
 @job.command()
 @click.argument("file", type=click.Path())
 @name_option
 @click.option("--var", "variables", multiple=True, type=_Assignment(), metavar="KEY=VALUE", help="Can be repeated.")
+@click.option(
+    "--var-file",
+    "var_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Variables in HCL or JSON; can be repeated, and the last wins.",
+)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", default=60.0, show_default=True)
 @click.option("--detach", is_flag=True, help="Do not wait for it.")
 @json_option
 def run(
-    file: str, name: str | None, variables: Sequence[tuple[str, Any]], timeout: float, detach: bool, as_json: bool
+    file: str,
+    name: str | None,
+    variables: Sequence[tuple[str, Any]],
+    var_files: Sequence[str],
+    timeout: float,
+    detach: bool,
+    as_json: bool,
 ) -> None:
-    """Submit the job in FILE, HCL or one of the bundled jobs by its file name, and wait until all of it runs.
+    """Submit the job in FILE, or one of the bundled jobs by its file name, and wait until all of it runs.
 
-    A batch job is waited for until it is complete. Where Nomad cannot place it, or a task of it fails, its reasons are
-    shown and the exit code is 1; the job stays registered, as with `nomad job run`. A value of --var that is JSON is
-    what it says, any other a string.
+    FILE is HCL, or JSON as `nomad job inspect` and `nomad job run -output` print it. A batch job is waited for until it
+    is complete. Where Nomad cannot place it, its deployment fails or waits for a promotion, or a task of it fails,
+    Nomad's reasons are shown and the exit code is 1; the job stays registered, as with `nomad job run`.
+
+    Variables are set as with `nomad job run`: by --var, else by --var-file, else by NOMAD_VAR_name in the environment.
+    The type that the job declares decides what a value is.
     """
     from nomad_testkit.jobs import parse
 
     with opened_cluster(chosen_run(name)) as cluster:
         cluster.refresh()
         nomad = cluster.nomad
-        spec = parse(nomad, file, **dict(variables))
+        spec = parse(nomad, file, var_files=var_files, **dict(variables))
         answer = nomad.register(spec)
         failure = None
         if not (detach or not answer.get("EvalID")):  # a periodic or parameterized job has none: it waits itself
@@ -85,7 +97,7 @@ def run(
 @name_option
 @click.option("--purge", is_flag=True, help="Let Nomad forget it, too.")
 def stop(job_id: str, name: str | None, purge: bool) -> None:
-    """Stop the job JOB, and wait until none of its allocations runs any more."""
+    """Stop the job JOB and the children that it has started, and wait until none of their allocations runs any more."""
     from nomad_testkit.example_variables import near_miss
     from nomad_testkit.jobs import Job
 
@@ -99,70 +111,20 @@ def stop(job_id: str, name: str | None, purge: bool) -> None:
     click.echo(f"{job_id} is stopped")
 
 
-@dataclass(frozen=True)
-class _Watched:
-    """What Nomad says of the version of a job that was submitted last."""
-
-    status: str
-    allocations: tuple[Allocation, ...]
-    why_not: str | None
-    pending: bool
-    """Whether an evaluation of it is still to be done."""
-
-
 def _await(nomad: NomadClient, spec: Json, timeout: float) -> None:
+    from nomad_testkit.checks.scheduling import Goal, job_state, judge_state
     from nomad_testkit.wait import Deadline, wait_until
 
-    goal = COMPLETE if spec["Type"] in _FINITE else RUNNING
-    counts = {str(group["Name"]): int(group["Count"]) for group in spec["TaskGroups"]}
-    wait_until(
-        f"{spec['ID']} to be {goal}",
-        lambda: judged(_look(nomad, spec), goal, counts, everywhere=spec["Type"] in _EVERYWHERE),
-        deadline=Deadline.after(timeout),
-        interval=0.5,
-        on_pending=say,
-    )
+    goal: Goal = "complete" if spec["Type"] in _FINITE else "running"
+    groups = [(str(group["Name"]), int(group["Count"])) for group in spec["TaskGroups"]]
+    version: list[int] = []
 
+    def probe() -> Verdict:
+        state = job_state(nomad, spec["ID"])
+        version.append(state.version)  # the first is the one that was submitted just now
+        return judge_state(state, goal, groups, asked_version=version[0], everywhere=spec["Type"] in _EVERYWHERE)
 
-def judged(watched: _Watched, goal: str, counts: Mapping[str, int], *, everywhere: bool) -> Ok[None] | Pending | Broken:
-    """Tell whether a job has come to its goal, may still come, or cannot, from nothing but what Nomad said of it."""
-    from nomad_testkit.wait import Broken, Ok, Pending
-
-    if watched.why_not:
-        return Broken(f"it cannot be placed: {watched.why_not}")
-    if watched.pending:
-        return Pending("the scheduler has not looked at it yet")
-    alive = [one for one in watched.allocations if one.desired == "run" or one.status == COMPLETE]
-    faults = []
-    for group, count in counts.items():
-        members = [one for one in alive if one.group == group]
-        done = sum(one.status == goal for one in members)
-        # A system job has one on each node that it may run on, which only the scheduler knows.
-        wanted = max(1, len(members)) if everywhere else count
-        if done < wanted:
-            faults.append(f"{done} of {wanted} allocations of group {group!r} are {goal}")
-    if not faults:
-        return Ok(None)
-    text = "; ".join([*faults, *(str(one) for one in watched.allocations if one.status != goal)])
-    return Broken(text) if watched.status == "dead" else Pending(text)
-
-
-def _look(nomad: NomadClient, spec: Json) -> _Watched:
-    from nomad_testkit.checks.placement import Evaluation, why_not_placed
-    from nomad_testkit.checks.scheduling import Allocation
-    from nomad_testkit.jobs import ready_datacenters
-
-    found = nomad.job(spec["ID"])
-    own = [one for one in nomad.job_evaluations(spec["ID"]) if one.get("JobModifyIndex") == found["JobModifyIndex"]]
-    evaluations = [Evaluation.parse(one) for one in own]
-    return _Watched(
-        status=str(found["Status"]),
-        allocations=tuple(
-            Allocation.parse(one) for one in nomad.job_allocations(spec["ID"]) if one["JobVersion"] == found["Version"]
-        ),
-        why_not=why_not_placed(evaluations, tuple(found["Datacenters"]), ready_datacenters(nomad.nodes())),
-        pending=not evaluations or any(one.status == "pending" for one in evaluations),
-    )
+    wait_until(f"{spec['ID']} to be {goal}", probe, deadline=Deadline.after(timeout), interval=0.5, on_pending=say)
 
 
 def _allocations(nomad: NomadClient, spec: Json) -> list[Allocation]:
