@@ -98,14 +98,17 @@ def read_source(source: str | Path) -> JobSource:
         if place.is_file():
             return JobSource(str(place), read_text(place), place.parent)
     places = " or ".join(str(place.absolute()) for place in looked)
-    meant = did_you_mean(Path(source).name, (file for place in looked for file in _files(place.parent)))
+    meant = did_you_mean(looked[0].name, (file for place in looked for file in _files(place.parent)))
+    if not looked[0].parent.is_dir():
+        folders = _files(looked[0].parent.parent, folders=True)
+        meant = did_you_mean(looked[0].parent.name, folders) or meant
     kind = ", which is a folder" if looked[0].is_dir() else ""
     raise UsageError(f"no job file {source}{kind}: expected a file at {places}, or the HCL text itself{meant}")
 
 
-def _files(folder: Path) -> list[str]:
+def _files(folder: Path, *, folders: bool = False) -> list[str]:
     try:
-        return [one.name for one in folder.iterdir() if one.is_file()]
+        return [one.name for one in folder.iterdir() if one.is_dir() == folders]
     except OSError:
         return []
 

@@ -68,7 +68,7 @@ class Deployment:
         return int(found[1]) if self.status == "failed" and found else None
 
     def awaits_promotion(self, running: Sequence[str]) -> str | None:
-        """Tell what nobody but a person promotes, once all canaries are among the allocations that run."""
+        """Tell which canaries nobody but a person promotes, as soon as all of them are among what runs."""
         manual = [one for one in self.canaries if not one.automatic]
         if self.status != "running" or not manual:
             return None
@@ -76,8 +76,8 @@ class Deployment:
             return None
         groups = ", ".join(f"{one.wanted} of group {one.group!r}" for one in manual)
         return (
-            f"{self} awaits promotion of its canaries ({groups}), which `nomad deployment promote {self.id[:8]}` does, "
-            "or auto_promote in the job's update block"
+            f"{self} awaits promotion of its canaries ({groups}), which `nomad deployment promote {self.id[:8]}` does "
+            "once they are healthy, or auto_promote in the job's update block"
         )
 
 
