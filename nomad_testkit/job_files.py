@@ -323,9 +323,9 @@ def _assignments(file: Path) -> dict[str, str]:
         tree = hcl2.parses_to_tree(text)
     except LarkError as error:
         raise UsageError(f"{file}: expected lines such as count = 3, found {str(error).splitlines()[0]}") from error
-    body = next(tree.find_data("body"))
+    body = tree.children[0]
     found = {}
-    for one in body.children:
+    for one in getattr(body, "children", ()):
         data = getattr(one, "data", None)
         if data == "block":
             raise UsageError(

@@ -236,10 +236,13 @@ def test_a_task_that_cannot_run_shows_nomads_reason(nomad_cluster: Cluster, sour
 
 
 def test_an_empty_node_pool_is_no_matter_of_datacenters(nomad_cluster: Cluster) -> None:
-    nomad_cluster.nomad.put("/v1/node/pools", {"Name": "gpu"})
-    with nomad_cluster.submitted(hcl(job='node_pool = "gpu"')) as job:
-        said = failure(nomad_cluster, job)
-    nomad_cluster.nomad.raw.jobs.session.delete(f"{nomad_cluster.nomad.address}/v1/node/pool/gpu").raise_for_status()
+    nomad = nomad_cluster.nomad
+    nomad.put("/v1/node/pools", {"Name": "gpu"})
+    try:
+        with nomad_cluster.submitted(hcl(job='node_pool = "gpu"')) as job:
+            said = failure(nomad_cluster, job)
+    finally:
+        nomad.raw.jobs.session.delete(f"{nomad.address}/v1/node/pool/gpu").raise_for_status()
     assert "no nodes in node pool 'gpu'; the ready clients are in [default]" in said
     assert "datacenter" not in said
 

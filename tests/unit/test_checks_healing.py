@@ -74,14 +74,14 @@ def test_a_node_that_was_lost_is_told_with_the_remedy() -> None:
 
 def state(*nodes: str) -> JobState:
     allocations = tuple(Allocation(f"a-{node}", "web[0]", "web", node, "run", "running", "") for node in nodes)
-    return JobState("running", (), allocations, ("us-east-1a",))
+    return JobState("running", allocations)
 
 
 def test_work_on_a_lost_node_does_not_count() -> None:
     check = RunsElsewhere(JOB, ("i-9",))
 
     def judge(*nodes: str) -> Any:
-        return check.judge(JobView("web-1", (("web", 1),), ("us-east-1a",), answers(state(*nodes), state(*nodes))))
+        return check.judge(JobView("web-1", (("web", 1),), answers(state(*nodes), state(*nodes))))
 
     assert judge("i-4") == Ok("1 allocations of web-1 run")
     assert judge("i-9") == Pending("web[0] on i-9 is running")

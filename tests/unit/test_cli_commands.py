@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import click
@@ -14,14 +13,13 @@ from account_run import EXAMPLE, AccountTarget, account_of_its_own, left_up
 from click.shell_completion import ShellComplete
 from command_line import call, told
 
-from nomad_testkit.cli import deployment, images, jobs, main, status
+from nomad_testkit.cli import deployment, images, main, status
 from nomad_testkit.cli.group import main as group
 from nomad_testkit.cli.verification import CHECKS
 from nomad_testkit.errors import DeployError, UsageError
 from nomad_testkit.examples import Sizes
 from nomad_testkit.modules.steps import IMAGE
 from nomad_testkit.runs import Run
-from nomad_testkit.wait import Broken, Ok, Pending
 
 
 @pytest.fixture(autouse=True)
@@ -151,34 +149,6 @@ def test_every_check_can_be_made() -> None:
     checks = {name: make(Sizes(3, 3, 6)) for name, make in CHECKS.items()}
     assert len({repr(check) for check in checks.values()}) == len(CHECKS)
     assert call("check", "--list").stdout.split() == list(CHECKS)
-
-
-@pytest.mark.parametrize(
-    ("facts", "verdict"),
-    [
-        ({"why_not": "group 'web': no room"}, Broken("it cannot be placed: group 'web': no room")),
-        ({"pending": True}, Pending("the scheduler has not looked at it yet")),
-        ({"statuses": ["running"]}, Pending("1 of 2 allocations of group 'web' are running")),
-        ({"statuses": ["running", "running"]}, Ok(None)),
-        ({"statuses": ["running"], "everywhere": True}, Ok(None)),
-        ({"statuses": [], "everywhere": True}, Pending("0 of 1 allocations of group 'web' are running")),
-        (
-            {"statuses": ["failed"], "status": "dead"},
-            Broken("0 of 2 allocations of group 'web' are running; web.web[0] on i-1 is failed: task x: Terminated"),
-        ),
-    ],
-)
-def test_a_job_is_judged_by_what_nomad_says(facts: Mapping[str, Any], verdict: object) -> None:
-    from nomad_testkit.checks.scheduling import Allocation
-
-    allocations = [
-        Allocation(f"a{number}", f"web.web[{number}]", "web", "i-1", "run", one, "task x: Terminated")
-        for number, one in enumerate(facts.get("statuses", ()))
-    ]
-    watched = jobs._Watched(
-        facts.get("status", "running"), tuple(allocations), facts.get("why_not"), facts.get("pending", False)
-    )
-    assert jobs.judged(watched, "running", {"web": 2}, everywhere=facts.get("everywhere", False)) == verdict
 
 
 # -- completion

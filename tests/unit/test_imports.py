@@ -24,7 +24,7 @@ LAYERS = """
     ec2 aws_policy
     targets
     deploy
-    host jobs
+    host job_files jobs
     checks
     cluster cluster_state cluster_events
     workload leader_watch

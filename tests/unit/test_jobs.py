@@ -10,7 +10,8 @@ import pytest
 
 from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.errors import AgentApiError, UsageError, WaitTimeout
-from nomad_testkit.jobs import Job, prepare, read_source, specialize, submitted, variables_text
+from nomad_testkit.job_files import JobSource, read_source, variables_text
+from nomad_testkit.jobs import Job, prepare, specialize, submitted
 
 SPEC: dict[str, Any] = {
     "ID": "web",
@@ -44,6 +45,8 @@ class FakeNomad:
         self.variables = ""
         self.statuses: list[str] = ["complete"]
         self.errors: dict[str, list[AgentApiError]] = {}
+        self.children: list[list[str]] = [[]]
+        """The ids of its children that live, at each time that they are asked for."""
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -62,8 +65,13 @@ class FakeNomad:
         self._call("register")
         return {}
 
+    def get(self, path: str, **params: str) -> list[dict[str, Any]]:
+        children = self.children.pop(0) if len(self.children) > 1 else self.children[0]
+        other = {"ID": f"{params['prefix']}not-a-child", "ParentID": "", "Stop": False}
+        return [other, *({"ID": one, "ParentID": self.spec["ID"], "Stop": False} for one in children)]
+
     def deregister(self, job_id: str, *, purge: bool = False) -> dict[str, Any]:
-        self._call(f"deregister purge={purge}")
+        self._call(f"deregister purge={purge}" if "/" not in job_id else f"deregister {job_id} purge={purge}")
         return {}
 
     def job_allocations(self, job_id: str, *, stale: bool = False) -> list[dict[str, Any]]:
@@ -84,17 +92,17 @@ def refused(status: int | None) -> AgentApiError:
 
 
 def test_a_bundled_job_is_found_by_its_file_name() -> None:
-    label, text = read_source("batch.nomad.hcl")
+    found = read_source("batch.nomad.hcl")
 
-    assert Path(label) == fixtures_dir() / "jobs" / "batch.nomad.hcl"
-    assert 'job "batch"' in text
+    assert Path(found.label) == fixtures_dir() / "jobs" / "batch.nomad.hcl"
+    assert 'job "batch"' in found.text
 
 
 def test_a_users_own_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("batch.nomad.hcl").write_text("mine", encoding="utf-8")
 
-    assert read_source("batch.nomad.hcl") == ("batch.nomad.hcl", "mine")
+    assert read_source("batch.nomad.hcl") == JobSource("batch.nomad.hcl", "mine", Path())
 
 
 def test_a_file_that_does_not_exist_is_named_with_the_places_looked_at(tmp_path: Path) -> None:
@@ -248,3 +256,34 @@ def test_a_job_that_does_not_end_is_told_with_what_still_runs() -> None:
         WaitTimeout, match=r"the end of web on http://127\.31\.16\.5:4646; last seen: web\.front\[0\] on i-1 is running"
     ):
         Job(nomad, SPEC).stop(within=0)
+
+
+@pytest.mark.parametrize("purge", [True, False])
+def test_children_are_stopped_after_their_job_those_too_that_it_was_just_starting(purge: bool) -> None:
+    nomad: Any = FakeNomad()
+    nomad.children = [["web/periodic-1"], ["web/periodic-2"], []]
+
+    Job(nomad, SPEC).stop(purge=purge)
+
+    assert nomad.calls == [
+        f"deregister purge={purge}",
+        f"deregister web/periodic-1 purge={purge}",
+        f"deregister web/periodic-2 purge={purge}",
+    ]
+
+
+def test_allocations_of_a_child_that_was_purged_are_waited_for() -> None:
+    """Nomad lists them although it has forgotten the job."""
+    nomad: Any = FakeNomad()
+    nomad.children = [["web/periodic-1"], []]
+    asked: list[str] = []
+    running = {"ID": "a2", "Name": "web.front[0]", "NodeID": "n-1", "ClientStatus": "running", "TaskGroup": "front"}
+
+    def job_allocations(job_id: str) -> list[dict[str, Any]]:
+        asked.append(job_id)
+        return [running] if "/" in job_id and asked.count(job_id) < 3 else []
+
+    nomad.job_allocations = job_allocations
+    Job(nomad, SPEC).stop()
+
+    assert asked.count("web/periodic-1") == 3
