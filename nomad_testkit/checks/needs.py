@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.errors import AgentApiError
+
 if TYPE_CHECKING:
     from nomad_testkit.clients.nomad import NomadClient
 
@@ -59,6 +61,8 @@ class Needs:
     """The network modes other than the host's own."""
     volumes: tuple[str, ...] = ()
     """The host volumes."""
+    constraints: tuple[str, ...] = ()
+    """Those of the job, the group and its tasks."""
     unmet: tuple[str, ...] = ()
     """The constraints that no ready client meets, where Nomad was asked for each of them."""
 
@@ -73,6 +77,7 @@ class Needs:
             tuple(sorted({str(task["Driver"]) for task in group.get("Tasks") or ()})),
             tuple(str(one["Mode"]) for one in group.get("Networks") or () if one.get("Mode") not in (None, "", "host")),
             tuple(sorted(str(one["Source"]) for one in volumes if one.get("Type") == "host")),
+            tuple(dict.fromkeys(map(constraint_text, _constraints(job, group)))),
             tuple(unmet),
         )
 
@@ -94,19 +99,27 @@ def constraint_text(constraint: Mapping[str, Any]) -> str:
     return " ".join(str(constraint.get(key) or "") for key in ("LTarget", "Operand", "RTarget")).strip()
 
 
+def _constraints(job: Mapping[str, Any], group: Mapping[str, Any]) -> list[Json]:
+    owners = (job, group, *(group.get("Tasks") or ()))
+    return [one for owner in owners for one in owner.get("Constraints") or ()]
+
+
 def unmet(nomad: NomadClient, job: Json, group: Json, clients: Sequence[Client]) -> tuple[str, ...]:
     """Name the constraints of a job and its group that no ready client meets, and the drivers that none has.
 
     Nomad's scheduler is asked for each alone (POST /v1/job/:id/plan, which changes nothing), since of nodes of a class
-    that it has looked at before it tells no more than that. Raises AgentApiError.
+    that it has looked at before it tells no more than that. Where it does not answer none is named.
     """
     tasks = group.get("Tasks") or ()
-    every = [one for owner in (job, group, *tasks) for one in owner.get("Constraints") or ()]
     drivers = [f"driver {name!r}" for name in sorted({str(one["Driver"]) for one in tasks}) if not _has(clients, name)]
     driver = next((name for client in clients for name, fault in client.drivers if not fault), None)
     if driver is None:
         return tuple(drivers)
-    found = {constraint_text(one): None for one in every if _filters(nomad, _probe(job, group, one, driver))}
+    every = _constraints(job, group)
+    try:
+        found = {constraint_text(one): None for one in every if _filters(nomad, _probe(job, group, one, driver))}
+    except AgentApiError:
+        return tuple(drivers)
     return (*found, *drivers)
 
 

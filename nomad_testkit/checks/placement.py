@@ -76,6 +76,11 @@ def _filtered(name: str, count: int, needs: Needs, clients: Sequence[Client]) ->
     """Say what a filter of the scheduler was about: it names drivers, networks, volumes and classes only by kind."""
     if name == BY_CLASS and needs.unmet:
         return [f"no ready client meets {one}{_hint(one)}" for one in needs.unmet]
+    if name == BY_CLASS:
+        every = [*needs.constraints, *(f"driver {one!r}" for one in needs.drivers)]
+        return (
+            [f"no ready client meets all of: {', '.join(every)}"] if every else [f"{_nodes(count)} do not fit by class"]
+        )
     if name == BY_DRIVERS and needs.drivers:
         return list(needs.missing_drivers(clients)) or [
             f"no ready client has all of its drivers: {', '.join(needs.drivers)}"

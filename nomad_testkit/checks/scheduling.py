@@ -42,8 +42,8 @@ class JobState:
 
     @property
     def running(self) -> tuple[Allocation, ...]:
-        """The allocations of the current version that run."""
-        return tuple(one for one in self.allocations if one.running and one.version == self.version)
+        """The allocations that run, of whatever version."""
+        return tuple(one for one in self.allocations if one.running)
 
     def done(self, goal: Goal, group: str) -> int:
         """Count a group's allocations that have come to the goal; of older versions none counts."""
@@ -151,7 +151,7 @@ def judge_state(
         for name, count in groups
         if (done := state.done(goal, name)) != count
     ]
-    older = [one for one in state.allocations if one.running and one.version != state.version]
+    older = [one for one in state.running if one.version != state.version]
     if older and goal == "running":
         faults.append(f"{len(older)} of version {max(one.version for one in older)} still run")
     if not faults:

@@ -288,6 +288,114 @@ def test_jobs_run_and_are_stopped(shell: Shell) -> None:
     assert shell.call("job", "stop", "web", "--purge").exit_code == 0
 
 
+FAILS_LATER = """
+variable "tag" {
+  type = string
+}
+variable "command" {
+  type = string
+}
+job "later" {
+  meta {
+    tag = var.tag
+  }
+  group "one" {
+    restart {
+      attempts = 0
+      mode     = "fail"
+    }
+    reschedule {
+      attempts  = 0
+      unlimited = false
+    }
+    update {
+      min_healthy_time  = "1s"
+      healthy_deadline  = "20s"
+      progress_deadline = "30s"
+      auto_revert       = true
+    }
+    task "main" {
+      driver = "raw_exec"
+      config {
+        command = var.command
+        args    = ["1000"]
+      }
+    }
+  }
+}
+"""
+
+
+def test_variables_of_every_kind_and_a_version_that_is_reverted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, values = shell.project.folder / "later.nomad.hcl", shell.project.folder / "values.hcl"
+    file.write_text(FAILS_LATER)
+    values.write_text('tag = "2"\ncommand = "/bin/sleep"\n')
+    monkeypatch.setenv("NOMAD_VAR_command", "/bin/nothing")
+
+    def run(*options: str) -> Result:
+        return shell.call("job", "run", str(file), "--timeout", "120", *options)
+
+    first = run("--var-file", str(values), "--var", "tag=1.10")
+    assert first.exit_code == 0, first.stderr
+    (job,) = json.loads(shell.run("ssh", "servers-0", "curl -s localhost:4646/v1/jobs?meta=true")[1])
+    assert job["Meta"] == {"tag": "1.10"}
+
+    stable = "curl -s localhost:4646/v1/job/later | grep -q '\"Stable\":true'"
+    wait_until(
+        "a version to go back to",
+        lambda: Ok(None) if shell.run("ssh", "servers-0", stable)[0] == 0 else Pending("none"),
+        deadline=Deadline.after(SECONDS),
+    )
+    second = run("--var", "tag=2", "--var", "command=/bin/false")
+    assert second.exit_code == 1
+    assert "deployment failed, reverted to version 0" in second.stderr
+    assert "Exit Code: 1" in second.stderr
+    near = run("--var", "tga=2")
+    assert near.exit_code == 2
+    assert "did you mean tag?" in near.stderr
+    assert shell.call("job", "stop", "later", "--purge").exit_code == 0
+
+
+def test_a_job_file_that_is_nearly_right(shell: Shell) -> None:
+    result = shell.call("job", "run", "wbe.nomad.hcl")
+    assert result.exit_code == 2
+    assert "did you mean web.nomad.hcl?" in result.stderr
+
+
+PERIODIC = """
+job "often" {
+  type = "batch"
+  periodic {
+    cron = "*/1 * * * * * *"
+  }
+  group "one" {
+    task "main" {
+      driver = "raw_exec"
+      config {
+        command = "/bin/sleep"
+        args    = ["54321"]
+      }
+    }
+  }
+}
+"""
+
+
+def test_a_periodic_jobs_children_are_stopped_with_it(shell: Shell) -> None:
+    file = shell.project.folder / "often.nomad.hcl"
+    file.write_text(PERIODIC)
+    assert shell.call("job", "run", str(file)).exit_code == 0
+    children = "pgrep -cf '^/bin/sleep 54321$'"
+    wait_until(
+        "two children",
+        lambda: Ok(None) if int(shell.run("ssh", "clients-0", children)[1]) > 1 else Pending("fewer"),
+        deadline=Deadline.after(SECONDS),
+    )
+    result = shell.call("job", "stop", "often", "--purge")
+    assert (result.exit_code, result.stdout) == (0, "often is stopped\n")
+    assert shell.run("ssh", "clients-0", children)[1] == "0\n"
+
+
 def test_a_job_that_cannot_be_placed_shows_nomads_reasons(shell: Shell) -> None:
     path = fixtures_dir() / "jobs" / "unplaceable" / "memory.nomad.hcl"
     result = shell.call("job", "run", str(path), "--timeout", "3600")

@@ -180,6 +180,20 @@ def test_a_filter_that_names_no_constraint_is_told_by_what_the_job_asks_for(name
         assert wrong not in verdict.reason
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_constraints_that_are_met_only_one_by_one_are_all_named(answers: bool) -> None:
+    cluster = recorded("unplaceable-class")
+    if answers:  # else Nomad refuses to plan, as without a leader
+        nothing = dict.fromkeys(("${meta.rack}", "${attr.kernel.name}", "${attr.nomad.version}"), False)
+        cluster.servers[0].nomad.plan = plans(nothing)  # type: ignore[method-assign]
+
+    verdict = AllocationsRunning(cluster.job).verdict(cluster)
+
+    assert isinstance(verdict, Broken)
+    every = "${meta.rack} = r1, ${attr.kernel.name} = linux, ${attr.nomad.version} semver >= 99.0.0, driver 'raw_exec'"
+    assert f"group 'two': no ready client meets all of: {every}" in verdict.reason
+
+
 def plans(filters: Mapping[str, bool]) -> Callable[..., dict[str, Any]]:
     """Answer as the scheduler would for jobs that ask for nothing but one constraint."""
 

@@ -125,6 +125,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_files_are_looked_for_beside_the_job(folder: Path) -> None:
+    (folder / "x.hcl").write_text('a = file("conf/a.txt")\n', encoding="utf-8")
+
+    assert with_files(read_source(folder / "x.hcl")) == 'a = "$${x} \\"q\\"\\n"\n'
+
+
 @pytest.mark.parametrize(
     ("call", "becomes"),
     [
