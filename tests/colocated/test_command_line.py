@@ -337,8 +337,9 @@ def test_variables_of_every_kind_and_a_version_that_is_reverted(shell: Shell, mo
 
     first = run("--var-file", str(values), "--var", "tag=1.10")
     assert first.exit_code == 0, first.stderr
-    (job,) = json.loads(shell.run("ssh", "servers-0", "curl -s localhost:4646/v1/jobs?meta=true")[1])
-    assert job["Meta"] == {"tag": "1.10"}
+    assert json.loads(shell.run("ssh", "servers-0", "curl -s localhost:4646/v1/job/later")[1])["Meta"] == {
+        "tag": "1.10"
+    }
 
     stable = "curl -s localhost:4646/v1/job/later | grep -q '\"Stable\":true'"
     wait_until(
