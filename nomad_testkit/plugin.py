@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from nomad_testkit import topologies
+from nomad_testkit import overrides, topologies
 from nomad_testkit.errors import PreflightError, SettingsError, UsageError
 from nomad_testkit.pytest_session import ASKED_FOR, FINISHING, SETTINGS, SHARING, join_workers, usable_settings
 from nomad_testkit.settings import Settings, table
@@ -122,6 +122,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Remember what the test's marks ask for, for the cluster that it may be the first to use."""
     if topologies.used_by(item):
         item.config.stash[ASKED_FOR] = topologies.asked_for(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Generator[None, object, object]:
+    """Refuse what an overridden fixture gives where options of this run ask for something else."""
+    value = yield
+    overridden = fixturedef.argname in overrides.WATCHED and fixturedef.func.__module__ != _FIXTURES
+    settings = request.config.stash[SETTINGS]
+    if overridden and isinstance(settings, Settings):
+        code = fixturedef.func.__code__
+        where = f"{code.co_filename}:{code.co_firstlineno}"
+        if why := overrides.defeated(fixturedef.argname, value, settings, where):
+            error = pytest.fail.Exception(why, pytrace=False)
+            # So that every test which uses it is told, and not only the first.
+            fixturedef.cached_result = (None, fixturedef.cache_key(request), (error, None))
+            raise error
+    return value
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -32,7 +32,8 @@ LAYERS = """
     delivery diagnostics host_watch stuck_hosts agent_watch
     faults linearizability operations readiness runs creation machine_state
     failure_report lifecycle amis report history
-    topologies attaching sharing scheduling pytest_session fixtures evidence_hooks report_hooks xdist_hooks plugin
+    topologies attaching overrides sharing scheduling pytest_session
+    fixtures evidence_hooks report_hooks xdist_hooks plugin
     bench cli suite __main__
 """
 LEVEL = {name: level for level, name in enumerate(LAYERS.split())}

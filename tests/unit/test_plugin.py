@@ -248,6 +248,7 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
         "events",
         "evidence_hooks",
         "fixtures",
+        "overrides",
         "plugin",
         "pytest_session",
         "report_hooks",
