@@ -16,6 +16,7 @@ from ec2_box import Box, let_in
 
 from nomad_testkit.bundle import host_scripts
 from nomad_testkit.ec2.handle import EmbeddedEc2
+from nomad_testkit.errors import HostError
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -99,7 +100,10 @@ class ScriptHost(Box):
         """Run a command until its output has `wanted` in it; gives the output."""
 
         def probe() -> Ok[str] | Pending:
-            said = self.run(f"{{ {command} ; }} 2>&1 || true")
+            try:
+                said = self.run(f"{{ {command} ; }} 2>&1 || true")
+            except HostError as error:  # it may just be going down for a reboot
+                return Pending(str(error))
             return Ok(said) if wanted in said else Pending(said[-300:] or "(nothing)")
 
         return wait_until(what, probe, deadline=Deadline.after(seconds), where=self.instance_id)
