@@ -11,6 +11,7 @@ from ec2_box import Launch
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage
+from nomad_testkit.errors import HostError
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 METADATA = "http://169.254.169.254"
@@ -44,7 +45,10 @@ def test_reboot(launch: Launch) -> None:
 
         def probe() -> Ok[None] | Pending:
             box.ssh.close()
-            now = box.run("cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1").split()
+            try:
+                now = box.run("cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1").split()
+            except HostError as error:  # it is just going down
+                return Pending(str(error))
             return Pending("the same boot") if now[1] == before[1] else Ok(None)
 
         wait_until("another boot", probe, deadline=Deadline.after(60))
