@@ -206,8 +206,8 @@ class RaftPeers(Check[tuple[RaftView, ...]]):
         return f"exactly the {self.count} servers as Raft peers, {_in(self.agents)}, on every server"
 
     def observe(self, cluster: ClusterView) -> tuple[RaftView, ...]:
-        """Ask every server for the peers that it knows itself (GET /v1/status/peers)."""
-        return tuple(observe_peers(cluster, agent) for agent in self.agents)
+        """Ask every server for the peers and the leader that it knows itself."""
+        return tuple(observe_raft(cluster, agent) for agent in self.agents)
 
     def judge(self, observed: tuple[RaftView, ...]) -> Verdict:
         """Compare each server's peers with the cluster's servers; a split is Broken."""

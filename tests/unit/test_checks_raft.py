@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from recorded_cluster import recorded
 
-from nomad_testkit.checks import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
+from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NotSplit, RaftPeers
 from nomad_testkit.checks.base import Answer, Place
 from nomad_testkit.checks.raft import RaftView, all_of, split
 from nomad_testkit.wait import Broken, Ok, Pending
@@ -174,3 +175,23 @@ def test_broken_outweighs_pending_and_pending_outweighs_ok() -> None:
     assert all_of([Ok("a"), Pending("b"), Broken("c")]) == Broken("c")
     assert all_of([Ok("a"), Pending("b"), Pending("d")]) == Pending("b; d")
     assert all_of([Ok("a"), Ok("b")]) == Ok("a; b")
+
+
+@pytest.mark.parametrize("check", [RaftPeers(3), NotSplit()])
+def test_a_server_that_made_itself_a_leader_of_one_is_broken_for_both_checks(check: Check[Any]) -> None:
+    cluster = recorded("healthy")
+    first, *_, last = cluster.servers
+    own = f"{last.private_ip}:8300"
+    answers = cluster.answers["consul"]
+    everyone = [f"{host.private_ip}:8300" for host in cluster.servers]
+    for path, others, alone in (
+        ("/v1/status/peers", everyone, [own]),
+        ("/v1/status/leader", f"{first.private_ip}:8300", own),
+    ):
+        answers[path] = {"*": {"status": 200, "body": others}, last.instance_id: {"status": 200, "body": alone}}
+
+    verdict = check.verdict(cluster)
+
+    assert isinstance(verdict, Broken)
+    assert f"consul is split: {ON_A} sees only itself and {B}, {C}; " in verdict.reason
+    assert f"{ON_C} sees only itself" in verdict.reason
