@@ -23,6 +23,8 @@ BOUND_SECONDS = 15.0
 LOG_LINES, WARNINGS, CONSOLE_LINES = 3, 3, 6
 _WIDTH = 200
 _LOUD = r"\[(WARN|ERROR)\]|[Tt]oo many open files|[Ff]ailed to start"
+_PART = "\x1e"
+"""What a log has not in it: the ASCII separator of records."""
 _OWN = re.compile(r"\bi-[0-9a-f]{8,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
 """What differs between hosts, and between two times on one."""
 
@@ -31,10 +33,10 @@ def _script() -> str:
     # A warning that comes again and again is shown once: by its last occurrence.
     log = (
         f"for f in {USER_DATA_LOG} {CLOUD_INIT_LOG}; do test -s $f && "
-        f'{{ echo "# $f ends:"; tail -n {LOG_LINES} $f; break; }}; done'
+        f'{{ echo "{_PART}$f ends:"; tail -n {LOG_LINES} $f; break; }}; done'
     )
     agents = "; ".join(
-        f"echo '# {unit} warns:'; "
+        f"echo '{_PART}{unit} warns:'; "
         f"journalctl -u {unit} --no-pager -o cat -n 400 | grep -E {shlex.quote(_LOUD)} | tail -n 60"
         for unit in UNITS
     )
@@ -78,7 +80,7 @@ def _lines(host: Host, target: Target) -> list[str]:
     except TestkitError as error:
         return [f"SSH: {_cut(str(error))}", *_console(host, target)]
     lines: list[str] = []
-    for part in mask(host.hide(found)).split("# ")[1:] if found.startswith("# ") else []:
+    for part in mask(host.hide(found)).split(_PART)[1:]:
         title, *text = part.strip().splitlines()
         lines += [title, *(f"  {_cut(line)}" for line in _distinct(text))] if text else []
     return lines or ["neither its user data nor its agents have logged anything", *_console(host, target)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.errors import DeployError, WaitTimeout
+from nomad_testkit.errors import BrokenError, DeployError, WaitTimeout
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, tag_list
-from nomad_testkit.refusals import REFUSALS, told
+from nomad_testkit.refusals import REFUSALS, looked, told
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ class _Group:
             return Ok(wanted) if len(found) >= wanted else Pending(f"{len(found)} of {wanted}")
 
         try:
-            return wait_until(f"the hosts of the {where}", probe, deadline=self.deadline, interval=INTERVAL)
-        except WaitTimeout as error:
+            return wait_until(
+                f"the hosts of the {where}", lambda: looked(probe), deadline=self.deadline, interval=INTERVAL
+            )
+        except (WaitTimeout, BrokenError) as error:
             raise DeployError(f"{error}; see the scaling activities of the group") from error
 
     def described(self, name: str) -> Mapping[str, Any]:

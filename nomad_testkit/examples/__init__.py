@@ -38,6 +38,8 @@ MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "
 
 _OPTIONAL = ("description", "security")
 
+CONSUL_HTTP, CONSUL_HTTPS, NOMAD_HTTP = 8500, 8501, 4646
+
 # As long as a run's id may be, so that what fits when an example is loaded fits in every run.
 _ANY_RUN = "x" * RUN_ID_LENGTH
 
@@ -184,7 +186,9 @@ class Example:
             _scripts={name: _script(file, name, group) for name, group in groups.items() if "user_data" in group},
         )
         example.security.check(file, example._scripts)
-        example._check_login(example.render())
+        groups = example.render()
+        example._check_login(groups)
+        example._check_ports(groups)
         return example
 
     def replace(self, **variables: Any) -> Example:
@@ -195,7 +199,9 @@ class Example:
                 raise refusal(self.file, f"variable {name}", found, near_miss(name, self.declarations))
         given = {name: self.declarations[name].checked(self.file, value) for name, value in variables.items()}
         example = dataclasses.replace(self, variables=MappingProxyType({**self.variables, **given}))
-        example._check_login(example.render())
+        groups = example.render()
+        example._check_login(groups)
+        example._check_ports(groups)
         return example
 
     def describe(self) -> dict[str, Any]:
@@ -264,6 +270,19 @@ class Example:
         extra = table.get("extra_modules", [])
         ports = tuple(port for one in extra if one in RULE_SETS for port in RULE_SETS[one]())
         return Group(name, module, ports, {one: POLICIES[one] for one in extra if one in POLICIES})
+
+    def _check_ports(self, groups: Sequence[Group]) -> None:
+        """Refuse ports of the agents' APIs that a run would never ask. Raises ExampleError."""
+        consul = "https_api_port" if self.security.tls else "http_api_port"
+        for group in groups:
+            asked = {consul: CONSUL_HTTPS if self.security.tls else CONSUL_HTTP} | {"http_port": NOMAD_HTTP}
+            for key, port in asked.items():
+                found = getattr(group.module, key, port)
+                if found != port:
+                    right = (
+                        f"{port}, at which readiness and checks ask the agent's API: run-consul and run-nomad use it"
+                    )
+                    raise refusal(self.file, f"groups.{group.name}.inputs.{key}", str(found), right)
 
     def _check_login(self, groups: Sequence[Group]) -> None:
         """Refuse a key pair without its private key: a run logs in to its hosts. Raises ExampleError."""

@@ -126,3 +126,15 @@ def test_a_launch_template_has_the_bytes(tmp_path: Path) -> None:
     placement = Placement("nt-1", "servers", network, "ami-1", "/dev/xvda", "key", {})
     (template,) = (step for step in cluster_steps(group.module, placement) if step.action == "create_launch_template")
     assert base64.b64decode(template.arguments["LaunchTemplateData"]["UserData"]) == PACKED
+
+
+@pytest.mark.parametrize(("key", "refused"), [("http_api_port", True), ("https_api_port", False), ("dns_port", False)])
+def test_an_apis_port_that_nobody_would_ask_is_refused(tmp_path: Path, key: str, refused: bool) -> None:
+    load(tmp_path, SHELL)
+    file = tmp_path / "example.toml"
+    file.write_text(f"{file.read_text()}{key} = 9500\n")
+    if not refused:
+        Example.load(tmp_path)
+        return
+    with pytest.raises(ExampleError, match=f"groups.servers.inputs.{key}: found 9500; right is 8500"):
+        Example.load(tmp_path)
