@@ -27,6 +27,17 @@ def make_places(host: ScriptHost, agent: str) -> None:
     )
 
 
+def own_program(host: ScriptHost, agent: str) -> str:
+    """Copy an agent's program to a folder of one's own; gives the folder."""
+    host.run(f"install -D -m 0755 /opt/{agent}/bin/{agent} /srv/bin/{agent}")
+    return "/srv/bin"
+
+
+def place_of(host: ScriptHost, agent: str, what: str) -> str:
+    """Where an agent's ``exe`` or a descriptor such as ``fd/2`` leads to."""
+    return host.run(f"readlink /proc/{process(host, agent)}/{what}").strip()
+
+
 def process(host: ScriptHost, agent: str) -> str:
     """The id of an agent's process."""
     return host.run(f"systemctl show --value -p MainPID {agent}").strip()
@@ -43,7 +54,7 @@ def test_every_option_of_a_consul_server(fresh: Pair) -> None:
     make_places(host, "consul")
     tricky = """it's a "b" $HOME `id` %n \\ end"""
     arguments = [
-        *("--server", *TAGS, "--datacenter", "dc7", *places("consul"), "--bin-dir", "/opt/consul/bin"),
+        *("--server", *TAGS, "--datacenter", "dc7", *places("consul"), "--bin-dir", own_program(host, "consul")),
         *("--systemd-stdout", "append:/var/log/consul.out", "--systemd-stderr", "append:/var/log/consul.err"),
         *("--environment", "GOMAXPROCS=1", "--environment", f"TRICKY={tricky}"),
         *("--recursor", "169.254.169.253", "--recursor", "172.31.0.2:53"),
@@ -79,6 +90,8 @@ def test_every_option_of_a_consul_server(fresh: Pair) -> None:
     assert host.run("stat -c '%U %G %a' /srv/consul/config/default.json").split() == ["hashi", "hashi", "640"]
     assert host.run("ls -A /opt/consul/config /opt/consul/data | grep -v :") == "\n"
     assert "Starting Consul agent" in host.run("cat /var/log/consul.out")
+    places_of = [place_of(host, "consul", what) for what in ("exe", "fd/1", "fd/2")]
+    assert places_of == ["/srv/bin/consul", "/var/log/consul.out", "/var/log/consul.err"]
     assert host.run(f"journalctl -q --no-pager -o cat _PID={process(host, 'consul')}") == ""
     assert {"GOMAXPROCS=1", f"TRICKY={tricky}"} <= set(environment(host, "consul"))
     assert host.run("stat -c '%U %a' /etc/default/run-consul").split() == ["root", "600"]
@@ -102,7 +115,14 @@ def test_every_option_of_nomad(consul: Pair) -> None:
     make_places(server, "nomad")
     server.script(
         *(RUN_NOMAD, "--server", "--num-servers", "1", "--datacenter", "control", *places("nomad")),
-        *("--bin-dir", "/opt/nomad/bin", "--environment", "GOMAXPROCS=1", "--environment", "MOTTO=two words"),
+        *(
+            "--bin-dir",
+            own_program(server, "nomad"),
+            "--environment",
+            "GOMAXPROCS=1",
+            "--environment",
+            "MOTTO=two words",
+        ),
         *("--systemd-stdout", "append:/var/log/nomad.out", "--systemd-stderr", "append:/var/log/nomad.err"),
         *("--consul-address", "localhost:8500"),
     )
@@ -126,6 +146,8 @@ def test_every_option_of_nomad(consul: Pair) -> None:
     assert server.run("stat -c '%U %a' /srv/nomad/config/default.hcl").split() == ["hashi", "640"]
     assert {"GOMAXPROCS=1", "MOTTO=two words"} <= set(environment(server, "nomad"))
     assert "GOMAXPROCS=1" in environment(client, "nomad")
+    places_of = [place_of(server, "nomad", what) for what in ("exe", "fd/1", "fd/2")]
+    assert places_of == ["/srv/bin/nomad", "/var/log/nomad.out", "/var/log/nomad.err"]
     assert "nomad: adding server" in server.run("cat /var/log/nomad.out /var/log/nomad.err")
 
     server.script(RUN_NOMAD, "--server", "--num-servers", "1", "--use-sudo")
