@@ -186,9 +186,9 @@ class Example:
             _scripts={name: _script(file, name, group) for name, group in groups.items() if "user_data" in group},
         )
         example.security.check(file, example._scripts)
-        groups = example.render()
-        example._check_login(groups)
-        example._check_ports(groups)
+        rendered = example.render()
+        example._check_login(rendered)
+        example._check_ports(rendered)
         return example
 
     def replace(self, **variables: Any) -> Example:
@@ -199,9 +199,9 @@ class Example:
                 raise refusal(self.file, f"variable {name}", found, near_miss(name, self.declarations))
         given = {name: self.declarations[name].checked(self.file, value) for name, value in variables.items()}
         example = dataclasses.replace(self, variables=MappingProxyType({**self.variables, **given}))
-        groups = example.render()
-        example._check_login(groups)
-        example._check_ports(groups)
+        rendered = example.render()
+        example._check_login(rendered)
+        example._check_ports(rendered)
         return example
 
     def describe(self) -> dict[str, Any]:

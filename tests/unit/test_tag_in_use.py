@@ -27,7 +27,7 @@ PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDUFZ2TjiIdWFWfgcg2cl4lyFpJuXz
 def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setattr(refusals, "INTERVAL", 0.0)
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    keys: dict[str, Any] = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     with mock_aws():
         yield SimpleNamespace(client=lambda service: boto3.client(service, "us-east-1", **keys), region="us-east-1")
 
