@@ -13,7 +13,7 @@ from ec2_box import Box, Launch, let_in
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.images import LocalImage
 
-CRLF = b"#!/bin/sh\nprintf '%s' 'a\r\nb' > /run/ran # \xff\n"
+CRLF = b"#!/bin/sh\nprintf '%s' 'a\r\nb' > /run/ran # \xc3\xa9\n"
 
 
 @pytest.mark.parametrize("data", [CRLF, gzip.compress(CRLF)], ids=["plain", "gzip"])
