@@ -68,7 +68,7 @@ def load(folder: Path, data: bytes) -> Example:
         b"## template: jinja\n#cloud-config\n",
         b'Content-Type: multipart/mixed; boundary="=="\r\nMIME-Version: 1.0\r\n\r\n--==\r\n',
         PACKED,
-        gzip.compress(b"#cloud-config\n{}\n"),
+        gzip.compress(b"#cloud-config\n{}\n", mtime=0),
     ],
 )
 def test_what_cloud_init_runs_is_sent_as_it_is(tmp_path: Path, data: bytes) -> None:
@@ -90,8 +90,11 @@ def test_what_cloud_init_runs_is_sent_as_it_is(tmp_path: Path, data: bytes) -> N
         (b"\xef\xbb\xbf" + SHELL, "a byte order mark of UTF-8"),
         (SHELL.decode().encode("utf-16"), "a byte order mark of UTF-16"),
         (SHELL.decode().encode("utf-32"), "a byte order mark of UTF-32"),
-        (gzip.compress(b"echo hello\n"), "gzip of b'echo hello'"),
-        (gzip.compress(b"\xef\xbb\xbf#cloud-config\n"), "gzip of text that begins with a byte order mark of UTF-8"),
+        (gzip.compress(b"echo hello\n", mtime=0), "gzip of b'echo hello'"),
+        (
+            gzip.compress(b"\xef\xbb\xbf#cloud-config\n", mtime=0),
+            "gzip of text that begins with a byte order mark of UTF-8",
+        ),
         (PACKED[:-9], "gzip that is cut off"),
         (b"\x1f\x8b" + SHELL, "gzip that is damaged"),
     ],
