@@ -62,8 +62,10 @@ class LeaderWatch:
         """Raise CheckFailed where two servers led in the same term, or where nothing was seen at all."""
         if found := rivals(self.claims):
             raise CheckFailed("two leaders at once: " + "; ".join(found))
-        if not self.claims:
-            raise CheckFailed(f"no leader was seen in {self.answers} answers, so nothing is proven")
+        if unseen := [agent for agent in AGENTS if not self.reigns(agent)]:
+            raise CheckFailed(
+                f"no leader of {' and '.join(unseen)} was seen in {self.answers} answers, so nothing is proven"
+            )
 
     def verify_throughout(self, *agents: AgentName) -> None:
         """Raise CheckFailed where there was an election: who leads without one has led all the time.
@@ -143,7 +145,7 @@ def _tell(cluster: Cluster, watch: LeaderWatch, began: float) -> None:
     found = rivals(watch.claims)
     terms = "; ".join(f"{one.agent}, term {one.term}: {one.instance_id}" for one in sorted(watch.claims, key=_by_term))
     seen = f"{'; '.join(found) or terms or 'no leader'} ({watch.answers} answers)"
-    held = bool(watch.claims) and not found
+    held = all(watch.reigns(agent) for agent in AGENTS) and not found
     wanted = "never two leaders in the same term of Raft"
     emit(CheckEvent(cluster.run_id, "LeaderWatch", wanted, seen, held, began, time.time() - began, watch.answers))
 

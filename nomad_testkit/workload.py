@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import AgentApiError, CheckFailed
+from nomad_testkit.errors import AgentApiError, CheckFailed, UsageError
 from nomad_testkit.events import CheckEvent, emit
 from nomad_testkit.host import Host
-from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 INTERVAL = 0.05
 """Seconds between two writes to a register."""
@@ -93,14 +93,20 @@ class Register:
     """Seconds between two acknowledged writes, at most."""
     lost: str = ""
     """What was read back that is older than what was acknowledged."""
+    verified: bool = False
+    """Whether every server was asked in the end."""
     _number: int = 0
     _index: int | None = None
     _turn: int = 0
     _last: float = field(default_factory=time.monotonic)
+    _closed: bool = False
 
     def step(self) -> None:
         """Write the next number, by the server that answered last, or by the next one where that does not."""
         servers = self.servers()
+        if not servers:  # as when all of them are stopped: nobody answers
+            self.refused += 1
+            return
         server = servers[self._turn % len(servers)]
         try:
             if self._index is None:
@@ -127,18 +133,27 @@ class Register:
         self.longest_pause, self._last = max(self.longest_pause, now - self._last), now
         self.acknowledged, self.writes = self._number, self.writes + 1
 
+    def close(self) -> None:
+        """End it: since the last acknowledged write there was a pause, too."""
+        if not self._closed:
+            self._closed = True
+            self.longest_pause = max(self.longest_pause, time.monotonic() - self._last)
+
     def verify(self, deadline: Deadline) -> None:
         """Read the register back through every server. Raises CheckFailed for a lost write, WaitTimeout for silence."""
 
         def probe() -> Ok[None] | Pending:
+            if not (servers := self.servers()):
+                return Pending("the cluster has no server that runs")
             try:
-                for server in self.servers():
+                for server in servers:
                     self._look(*self.store.read(server))
             except AgentApiError as error:
                 return Pending(str(error))
             return Ok(None)
 
         wait_until(f"every server to answer for {self.store.name}", probe, deadline=deadline)
+        self.verified = True
         if self.lost:
             raise CheckFailed(f"{self.store.name}: an acknowledged write was lost: {self.lost}")
         if not self.writes:
@@ -158,6 +173,7 @@ class Workload:
         self.registers, self._run_id = tuple(registers), run_id
         self._began = time.time()
         self._stop = threading.Event()
+        self._failed: list[BaseException] = []
         self._threads = [threading.Thread(target=self._write, args=(one,), daemon=True) for one in registers]
 
     @property
@@ -180,10 +196,16 @@ class Workload:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        for register in self.registers:
+            register.close()
 
     def verify(self, within: float | Deadline = VERIFY_WITHIN) -> None:
         """Stop writing, and prove that no acknowledged write is lost. Raises CheckFailed and WaitTimeout."""
         self.stop()
+        if self._failed:
+            raise CheckFailed(f"the workload ended early: {self._failed[0]!r}") from self._failed[0]
+        if not self.registers:
+            raise CheckFailed("the workload has no register, so nothing is proven")
         deadline = within if isinstance(within, Deadline) else Deadline.after(within)
         for register in self.registers:
             try:
@@ -192,7 +214,7 @@ class Workload:
                 self._tell(register)
 
     def _tell(self, register: Register) -> None:
-        held = bool(register.writes) and not register.lost
+        held = bool(register.writes) and not register.lost and register.verified
         seen = f"{register}; {register.lost}" if register.lost else str(register)
         lasted = time.time() - self._began
         emit(CheckEvent(self._run_id, "Workload", "no acknowledged write lost", seen, held, self._began, lasted))
@@ -202,7 +224,9 @@ class Workload:
         deadline = within if isinstance(within, Deadline) else Deadline.after(within)
         before = [register.writes for register in self.registers]
 
-        def probe() -> Ok[None] | Pending:
+        def probe() -> Ok[None] | Pending | Broken:
+            if self._failed:
+                return Broken(f"the workload ended early: {self._failed[0]!r}")
             # Two, since the answer to one may be due from before.
             still = [
                 one.store.name for one, writes in zip(self.registers, before, strict=True) if one.writes < writes + 2
@@ -215,9 +239,12 @@ class Workload:
         return "; ".join(map(str, self.registers))
 
     def _write(self, register: Register) -> None:
-        while not self._stop.is_set():
-            register.step()
-            self._stop.wait(INTERVAL)
+        try:
+            while not self._stop.is_set():
+                register.step()
+                self._stop.wait(INTERVAL)
+        except Exception as error:  # nobody would see it in this thread
+            self._failed.append(error)
 
 
 @contextmanager
@@ -229,6 +256,9 @@ def writing(cluster: Cluster) -> Iterator[Workload]:
     ...         workload.await_writes(within=30)
     ...     workload.verify()
     """
+    for agent, servers in (("Consul", cluster.consul_servers), ("Nomad", cluster.nomad_servers)):
+        if not servers:
+            raise UsageError(f"expected {agent} servers to write to in {cluster.run_id}, found none that run")
     name = f"nomad-testkit/register-{secrets.token_hex(3)}"
     workload = Workload(
         [

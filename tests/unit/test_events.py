@@ -19,7 +19,8 @@ from nomad_testkit.cluster_state import state_of
 from nomad_testkit.errors import AgentApiError, CheckFailed, FaultError
 from nomad_testkit.events import CheckEvent, ClusterEvent, Event, FaultEvent, emit, listening, wanted
 from nomad_testkit.examples import Roles
-from nomad_testkit.faults.fault import Fault, Repairs
+from nomad_testkit.faults.fault import Fault
+from nomad_testkit.faults.repairs import Repairs
 from nomad_testkit.host import Host
 from nomad_testkit.leader_watch import Claim, LeaderWatch, _tell
 from nomad_testkit.model import Instance
@@ -93,10 +94,11 @@ def test_faults_are_told_when_they_are_undone(heard: list[Event]) -> None:
     [
         ([], False, "no leader (7 answers)"),
         (
-            [Claim("consul", 2, "i-1"), Claim("consul", 3, "i-2")],
+            [Claim("consul", 2, "i-1"), Claim("consul", 3, "i-2"), Claim("nomad", 2, "i-1")],
             True,
-            "consul, term 2: i-1; consul, term 3: i-2 (7 answers)",
+            "consul, term 2: i-1; consul, term 3: i-2; nomad, term 2: i-1 (7 answers)",
         ),
+        ([Claim("consul", 2, "i-1")], False, "consul, term 2: i-1 (7 answers)"),
         ([Claim("nomad", 2, "i-1"), Claim("nomad", 2, "i-2")], False, "nomad, term 2: i-1 and i-2 (7 answers)"),
     ],
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from nomad_testkit.errors import AgentApiError, CheckFailed
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import AgentApiError, BrokenError, CheckFailed, UsageError, WaitTimeout
+from nomad_testkit.examples import Roles
 from nomad_testkit.leader_watch import Claim, LeaderWatch, rivals
 from nomad_testkit.wait import Deadline
-from nomad_testkit.workload import Register
+from nomad_testkit.workload import Register, Workload, writing
 
 SERVERS: list[Any] = ["a", "b", "c"]
 
@@ -106,12 +109,66 @@ def test_no_write_at_all_proves_nothing(register: Register, memory: Memory) -> N
         register.verify(Deadline.after(0))
 
 
+def test_without_servers_nothing_is_proven(memory: Memory) -> None:
+    servers = list(SERVERS)
+    register = Register(memory, lambda: servers)
+    register.step()
+    servers.clear()
+    register.step()
+    assert (register.writes, register.refused) == (1, 1)
+    with pytest.raises(WaitTimeout, match="last seen: the cluster has no server that runs"):
+        register.verify(Deadline.after(0))
+    assert not register.verified
+
+
+def test_a_workload_on_no_server_is_refused(tmp_path: Path) -> None:
+    roles = Roles(("servers",), ("servers",), ("clients",))
+    cluster = Cluster("nt-1", cast("Any", None), [], roles, "admin", tmp_path / "key")
+    with pytest.raises(UsageError, match="expected Consul servers to write to in nt-1, found none"), writing(cluster):
+        pytest.fail("it must not come here")
+
+
+def test_a_workload_of_nothing_proves_nothing() -> None:
+    with pytest.raises(CheckFailed, match="no register, so nothing is proven"):
+        Workload([]).verify(0)
+
+
+def test_a_writer_that_ends_early_is_told(memory: Memory, register: Register) -> None:
+    def fail(server: Any) -> tuple[int, int]:
+        raise ZeroDivisionError("modulo by zero")
+
+    workload = Workload([register])
+    memory.read = fail  # type: ignore[method-assign]
+    workload.start()
+    with pytest.raises(BrokenError, match="ended early: ZeroDivisionError"):
+        workload.await_writes(60)
+    with pytest.raises(CheckFailed, match="ended early: ZeroDivisionError"):
+        workload.verify(0)
+
+
+def test_the_pause_since_the_last_write_counts(memory: Memory, register: Register) -> None:
+    register.step()
+    register._last -= 100
+    workload = Workload([register])
+    workload.start()
+    memory.down = {"a", "b", "c"}
+    workload.stop()
+    # At most one more write was under way when the servers went down.
+    assert register.longest_pause >= 100
+    pause = register.longest_pause
+    register.close()
+    assert register.longest_pause == pause
+
+
 def test_two_leaders_of_one_term_are_rivals_and_those_of_two_terms_are_not() -> None:
     claims = [Claim("nomad", 2, "i-1"), Claim("nomad", 3, "i-2"), Claim("consul", 3, "i-1")]
     assert rivals(claims) == []
     assert rivals([*claims, Claim("nomad", 3, "i-3")]) == ["nomad, term 3: i-2 and i-3"]
     watch = LeaderWatch()
-    with pytest.raises(CheckFailed, match="nothing is proven"):
+    with pytest.raises(CheckFailed, match="no leader of consul and nomad was seen in 0 answers, so nothing is proven"):
+        watch.verify()
+    watch.claims = {Claim("nomad", 2, "i-1")}
+    with pytest.raises(CheckFailed, match="no leader of consul was seen"):
         watch.verify()
     watch.claims = {*claims, Claim("nomad", 3, "i-3")}
     with pytest.raises(CheckFailed, match="two leaders at once: nomad, term 3"):
