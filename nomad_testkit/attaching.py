@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nomad_testkit.errors import Ec2Error, SettingsError, UsageError
+from nomad_testkit.errors import Ec2Error, FaultError, SettingsError, UsageError
 from nomad_testkit.examples import Example
 from nomad_testkit.runs import Run
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.settings import Settings
     from nomad_testkit.targets import Target
+
+logger = logging.getLogger(__name__)
 
 
 def attached_run(settings: Settings) -> Run:
@@ -79,9 +82,13 @@ def attached_target(settings: Settings) -> Iterator[Target]:
 
 @contextmanager
 def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
-    """Lend the cluster of the run, with the instances that it has now. Raises SettingsError."""
+    """Lend the cluster of the run, with the instances that it has now.
+
+    What killed processes left of faults is undone first. Raises SettingsError, also where that cannot be.
+    """
     from nomad_testkit.cluster import Cluster
     from nomad_testkit.cluster_events import visited
+    from nomad_testkit.faults.left import require_undone
 
     example = attached_example(settings)
     run = attached_run(settings)
@@ -90,6 +97,11 @@ def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
         save=lambda changed: run.note({**run.description(), **changed.describe()}),
     )
     try:
+        try:
+            for fault in require_undone(cluster):
+                logger.warning("%s: %s", cluster.run_id, fault)
+        except FaultError as error:
+            raise SettingsError(f"{settings.source('attach')}: {error}") from error
         cluster.refresh()
         with visited(cluster):
             yield cluster

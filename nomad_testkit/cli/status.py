@@ -32,7 +32,8 @@ def status(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """Show the runs of this machine, or the one that is called NAME: hosts, states and leaders.
 
     Hosts are named GROUP-N: N counts the hosts of a group from 0, in the order in which they were deployed or, later,
-    launched. The exit code is 1 where a NAME is given and its cloud is gone.
+    launched. Faults that a killed process left are undone and named; those of living ones are named. The exit code is 1
+    where a NAME is given and its cloud is gone, or a fault could not be undone.
     """
     runs = [Run.find(name)] if name else Run.every()
     told = [describe_run(run) for run in runs]
@@ -42,7 +43,8 @@ def status(ctx: click.Context, name: str | None, as_json: bool) -> None:
         click.echo("nothing is up; `nomad-testkit up EXAMPLE` deploys a cluster")
     else:
         click.echo("\n\n".join(map(_text, told)))
-    if name and told[0]["state"] == GONE:
+    left = name and any(fault["state"] == "left" for fault in told[0]["faults"])
+    if left or (name and told[0]["state"] == GONE):
         ctx.exit(FAILED)
 
 
@@ -60,11 +62,16 @@ def describe_run(run: Run) -> dict[str, Any]:
         "expires": told.get("expires"),
         "leaders": {"consul": None, "nomad": None},
         "hosts": [],
+        "faults": [],
     }
     found["meaning"] = _MEANINGS.get(found["state"])
     try:
         if told.get("hosts"):
+            from nomad_testkit.faults.left import undo_left
+
             with opened_cluster(run) as cluster:
+                # A run that nobody left up is to be destroyed: nothing in it is worth a repair.
+                found["faults"] = [one.describe() for one in undo_left(cluster, only_name=not told.get("kept"))]
                 hosts = named_hosts(cluster)
                 found["leaders"] = _leaders(cluster)
                 found["hosts"] = [_host(one, cluster, found["leaders"]) for one in hosts]
@@ -121,12 +128,15 @@ def _text(told: dict[str, Any]) -> str:
         head += f", until {told['expires']}"
     if not told["hosts"]:
         return head
+    from nomad_testkit.faults.left import FoundFault
+
     rows = [["HOST", "INSTANCE", "STATE", "PRIVATE IP", "ADDRESS", "ZONE", "RUNS"]]
     for host in told["hosts"]:
         runs = ", ".join(f"{role}{' (leader)' if _leads(role, host) else ''}" for role in host["roles"])
         facts = [host[key] for key in ("name", "instance_id", "state", "private_ip", "address", "availability_zone")]
         rows.append([*facts, runs if host["ended"] is None else host["ended"]])
     lines = [head, columns(rows, indent="  ")]
+    lines += [f"  {FoundFault(**one)}" for one in told["faults"]]
     lines += [f"  {agent.capitalize()} has no leader" for agent, leader in told["leaders"].items() if leader is None]
     return "\n".join(lines)
 

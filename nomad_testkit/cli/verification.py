@@ -94,7 +94,8 @@ def check(
 ) -> None:
     """Check the cluster, and print for each CHECK what was wanted and what was seen; without any, all of them.
 
-    The exit code is 1 when one does not hold.
+    Faults that a killed process left are undone and named first. The exit code is 1 when a check does not hold, or such
+    a fault cannot be undone.
     """
     from nomad_testkit.checks.base import explained
 
@@ -104,14 +105,19 @@ def check(
         click.echo("\n".join(CHECKS))
         return
     run = chosen_run(name)
+    from nomad_testkit.faults.left import undo_left
+
     with opened_cluster(run) as cluster:
+        faults = undo_left(cluster)
         judged = judge(cluster, checks or tuple(CHECKS), within)
-        holds = all(one.word == "ok" for one in judged)
+        holds = all(one.word == "ok" for one in judged) and not any(one.state == "left" for one in faults)
         why = "" if holds else explained(cluster).lstrip("\n")
     if as_json:
         rows = [{"name": one.name, "verdict": one.word, "wanted": one.check.wanted, "seen": one.seen} for one in judged]
-        say_json({"run_id": run.run_id, "holds": holds, "checks": rows})
+        say_json({"run_id": run.run_id, "holds": holds, "checks": rows, "faults": [one.describe() for one in faults]})
     else:
+        for fault in faults:
+            click.echo(str(fault))
         for one in judged:
             click.echo(f"{one.name}: {'ok' if one.word == 'ok' else 'FAILED'}")
             click.echo(f"  wanted: {one.check.wanted}\n  seen:   {one.seen}")

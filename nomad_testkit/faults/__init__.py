@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import FaultError
-from nomad_testkit.faults import agents, clock, disk, instances, network, traffic
+from nomad_testkit.errors import FaultError, UsageError
+from nomad_testkit.faults import agents, changes, clock, disk, instances, network, traffic
 from nomad_testkit.faults.agents import AgentName
-from nomad_testkit.faults.fault import Fault, not_undone
+from nomad_testkit.faults.fault import Fault, not_undone, own
 from nomad_testkit.host import Host
 
-__all__ = ["Fault", "Faults"]
+__all__ = ["Fault", "Faults", "changes"]
 
 
 class Faults:
@@ -85,8 +85,11 @@ class Faults:
 
     def isolate(self, *hosts: Host) -> Fault:
         """Cut hosts off from all others of the cluster; among each other they still speak."""
-        rest = [host for host in self._cluster.hosts if host not in hosts]
-        return self._keep(network.partition(self._cluster, hosts, rest, one_way=False))
+        chosen = own(self._cluster, hosts)
+        rest = [host for host in self._cluster.hosts if host not in chosen]
+        if not rest:
+            raise UsageError(f"expected hosts to leave others in {self._cluster.run_id}, found all of its hosts")
+        return self._keep(network.partition(self._cluster, chosen, rest, one_way=False))
 
     def block_port(self, port: int, *hosts: Host) -> Fault:
         """Drop what anyone sends to a port of hosts, over TCP and UDP, from this machine too; not the host itself."""
@@ -107,7 +110,10 @@ class Faults:
     # -- disk and clock
 
     def fill_disk(self, host: Host, folder: str = "/", *, most: int = disk.MOST) -> Fault:
-        """Fill the file system of a folder on a host, where at most `most` bytes are free on it."""
+        """Fill the disk of a folder on a host, such as an agent's data; at most `most` bytes are taken for it.
+
+        Where more are free, the folder gets a small file system first, and agents that use it are restarted.
+        """
         return self._keep(disk.fill_disk(self._cluster, host, folder, most=most))
 
     def shift_clock(self, seconds: float, *hosts: Host) -> Fault:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import FaultError, UsageError
-from nomad_testkit.faults.fault import Fault, Repairs, listed, on_host, own
+from nomad_testkit.faults.arguments import flag, one_of
+from nomad_testkit.faults.fault import Fault, listed, own
+from nomad_testkit.faults.repairs import Repairs, in_words, undoes
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -29,8 +31,7 @@ def agent_fault(
     make: Callable[[Host, Repairs], None],
 ) -> Fault:
     """Make the fault that does the same to an agent on each of some hosts, all at once. Raises UsageError."""
-    if agent not in ("consul", "nomad"):
-        raise UsageError(f"there is no agent {agent!r}; right is consul or nomad")
+    one_of("agent", agent, ("consul", "nomad"))
     chosen = own(cluster, hosts)
     running = {
         host.instance_id
@@ -52,15 +53,18 @@ def at_once(hosts: Sequence[Host], do: Callable[[Host], None]) -> None:
     """Do something to several hosts at the same time, and to all of them even where one fails."""
     with ThreadPoolExecutor(len(hosts), thread_name_prefix="nomad-testkit-fault") as pool:
         done = [pool.submit(do, host) for host in hosts]
-    for one in done:
-        one.result()
+    failed = [error for one in done if (error := one.exception()) is not None]
+    for other in failed[1:]:
+        failed[0].add_note(f"and {in_words(other) if isinstance(other, Exception) else type(other).__name__}")
+    if failed:
+        raise failed[0]
 
 
 def stop(cluster: Cluster, agent: AgentName, hosts: Sequence[Host]) -> Fault:
     """Make the fault that stops an agent as an operator does (`systemctl stop`)."""
 
     def make(host: Host, repairs: Repairs) -> None:
-        repairs.add(f"start {agent} on {host}", on_host(cluster, host, lambda: _start(host, agent)))
+        repairs.plan(f"start {agent} on {host}", _start, cluster, [host], agent=agent)
         host.run(f"systemctl stop {agent}", sudo=True, timeout=WITHIN * 2)
 
     return agent_fault(cluster, agent, hosts, "stop", make)
@@ -68,10 +72,11 @@ def stop(cluster: Cluster, agent: AgentName, hosts: Sequence[Host]) -> Fault:
 
 def kill(cluster: Cluster, agent: AgentName, hosts: Sequence[Host], *, respawn: bool) -> Fault:
     """Make the fault that kills an agent with SIGKILL; without `respawn` systemd does not start it again meanwhile."""
+    flag("respawn", respawn)
     drop_in = _DROP_IN.format(agent=agent)
 
     def make(host: Host, repairs: Repairs) -> None:
-        repairs.add(f"start {agent} on {host}", on_host(cluster, host, lambda: _start(host, agent, drop_in)))
+        repairs.plan(f"start {agent} on {host}", _start, cluster, [host], agent=agent, drop_in=drop_in)
         command = f"systemctl kill --kill-who=main --signal=KILL {agent}"
         if not respawn:
             folder = drop_in.rpartition("/")[0]
@@ -79,7 +84,7 @@ def kill(cluster: Cluster, agent: AgentName, hosts: Sequence[Host], *, respawn: 
             command = f"{keep} && {command}"
         host.run(command, sudo=True)
         if not respawn:
-            _await_unit(host, agent, ("failed", "inactive"))
+            await_unit(host, agent, ("failed", "inactive"))
 
     return agent_fault(cluster, agent, hosts, "kill", make)
 
@@ -87,26 +92,33 @@ def kill(cluster: Cluster, agent: AgentName, hosts: Sequence[Host], *, respawn: 
 def freeze(cluster: Cluster, agent: AgentName, hosts: Sequence[Host]) -> Fault:
     """Make the fault that freezes an agent with SIGSTOP: its connections stay open, and nothing answers."""
 
-    def thaw(host: Host) -> None:
-        host.run(f"systemctl kill --kill-who=main --signal=CONT {agent}", sudo=True)
-        _await_process(host, agent, frozen=False)
-
     def make(host: Host, repairs: Repairs) -> None:
-        repairs.add(f"thaw {agent} on {host}", on_host(cluster, host, lambda: thaw(host)))
+        repairs.plan(f"thaw {agent} on {host}", _thaw, cluster, [host], agent=agent)
         host.run(f"systemctl kill --kill-who=main --signal=STOP {agent}", sudo=True)
         _await_process(host, agent, frozen=True)
 
     return agent_fault(cluster, agent, hosts, "freeze", make)
 
 
-def _start(host: Host, agent: AgentName, drop_in: str = "") -> None:
+@undoes("start agent")
+def _start(cluster: Cluster, hosts: Sequence[Host], *, agent: AgentName, drop_in: str = "") -> None:
     """Start a unit; not until the agent is ready, for which it may need one that is not there yet."""
+    (host,) = hosts
     clean = f"rm -f {drop_in} && systemctl daemon-reload; " if drop_in else ""
     host.run(f"{clean}systemctl reset-failed {agent}; systemctl start --no-block {agent}", sudo=True)
-    _await_unit(host, agent, _BACK)
+    await_unit(host, agent, _BACK)
 
 
-def _await_unit(host: Host, agent: AgentName, wanted: tuple[str, ...]) -> None:
+@undoes("thaw agent")
+def _thaw(cluster: Cluster, hosts: Sequence[Host], *, agent: AgentName) -> None:
+    (host,) = hosts
+    host.run(f"systemctl kill --kill-who=main --signal=CONT {agent}", sudo=True)
+    _await_process(host, agent, frozen=False)
+
+
+def await_unit(host: Host, agent: str, wanted: tuple[str, ...]) -> None:
+    """Wait until a unit is in one of some states. Raises WaitTimeout."""
+
     def probe() -> Ok[None] | Pending:
         state = host.unit_state(agent)
         return Ok(None) if state.active in wanted else Pending(str(state))

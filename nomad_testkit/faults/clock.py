@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.agents import at_once
-from nomad_testkit.faults.fault import Fault, Repairs, listed, on_host, own
+from nomad_testkit.faults.arguments import whole
+from nomad_testkit.faults.fault import Fault, listed, own
+from nomad_testkit.faults.repairs import Repairs, undoes
 from nomad_testkit.host import Host
 
 _KEEPERS = "chrony chronyd systemd-timesyncd ntp ntpd ntpsec"
 """The units that would set the clock right again."""
+_MOST = 10 * 365 * 86400
+"""Seconds that a clock can be shifted by: more would be a mistake."""
 _STILL = 2.0
 """Seconds that a clock may be off when it was set back."""
 
@@ -25,8 +29,9 @@ def shift_clock(cluster: Cluster, seconds: float, hosts: Sequence[Host]) -> Faul
     statically, would not see one that a library preloaded into them pretends.
     """
     chosen = own(cluster, hosts)
+    seconds = whole("seconds to shift the clock by", seconds, least=-_MOST, most=_MOST, unit="s")
     if not seconds:
-        raise UsageError("a clock that is shifted by 0 s is right; give the seconds, negative for the past")
+        raise UsageError("seconds to shift the clock by: expected 1 or more, or -1 or less for the past, found 0")
 
     def make(repairs: Repairs) -> None:
         at_once(chosen, _require_a_clock)
@@ -36,16 +41,13 @@ def shift_clock(cluster: Cluster, seconds: float, hosts: Sequence[Host]) -> Faul
                 f"for u in {_KEEPERS}; do systemctl is-active -q $u && echo $u; done; true"
             ).stdout.split()
             before = _offset(host)
-            repairs.add(
-                f"set the clock of {host} right",
-                on_host(cluster, host, lambda: _set_right(host, active, before)),
-            )
+            repairs.plan(f"set the clock of {host} right", _set_right, cluster, [host], keepers=active, offset=before)
             stop = f"systemctl stop {' '.join(active)} && " if active else ""
-            host.run(f"{stop}date -u -s @$(($(date +%s) + {round(seconds)}))", sudo=True)
+            host.run(f"{stop}date -u -s @$(($(date +%s) + {seconds}))", sudo=True)
 
         at_once(chosen, shift)
 
-    return Fault(f"shift the clock of {listed(chosen)} by {seconds:+g} s", make)
+    return Fault(f"shift the clock of {listed(chosen)} by {seconds:+d} s", make)
 
 
 def _require_a_clock(host: Host) -> None:
@@ -62,7 +64,10 @@ def _offset(host: Host) -> float:
     return float(host.run("date +%s.%N").stdout) - time.time()
 
 
-def _set_right(host: Host, keepers: Sequence[str], offset: float) -> None:
+@undoes("set clock right")
+def _set_right(cluster: Cluster, hosts: Sequence[Host], *, keepers: Sequence[str], offset: float) -> None:
+    (host,) = hosts
+    _require_a_clock(host)  # whatever a file says: a container's clock is this machine's
     host.run(f"date -u -s @{time.time() + offset:.3f}", sudo=True)
     if keepers:
         host.run(f"systemctl start {' '.join(keepers)}", sudo=True)

@@ -4,56 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import FaultError, TestkitError, UsageError
 from nomad_testkit.events import FaultEvent, emit
+from nomad_testkit.faults.arguments import meant
+from nomad_testkit.faults.repairs import Repairs, in_words
 from nomad_testkit.host import Host
+from nomad_testkit.refusals import REFUSALS
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """One thing that undoes a part of a fault, and proves that it is undone; it can be tried again."""
-
-    what: str
-    """What is done, for a person to read, such as ``start nomad on i-0a1b``."""
-    run: Callable[[], None]
-
-
-class Repairs:
-    """What there is to undo; the last thing done is undone first.
-
-    A repair is added before the thing that it undoes is done: that may have happened even where it seems not to.
-    """
-
-    def __init__(self) -> None:
-        self._left: list[Repair] = []
-
-    def add(self, what: str, run: Callable[[], None]) -> None:
-        """Remember how to undo what is about to be done."""
-        self._left.append(Repair(what, run))
-
-    def run(self) -> list[str]:
-        """Undo everything, whatever fails meanwhile; give what failed and why. What failed is left for another try."""
-        failed: list[Repair] = []
-        why: list[str] = []
-        while self._left:
-            repair = self._left.pop()
-            try:
-                repair.run()
-            except (TestkitError, OSError) as error:
-                failed.insert(0, repair)
-                why.append(f"{repair.what}: {error}")
-            except BaseException:
-                self._left += [repair, *failed]  # an interrupt: all of it is for another try
-                raise
-        self._left = failed
-        return why
 
 
 class Make(Protocol):
@@ -98,8 +61,12 @@ class Fault:
             self._make(self.repairs)
         except BaseException as error:
             _note(error, self.repairs.run())
-            if isinstance(error, TestkitError) and not isinstance(error, (FaultError, UsageError)):
-                raise FaultError(f"could not {self.what}: {error}") from error
+            # What botocore raises is for a user no other thing than what SSH does.
+            if isinstance(error, (TestkitError, *REFUSALS)) and not isinstance(error, (FaultError, UsageError)):
+                failed = FaultError(f"could not {self.what}: {in_words(error)}")
+                for note in getattr(error, "__notes__", ()):
+                    failed.add_note(note)
+                raise failed from error
             raise
         self._began = time.monotonic()
         return self
@@ -125,18 +92,27 @@ def not_undone(left: Sequence[str]) -> str:
     return "what is left of a fault could not be undone:" + "".join(f"\n- {one}" for one in left)
 
 
-def own(cluster: Cluster, hosts: Sequence[Host]) -> list[Host]:
+def own(cluster: Cluster, wanted: Sequence[Host]) -> list[Host]:
     """Give each of some hosts once, after it is made sure that they are the cluster's. Raises UsageError."""
+    hosts: Sequence[object] = wanted
     if not hosts:
         raise UsageError(f"a fault needs a host; those of {cluster.run_id} are {_names(cluster.hosts)}")
     known = {host.instance_id: host for host in cluster.hosts}
-    strange = [host for host in hosts if host.instance_id not in known]
+    for one in hosts:
+        if not isinstance(one, Host):
+            names = [*known, *(host.private_ip for host in cluster.hosts)]
+            several = "; give several hosts one by one, by *hosts" if isinstance(one, (list, tuple)) else ""
+            raise UsageError(
+                f"expected a Host of cluster {cluster.run_id}, found {one!r}{several}{meant(one, names)}; "
+                f"its hosts are {_names(cluster.hosts)}"
+            )
+    strange = [host for host in wanted if host.instance_id not in known]
     if strange:
         raise UsageError(
             f"{_names(strange)}: not of cluster {cluster.run_id}, whose hosts are {_names(cluster.hosts)}; "
             "nothing was done to any of them"
         )
-    return list(dict.fromkeys(known[host.instance_id] for host in hosts))
+    return list(dict.fromkeys(known[host.instance_id] for host in wanted))
 
 
 def _names(hosts: Sequence[Host]) -> str:
@@ -146,25 +122,3 @@ def _names(hosts: Sequence[Host]) -> str:
 def listed(hosts: Sequence[Host]) -> str:
     """Name hosts by their instance ids."""
     return ", ".join(host.instance_id for host in hosts)
-
-
-def gone(cluster: Cluster, host: Host) -> bool:
-    """Whether a host's instance has been terminated, so that nothing on it is to be undone (DescribeInstances)."""
-    from nomad_testkit.deploy.discover import instances
-
-    alive = ("pending", "running", "stopping", "stopped")
-    found = {one.instance_id: one.state for one in instances(cluster.target.client, cluster.run_id)}
-    return found.get(host.instance_id) not in alive
-
-
-def on_host(cluster: Cluster, host: Host, repair: Callable[[], None]) -> Callable[[], None]:
-    """Make a repair by SSH one that has nothing to do where the host is no more."""
-
-    def run() -> None:
-        try:
-            repair()
-        except TestkitError:
-            if not gone(cluster, host):
-                raise
-
-    return run

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.errors import FaultError, HostError
-from nomad_testkit.faults.fault import Fault, Repairs, gone, listed, own
+from nomad_testkit.faults.arguments import flag
+from nomad_testkit.faults.fault import Fault, listed, own
+from nomad_testkit.faults.repairs import Repairs, gone, undoes
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import answers
 from nomad_testkit.refusals import REFUSALS, told
@@ -32,7 +35,13 @@ def reboot(cluster: Cluster, hosts: Sequence[Host]) -> Fault:
     def make(repairs: Repairs) -> None:
         boots = {host: host.run(_BOOT_ID).stdout for host in chosen}
         for host in chosen:
-            repairs.add(f"wait until {host} is up again", lambda host=host: _await_boot(cluster, host, boots[host]))  # type: ignore[misc]
+            repairs.plan(
+                f"wait until {host} is up again",
+                _up_again,
+                cluster,
+                [host],
+                instead=partial(_await_boot, cluster, host, boots[host]),
+            )
         _api(lambda: _ec2(cluster).reboot_instances(InstanceIds=_ids(chosen)))
         for host in chosen:
             _await_down(host, boots[host])
@@ -47,15 +56,17 @@ def stop(cluster: Cluster, hosts: Sequence[Host], *, replaced: bool) -> Fault:
     the groups have replaced them, as when instances were terminated.
     """
     chosen = own(cluster, hosts)
+    flag("replaced", replaced)
 
     def make(repairs: Repairs) -> None:
         if replaced:
             _replaced(cluster, chosen, repairs)
         else:
             for group in _groups(cluster, chosen):
-                repairs.add(f"resume {', '.join(_HEALING)} of {group}", lambda group=group: _resume(cluster, group))  # type: ignore[misc]
+                what = f"resume {', '.join(_HEALING)} of {group}"
+                repairs.plan(what, _resume, cluster, [], group=group, processes=_HEALING)
                 _suspend(cluster, group)
-            repairs.add(f"start {listed(chosen)}", lambda: _start(cluster, chosen))
+            repairs.plan(f"start {listed(chosen)}", _start, cluster, chosen)
         _api(lambda: _ec2(cluster).stop_instances(InstanceIds=_ids(chosen)))
         _await_states(cluster, chosen, "stopped", *(("shutting-down", "terminated") if replaced else ()))
 
@@ -68,6 +79,7 @@ def terminate(cluster: Cluster, hosts: Sequence[Host], *, power_cut: bool) -> Fa
     Undone is it when their auto scaling groups have replaced them and `cluster` knows the new hosts.
     """
     chosen = own(cluster, hosts)
+    flag("power_cut", power_cut)
 
     def make(repairs: Repairs) -> None:
         _replaced(cluster, chosen, repairs)
@@ -96,9 +108,37 @@ def _replaced(cluster: Cluster, hosts: Sequence[Host], repairs: Repairs) -> None
     def run() -> None:
         wait_until(f"{listed(hosts)} to be replaced", probe, deadline=Deadline.after(WITHIN), where=cluster.run_id)
 
-    repairs.add(f"wait until {listed(hosts)} is replaced by its auto scaling group", run)
+    what = f"wait until {listed(hosts)} is replaced by its auto scaling group"
+    repairs.plan(what, _as_many_again, cluster, hosts, instead=run, sizes=dict(sizes))
 
 
+@undoes("up again", ssh=False)
+def _up_again(cluster: Cluster, hosts: Sequence[Host]) -> None:
+    """Wait until hosts that were about to be rebooted are up; nobody knows whether they were."""
+    for host in hosts:
+        if not gone(cluster, host):
+            _await_ssh(host)
+
+
+@undoes("replaced", ssh=False)
+def _as_many_again(cluster: Cluster, hosts: Sequence[Host], *, sizes: Mapping[str, int]) -> None:
+    """Wait until the groups have as many instances as before; those of `hosts` that run were never ended."""
+
+    def probe() -> Ok[None] | Pending:
+        found = instances(cluster.target.client, cluster.run_id)
+        counts = Counter(one.group for one in found if one.state == "running")
+        if lacking := [
+            f"{counts[group]} of {size} {group} run" for group, size in sizes.items() if counts[group] < size
+        ]:
+            return Pending(", ".join(lacking))
+        cluster.refresh()
+        silent = [host for host in cluster.hosts if isinstance(answers(host.address, host.ssh.port), Pending)]
+        return Pending(f"SSH does not answer on {listed(silent)}") if silent else Ok(None)
+
+    wait_until(f"{listed(hosts)} to be replaced", probe, deadline=Deadline.after(WITHIN), where=cluster.run_id)
+
+
+@undoes("start instances", ssh=False)
 def _start(cluster: Cluster, hosts: Sequence[Host]) -> None:
     left = [host for host in hosts if not gone(cluster, host)]
     if not left:
@@ -125,9 +165,10 @@ def _suspend(cluster: Cluster, group: str) -> None:
     _api(lambda: autoscaling.suspend_processes(AutoScalingGroupName=group, ScalingProcesses=_HEALING))
 
 
-def _resume(cluster: Cluster, group: str) -> None:
+@undoes("resume processes", ssh=False)
+def _resume(cluster: Cluster, hosts: Sequence[Host], *, group: str, processes: Sequence[str]) -> None:
     autoscaling = cluster.target.client("autoscaling")
-    _api(lambda: autoscaling.resume_processes(AutoScalingGroupName=group, ScalingProcesses=_HEALING))
+    _api(lambda: autoscaling.resume_processes(AutoScalingGroupName=group, ScalingProcesses=list(processes)))
 
 
 def _await_states(cluster: Cluster, hosts: Sequence[Host], *wanted: str) -> None:

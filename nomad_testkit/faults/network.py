@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.agents import at_once
-from nomad_testkit.faults.fault import Fault, Repairs, listed, on_host, own
+from nomad_testkit.faults.arguments import flag, number, whole
+from nomad_testkit.faults.fault import Fault, listed, own
+from nomad_testkit.faults.repairs import Repairs, undoes
 from nomad_testkit.host import Host
 
 _TABLE = "nomad_testkit_fault_"
@@ -25,6 +27,7 @@ def partition(cluster: Cluster, side: Sequence[Host], other: Sequence[Host], *, 
 
     Raises UsageError for a host that is on both sides.
     """
+    flag("one_way", one_way)
     side, other = own(cluster, side), own(cluster, other)
     if both := [host for host in side if host in other]:
         raise UsageError(
@@ -44,8 +47,7 @@ def block_port(cluster: Cluster, port: int, hosts: Sequence[Host]) -> Fault:
     Raises UsageError for the port of SSH.
     """
     chosen = own(cluster, hosts)
-    if not 1 <= port <= 65535:
-        raise UsageError(f"a port is a number from 1 to 65535, not {port}")
+    port = whole("port", port, least=1, most=65535)
     if closed := [host for host in chosen if host.ssh.port == port]:
         raise UsageError(
             f"port {port} is that of SSH on {listed(closed)}, and without it the fault could not be undone"
@@ -57,21 +59,18 @@ def block_port(cluster: Cluster, port: int, hosts: Sequence[Host]) -> Fault:
 def lose(cluster: Cluster, share: float, hosts: Sequence[Host]) -> Fault:
     """Make the fault that loses a share of the packets that hosts get from others of the cluster (`numgen random`)."""
     chosen = own(cluster, hosts)
-    if not 0 < share <= 1:
-        raise UsageError(f"the share of packets to lose is above 0 and at most 1, not {share:g}")
-    lost = max(1, round(share * 1000))
-    rules = {host: [f"{_from(_others(cluster, host))} numgen random mod 1000 < {lost} drop"] for host in chosen}
+    lost = round(number("share of packets to lose", share, least=0.001, most=1) * 1000)
+    rules = {host: [f"{_from(others(cluster, host))} numgen random mod 1000 < {lost} drop"] for host in chosen}
     return filtered(cluster, rules, f"lose {share:.1%} of what {listed(chosen)} gets from the cluster")
 
 
 def throttle(cluster: Cluster, kilobytes: int, hosts: Sequence[Host]) -> Fault:
     """Make the fault that limits what hosts get from others of the cluster to a rate (nftables' `limit`)."""
     chosen = own(cluster, hosts)
-    if kilobytes < 1:
-        raise UsageError(f"a rate is at least 1 kilobyte a second, not {kilobytes}")
+    kilobytes = whole("kilobytes a second", kilobytes, least=1)
     # The burst is what a second has, but never less than a few full packets, without which TCP would not get anywhere.
     limit = f"limit rate over {kilobytes} kbytes/second burst {max(kilobytes, 16)} kbytes"
-    rules = {host: [f"{_from(_others(cluster, host))} {limit} drop"] for host in chosen}
+    rules = {host: [f"{_from(others(cluster, host))} {limit} drop"] for host in chosen}
     return filtered(cluster, rules, f"throttle what {listed(chosen)} gets from the cluster to {kilobytes} kB/s")
 
 
@@ -86,9 +85,7 @@ def filtered(cluster: Cluster, rules: Mapping[Host, Sequence[str]], what: str) -
         def close(host: Host) -> None:
             lines = "".join(f"    {rule}\n" for rule in rules[host])
             chain = f"  chain arriving {{\n    type filter hook prerouting priority -310; policy accept;\n{lines}  }}\n"
-            repairs.add(
-                f"remove the nftables table {table} on {host}", on_host(cluster, host, lambda: _open(host, table))
-            )
+            repairs.plan(f"remove the nftables table {table} on {host}", _open, cluster, [host], table=table)
             host.run(f"nft -f - <<'EOF'\ntable inet {table} {{\n{chain}}}\nEOF", sudo=True)
 
         at_once(list(rules), close)
@@ -96,8 +93,10 @@ def filtered(cluster: Cluster, rules: Mapping[Host, Sequence[str]], what: str) -
     return Fault(what, make)
 
 
-def _open(host: Host, table: str) -> None:
+@undoes("remove nftables table")
+def _open(cluster: Cluster, hosts: Sequence[Host], *, table: str) -> None:
     """Remove a table, and prove that it is gone; a host that was rebooted has none any more."""
+    (host,) = hosts
     left = host.run(
         f"nft delete table inet {table} 2>/dev/null; nft list tables | grep -w {table} || true", sudo=True
     ).stdout
@@ -114,11 +113,14 @@ def _require_nft(host: Host) -> None:
         )
 
 
-def _others(cluster: Cluster, host: Host) -> list[Host]:
-    others = [one for one in cluster.hosts if one is not host]
-    if not others:
-        raise UsageError(f"{host} is the only host of {cluster.run_id}, and so gets nothing from the others")
-    return others
+def others(cluster: Cluster, host: Host) -> list[Host]:
+    """List the other hosts of a cluster. Raises UsageError where there is none."""
+    found = [one for one in cluster.hosts if one is not host]
+    if not found:
+        raise UsageError(
+            f"{host} is the only host of {cluster.run_id}, and so has no other to get packets from, or to send them to"
+        )
+    return found
 
 
 def _from(hosts: Sequence[Host]) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import FaultError, UsageError
+from nomad_testkit.errors import FaultError
 from nomad_testkit.faults.agents import at_once
-from nomad_testkit.faults.fault import Fault, Repairs, listed, on_host, own
+from nomad_testkit.faults.arguments import number
+from nomad_testkit.faults.fault import Fault, listed, own
+from nomad_testkit.faults.network import others
+from nomad_testkit.faults.repairs import Repairs, undoes
 from nomad_testkit.host import Host
 
 # The fourth band of prio gets only what a filter sends there, so nothing but packets to the cluster's hosts is delayed.
@@ -21,17 +24,16 @@ def delay(cluster: Cluster, seconds: float, hosts: Sequence[Host]) -> Fault:
     Raises FaultError, when it is used, where the kernel has no netem, and says what there is instead.
     """
     chosen = own(cluster, hosts)
-    if not 0 < seconds <= 60:
-        raise UsageError(f"a delay is above 0 and at most 60 s, not {seconds:g}")
+    seconds = number("seconds of delay", seconds, least=0.001, most=60, unit="s")
+    addresses = {host: [one.private_ip for one in others(cluster, host)] for host in chosen}
 
     def make(repairs: Repairs) -> None:
         def slow(host: Host) -> None:
-            others = [one.private_ip for one in cluster.hosts if one is not host]
-            device = _DEVICE.format(address=(others or [host.private_ip])[0])
-            repairs.add(f"remove netem from {host}", on_host(cluster, host, lambda: _remove(host, device)))
+            device = _DEVICE.format(address=addresses[host][0])
+            repairs.plan(f"remove netem from {host}", _remove, cluster, [host], device=device)
             filters = "".join(
                 f" && tc filter add dev $dev parent 1: protocol ip u32 match ip dst {address}/32 flowid {_BAND}"
-                for address in others
+                for address in addresses[host]
             )
             done = host.run(
                 f"{device} && tc qdisc add dev $dev root handle 1: prio bands 4"
@@ -50,7 +52,9 @@ def delay(cluster: Cluster, seconds: float, hosts: Sequence[Host]) -> Fault:
     return Fault(f"delay what {listed(chosen)} sends to the cluster by {seconds:g} s", make)
 
 
-def _remove(host: Host, device: str) -> None:
+@undoes("remove netem")
+def _remove(cluster: Cluster, hosts: Sequence[Host], *, device: str) -> None:
+    (host,) = hosts
     # Without netem the first command may have worked, the second not.
     left = host.run(
         f"{device} && {{ tc qdisc del dev $dev root handle 1: 2>/dev/null; tc qdisc show dev $dev; }}", sudo=True

@@ -39,14 +39,19 @@ class Backup:
 def save(cluster: Cluster) -> Backup:
     """Take a snapshot of the state of both agents' servers, and of Nomad's keys with it.
 
-    Raises AgentApiError and HostError.
+    Raises UsageError where there is nothing to save, AgentApiError and HostError.
 
     >>> backup = save(cluster)  # doctest: +SKIP
     """
+    for agent, servers in (("Consul", cluster.consul_servers), ("Nomad", cluster.nomad_servers)):
+        if not servers:
+            raise UsageError(f"expected {agent} servers to save in {cluster.run_id}, found none that run")
     leader = leader_of(cluster, "nomad")
     folder = _keystore(leader)
     names = leader.run(f"ls -A {shlex.quote(folder)}", sudo=True).stdout.split()
     keys = {name: leader.read(f"{folder}/{name}", sudo=True).encode() for name in names}
+    if not keys:
+        raise UsageError(f"{leader} has no key in {folder}, so nothing could be restored from a backup of it")
     return Backup(cluster.run_id, cluster.consul.save_snapshot(), cluster.nomad.save_snapshot(), keys)
 
 

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import UsageError
+from nomad_testkit.errors import FaultError, UsageError
+from nomad_testkit.faults.arguments import meant, number
+from nomad_testkit.faults.changes import make_eligible
+from nomad_testkit.faults.fault import not_undone
+from nomad_testkit.faults.repairs import Repairs
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -19,18 +23,23 @@ def drained(cluster: Cluster, client: Host, *, deadline: float = DRAIN_SECONDS) 
     """Move a client's allocations away (POST /v1/node/:id/drain), and make it eligible again at the end.
 
     `deadline` is in seconds: what runs then is stopped. Raises UsageError for a host that is no Nomad client of the
-    cluster, before anything is done, and WaitTimeout.
+    cluster, before anything is done, WaitTimeout, and FaultError where it is not
+    made eligible again.
 
     >>> with drained(cluster, cluster.clients[0]):  # doctest: +SKIP
     ...     cluster.require(AllocationsRunning(job))
     """
     if client not in cluster.nomad_clients:
         known = ", ".join(map(str, cluster.nomad_clients)) or "none"
-        raise UsageError(f"{client} is to be drained; right is one of the cluster's Nomad clients: {known}")
+        near = meant(client, [host.instance_id for host in cluster.nomad_clients])
+        raise UsageError(f"{client} is to be drained; right is one of the cluster's Nomad clients: {known}{near}")
+    deadline = number("deadline", deadline, least=0, unit="s")
     node = node_id(client)
     spec = {"Deadline": int(deadline * _NANOSECONDS), "IgnoreSystemJobs": False}
-    cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": spec, "MarkEligible": False})
+    repairs = Repairs()
+    repairs.plan(f"make the node of {client} eligible", make_eligible, cluster, [client], node=node)
     try:
+        cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": spec, "MarkEligible": False})
         wait_until(
             "the drain to end",
             lambda: _drain_state(cluster, node),
@@ -38,8 +47,12 @@ def drained(cluster: Cluster, client: Host, *, deadline: float = DRAIN_SECONDS) 
             where=str(client),
         )
         yield
-    finally:
-        cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": None, "MarkEligible": True})
+    except BaseException as error:
+        if left := repairs.run():
+            error.add_note(f"then {not_undone(left)}")
+        raise
+    if left := repairs.run():
+        raise FaultError(not_undone(left))
 
 
 def node_id(client: Host) -> str:

@@ -9,8 +9,12 @@ from typing import Any
 from nomad_testkit.checks.healing import leader_of
 from nomad_testkit.checks.raft import AGENTS
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import DeployError, UsageError
+from nomad_testkit.errors import DeployError, FaultError, UsageError
 from nomad_testkit.faults import instances as instance_faults
+from nomad_testkit.faults.arguments import meant, whole
+from nomad_testkit.faults.changes import protect, unprotect
+from nomad_testkit.faults.fault import not_undone
+from nomad_testkit.faults.repairs import Repairs
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import answers
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
@@ -26,7 +30,10 @@ def replace_servers(cluster: Cluster, *, between: Callable[[], None] | None = No
 
     >>> replace_servers(cluster)  # doctest: +SKIP
     """
-    for server in dict.fromkeys([*cluster.consul_servers, *cluster.nomad_servers]):
+    servers = dict.fromkeys([*cluster.consul_servers, *cluster.nomad_servers])
+    if not servers:
+        raise UsageError(f"expected servers to replace in {cluster.run_id}, found none that run")
+    for server in servers:
         with instance_faults.terminate(cluster, [server], power_cut=False):
             pass  # left when it is replaced, and `cluster` knows the new host
         require_whole(cluster)
@@ -43,18 +50,19 @@ def scale(cluster: Cluster, group: str, count: int) -> None:
     >>> scale(cluster, "servers", 5)  # doctest: +SKIP
     """
     servers = group in {*cluster.roles.nomad_servers, *cluster.roles.consul_servers}
-    if count < (1 if servers else 0):
-        raise UsageError(f"{group} is to have {count} hosts; right is {1 if servers else 0} or more")
+    count = whole(f"hosts of {group}", count, least=1 if servers else 0)
     autoscaling: Any = cluster.target.client("autoscaling")
     filters = [{"Name": f"tag:{RUN_TAG}", "Values": [cluster.run_id]}]
     try:
         found = autoscaling.describe_auto_scaling_groups(Filters=filters)["AutoScalingGroups"]
         named = {tag["Value"]: one for one in found for tag in one["Tags"] if tag["Key"] == GROUP_TAG}
         if group not in named:
-            raise UsageError(f"there is no group {group!r}; right is one of {', '.join(sorted(named))}")
+            raise UsageError(
+                f"there is no group {group!r}; right is one of {', '.join(sorted(named))}{meant(group, named)}"
+            )
         facts = named[group]
         leaders = _leaders(cluster, group) if servers and count < len(cluster.in_groups(group)) else []
-        with _protected(autoscaling, facts["AutoScalingGroupName"], leaders if len(leaders) <= count else []):
+        with _protected(cluster, facts["AutoScalingGroupName"], leaders if len(leaders) <= count else []):
             autoscaling.update_auto_scaling_group(
                 AutoScalingGroupName=facts["AutoScalingGroupName"],
                 MinSize=min(count, facts["MinSize"]),
@@ -85,22 +93,22 @@ def _leaders(cluster: Cluster, group: str) -> list[Host]:
 
 
 @contextmanager
-def _protected(autoscaling: Any, name: str, hosts: Sequence[Host]) -> Iterator[None]:
+def _protected(cluster: Cluster, name: str, hosts: Sequence[Host]) -> Iterator[None]:
     """Keep a group from ending some of its instances when it gets smaller (SetInstanceProtection)."""
-
-    def protect(protected: bool) -> None:
-        if hosts:
-            autoscaling.set_instance_protection(
-                AutoScalingGroupName=name,
-                InstanceIds=[host.instance_id for host in hosts],
-                ProtectedFromScaleIn=protected,
-            )
-
-    protect(True)
+    repairs, ids = Repairs(), [host.instance_id for host in hosts]
+    if hosts:
+        what = f"let {name} end {', '.join(ids)} again"
+        repairs.plan(what, unprotect, cluster, hosts, group=name)
     try:
+        if hosts:
+            protect(cluster, name, ids, protected=True)
         yield
-    finally:
-        protect(False)
+    except BaseException as error:
+        if left := repairs.run():
+            error.add_note(f"then {not_undone(left)}")
+        raise
+    if left := repairs.run():
+        raise FaultError(not_undone(left))
 
 
 def cut_power(cluster: Cluster) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from nomad_testkit.checks import AutopilotHealthy, Check, Leader, NodesReady, RaftPeers
 from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import CheckFailed
 
 WITHIN = 300.0
 """Seconds for each step to come to its end."""
@@ -16,6 +17,9 @@ def require_whole(cluster: Cluster, *more: Check[Any], within: float = WITHIN) -
 
     `more` are checks that have to hold at the same time.
     """
+    for agent, servers in (("Consul", cluster.consul_servers), ("Nomad", cluster.nomad_servers)):
+        if not servers:
+            raise CheckFailed(f"{cluster.run_id} is not whole: it has no {agent} server that runs")
     cluster.require(
         RaftPeers(len(cluster.consul_servers), ("consul",)),
         RaftPeers(len(cluster.nomad_servers), ("nomad",)),

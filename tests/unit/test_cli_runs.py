@@ -53,6 +53,7 @@ def test_status_tells_scripts_of_runs_and_hosts() -> None:
         "target": "embedded",
         "endpoint_url": "http://127.31.255.1",
         "expires": None,
+        "faults": [],
     }
     recorded = run.description()["hosts"]
     servers = [host["instance_id"] for host in recorded if host["group"] == "servers"]

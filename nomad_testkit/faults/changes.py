@@ -1,0 +1,36 @@
+"""What operations change for a while, and how that is undone: a drain of a node, a protection of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.errors import AgentApiError
+from nomad_testkit.faults.repairs import gone, undoes
+from nomad_testkit.host import Host
+
+
+@undoes("make node eligible", ssh=False)
+def make_eligible(cluster: Cluster, hosts: Sequence[Host], *, node: str) -> None:
+    """End a drain, and let the node have allocations again; one that Nomad does not know any more has none to get."""
+    try:
+        cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": None, "MarkEligible": True})
+    except AgentApiError as error:
+        if error.status != 404 or not all(gone(cluster, host) for host in hosts):
+            raise
+
+
+@undoes("unprotect instances", ssh=False)
+def unprotect(cluster: Cluster, hosts: Sequence[Host], *, group: str) -> None:
+    """Let a group end instances again, those that are still there."""
+    if left := [host.instance_id for host in hosts if not gone(cluster, host)]:
+        protect(cluster, group, left, protected=False)
+
+
+def protect(cluster: Cluster, group: str, ids: Sequence[str], *, protected: bool) -> None:
+    """Keep a group from ending some of its instances when it gets smaller (SetInstanceProtection), or no longer."""
+    autoscaling: Any = cluster.target.client("autoscaling")
+    autoscaling.set_instance_protection(
+        AutoScalingGroupName=group, InstanceIds=list(ids), ProtectedFromScaleIn=protected
+    )
