@@ -9,16 +9,27 @@ from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import AgentApiError
 from nomad_testkit.faults.repairs import gone, undoes
 from nomad_testkit.host import Host
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+WITHIN = 60.0
+"""Seconds for Nomad to have a leader again that takes a change."""
 
 
 @undoes("make node eligible", ssh=False)
 def make_eligible(cluster: Cluster, hosts: Sequence[Host], *, node: str) -> None:
     """End a drain, and let the node have allocations again; one that Nomad does not know any more has none to get."""
-    try:
-        cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": None, "MarkEligible": True})
-    except AgentApiError as error:
-        if error.status != 404 or not all(gone(cluster, host) for host in hosts):
-            raise
+
+    def probe() -> Ok[None] | Pending:
+        try:
+            cluster.nomad.put(f"/v1/node/{node}/drain", {"DrainSpec": None, "MarkEligible": True})
+        except AgentApiError as error:
+            if error.status is None or error.status >= 500:  # an election may be under way, after another repair
+                return Pending(str(error))
+            if error.status != 404 or not all(gone(cluster, host) for host in hosts):
+                raise
+        return Ok(None)
+
+    wait_until("Nomad to end the drain", probe, deadline=Deadline.after(WITHIN), where=node)
 
 
 @undoes("unprotect instances", ssh=False)

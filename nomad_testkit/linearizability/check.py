@@ -100,6 +100,8 @@ def check_kv(
     linearizable: 8131 operations on 21 keys in 33.5 s (243/s), 0.4% of them unknown, 5 faults, seed 42
     """
     servers = len(cluster.consul_servers)
+    if not servers:
+        raise UsageError(f"expected Consul servers in {cluster.run_id}, found none that run")
     if reads not in get_args(Reads):
         raise UsageError(f"reads: found {reads!r}; right is one of {', '.join(get_args(Reads))}")
     for name, value in (("seconds", seconds), ("limit", limit)):

@@ -164,7 +164,7 @@ def test_status_undoes_faults_of_agents_and_the_network_once_their_process_is_de
     with attached.killed_in(AGENTS_AND_NETWORK, 1):
         held = attached.status()
         assert len(held) == 9  # a partition is one on each side
-        assert {state for state, _ in held} == {"held"}
+        assert {state for state, _ in held} == {"held"}, held
         with opened_cluster(attached.run) as cluster:
             assert "fault" in cluster.nomad_servers[0].run("nft list tables", sudo=True).stdout
             assert "fault" in cluster.clients[0].run("systemctl cat nomad", sudo=True).stdout
@@ -172,7 +172,7 @@ def test_status_undoes_faults_of_agents_and_the_network_once_their_process_is_de
     text = attached.call("status", "dev").stdout
     for what in ("make the node of", "remove the nftables table", "start nomad on", "start consul on", "thaw nomad on"):
         assert f"undone, which a killed process had left: {what}" in text, text
-    assert "could not be done" not in text
+    assert "could not be done" not in text, text
     attached.require_nothing_left()
     assert attached.status() == []
     attached.require_whole()

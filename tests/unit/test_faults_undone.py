@@ -8,39 +8,17 @@ from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from recording_host import RecordingHost
 
 from nomad_testkit.cluster import Cluster
-from nomad_testkit.errors import CommandFailed, FaultError, HostError, UsageError
+from nomad_testkit.errors import FaultError, HostError, UsageError
 from nomad_testkit.examples import Roles
 from nomad_testkit.faults import Fault, Faults
 from nomad_testkit.faults.book import FOLDER
 from nomad_testkit.faults.repairs import Repairs
-from nomad_testkit.host import Host
-from nomad_testkit.model import Instance
 from nomad_testkit.ssh import CommandResult
 
 ROLES = Roles(("servers",), ("servers",), ("clients",))
-
-
-class RecordingHost(Host):
-    """A host that notes what is run on it; `failing` begins the commands that it refuses."""
-
-    def __init__(self, number: int, group: str) -> None:
-        address = f"172.31.0.{number}"
-        instance = Instance(f"i-{number}", group, "running", address, address, "us-east-1a", "ami-1")
-        super().__init__(instance, address=address, ssh_user="admin", key_path=Path("no-key"))
-        self.commands: list[str] = []
-        self.failing = "nothing"
-        self.answers: dict[str, str] = {}
-
-    def run(self, command: str, *, timeout: float = 60.0, check: bool = True, sudo: bool = False) -> CommandResult:
-        self.commands.append(command)
-        if command.startswith(self.failing):
-            if check:
-                raise CommandFailed(self.address, command, 1, "", "refused")
-            return CommandResult(1, "", "refused")
-        answer = next((text for start, text in self.answers.items() if command.startswith(start)), "")
-        return CommandResult(0, answer, "")
 
 
 @pytest.fixture
