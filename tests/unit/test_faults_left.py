@@ -23,7 +23,7 @@ from nomad_testkit.faults.left import require_undone, undo_left
 from nomad_testkit.faults.repairs import UNDO, Repairs
 
 ROLES = Roles(("servers",), ("servers",), ("clients",))
-ACTIVE = "ActiveState=active\nSubState=running\nResult=success\n"
+ACTIVE = "ActiveState=active\nSubState=running\nResult=success\n\n1.00 1.00\n"
 
 
 @pytest.fixture
