@@ -121,7 +121,11 @@ def await_unit(host: Host, agent: str, wanted: tuple[str, ...]) -> None:
 
     def probe() -> Ok[None] | Pending:
         state = host.unit_state(agent)
-        return Ok(None) if state.active in wanted else Pending(str(state))
+        if state.active in wanted:
+            return Ok(None)
+        # A start that waits for another unit, such as Nomad's for a Consul that is cut off, has a job and no state yet.
+        job = "activating" in wanted and host.run(f"systemctl show -p Job --value {agent}").stdout.strip()
+        return Ok(None) if job and job != "0" else Pending(str(state))
 
     wait_until(f"unit {agent} to be {' or '.join(wanted)}", probe, deadline=Deadline.after(WITHIN), where=str(host))
 
