@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.deploy.made_already import look_up
 from nomad_testkit.errors import DeployError, WaitTimeout
 from nomad_testkit.modules.steps import Ref, Step, resolve
 from nomad_testkit.refusals import REFUSALS, code_of, is_throttled, told
@@ -36,7 +37,8 @@ def apply(
     """Carry out a plan's steps in their order, with the boto3 clients that `client` makes by service.
 
     A step that is throttled, or that needs what AWS does not know everywhere yet, is tried again, for a minute at most.
-    One that had no answer is not: it may have been carried out.
+    One that had no answer is not: it may have been carried out. Where botocore itself has sent a call again, AWS
+    answers that its resource is there already: it is this run's own if it bears the run's tag, and else an error.
 
     Raises DeployError, which names the step, the API's call, the resource, and AWS's code and message. What was made
     until then stays, and is in the journal: `sweep` destroys it.
@@ -51,15 +53,16 @@ def apply(
             progress(f"creating {step.name}")
         if step.service not in clients:
             clients[step.service] = client(step.service)
-        _apply(step, clients[step.service], journal, known, deadline.child(CONSISTENCY_SECONDS))
+        limit = deadline.child(CONSISTENCY_SECONDS)
+        _apply(step, clients[step.service], journal, known, plan.run_id, limit)
     return {name: resolve(value, known.__getitem__) for name, value in plan.outputs.items()}
 
 
-def _apply(step: Step, client: Any, journal: Journal, known: dict[Ref, Any], deadline: Deadline) -> None:
+def _apply(step: Step, client: Any, journal: Journal, known: dict[Ref, Any], run_id: str, deadline: Deadline) -> None:
     arguments = resolve(step.arguments, known.__getitem__)
     if step.creates is not None:
         journal.record(step.creates.kind, step.creates.name, step=step.name)
-    answer = _call(step, client, arguments, deadline)
+    answer = _call(step, client, arguments, run_id, deadline)
     known.update({Ref(step.name, name): _at(answer, path) for name, path in step.values.items()})
     if step.creates is not None:
         created = str(_at(answer, step.creates.id)) if step.creates.id else step.creates.name
@@ -67,12 +70,20 @@ def _apply(step: Step, client: Any, journal: Journal, known: dict[Ref, Any], dea
         journal.created(step.creates.kind, step.creates.name, created)
 
 
-def _call(step: Step, client: Any, arguments: Mapping[str, Any], deadline: Deadline) -> Mapping[str, Any]:
+def _call(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, deadline: Deadline) -> Mapping[str, Any]:
     def probe() -> Ok[Mapping[str, Any]] | Pending:
         try:
             return Ok(getattr(client, step.action)(**arguments))
         except REFUSALS as error:
             said = told(error)
+            try:
+                found = look_up(step, client, arguments, run_id, error)
+            except REFUSALS as other:
+                return Pending(f"{said}; and whose it is could not be asked: {told(other)}")
+            if isinstance(found, str):
+                raise _refused(step, client, f"{said} ({found})") from error
+            if found is not None:
+                return found
             not_yet = any(code_of(error) == code and part in said for code, part in step.transient)
             if not_yet or is_throttled(error):
                 return Pending(said)

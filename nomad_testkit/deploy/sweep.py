@@ -59,6 +59,18 @@ def sweep(
     return _Sweep(client, run_id, journal, deadline, progress or (lambda line: None)).run()
 
 
+def _unless_gone(call: Callable[[], object]) -> None:
+    """Make one of several calls that a deletion needs; what is gone already must not hide what still is to go.
+
+    botocore sends a call again whose answer was lost, and AWS then answers that there is nothing to delete.
+    """
+    try:
+        call()
+    except REFUSALS as error:
+        if not is_not_found(error):
+            raise
+
+
 class _Sweep:
     def __init__(
         self,
@@ -234,16 +246,18 @@ class _Sweep:
     def delete_profile(self, profile: Resource) -> None:
         answer = self.iam.get_instance_profile(InstanceProfileName=profile.name)
         for role in answer["InstanceProfile"]["Roles"]:
-            self.iam.remove_role_from_instance_profile(InstanceProfileName=profile.name, RoleName=role["RoleName"])
+            remove = partial(self.iam.remove_role_from_instance_profile, RoleName=role["RoleName"])
+            _unless_gone(partial(remove, InstanceProfileName=profile.name))
         self.iam.delete_instance_profile(InstanceProfileName=profile.name)
 
     def delete_role(self, role: Resource) -> None:
         for names in self.iam.get_paginator("list_role_policies").paginate(RoleName=role.name):
             for name in names["PolicyNames"]:
-                self.iam.delete_role_policy(RoleName=role.name, PolicyName=name)
+                _unless_gone(partial(self.iam.delete_role_policy, RoleName=role.name, PolicyName=name))
         for policies in self.iam.get_paginator("list_attached_role_policies").paginate(RoleName=role.name):
             for policy in policies["AttachedPolicies"]:
-                self.iam.detach_role_policy(RoleName=role.name, PolicyArn=policy["PolicyArn"])
+                detach = partial(self.iam.detach_role_policy, RoleName=role.name)
+                _unless_gone(partial(detach, PolicyArn=policy["PolicyArn"]))
         self.iam.delete_role(RoleName=role.name)
 
     def delete_volume(self, volume: Resource) -> None:
@@ -251,15 +265,21 @@ class _Sweep:
 
     def deregister_image(self, image: Resource) -> None:
         """Deregister an AMI; its snapshots, which outlive it, go with it even where they lack the tag."""
-        (facts,) = self.ec2.describe_images(ImageIds=[image.id])["Images"]
-        self.ec2.deregister_image(ImageId=image.id)
-        for device in facts.get("BlockDeviceMappings", ()):
+        # AWS answers with an empty list, or with none at all, for one that went a moment ago.
+        described = self.ec2.describe_images(ImageIds=[image.id]).get("Images") or [{}]
+        _unless_gone(partial(self.ec2.deregister_image, ImageId=image.id))
+        for device in described[0].get("BlockDeviceMappings", ()):
             if (name := device.get("Ebs", {}).get("SnapshotId")) and self.made_for(image, name):
                 self.destroy(Resource(SNAPSHOT, name, name), self.delete_snapshot)
 
     def made_for(self, image: Resource, name: str) -> bool:
         """Tell whether a snapshot bears the tag, or was made with the AMI: AWS then names that in its description."""
-        (facts,) = self.ec2.describe_snapshots(SnapshotIds=[name])["Snapshots"]
+        try:
+            (facts,) = self.ec2.describe_snapshots(SnapshotIds=[name]).get("Snapshots") or [{}]
+        except REFUSALS as error:
+            if not is_not_found(error):
+                raise
+            return False
         tagged = any(tag == {"Key": RUN_TAG, "Value": self.run_id} for tag in facts.get("Tags", ()))
         return tagged or image.id in facts.get("Description", "")
 
