@@ -10,6 +10,7 @@ from typing import Any
 from nomad_testkit.history.store import RunFigures
 from nomad_testkit.history.trend import Step, steps
 
+PASSED = "passed"
 READY = "ready"
 """The name of the time from a deployment's start until everything was ready."""
 
@@ -73,6 +74,8 @@ def durations(phases: Mapping[str, float]) -> dict[str, float]:
 def _series(runs: Sequence[RunFigures]) -> tuple[Series, ...]:
     figures: dict[str, list[tuple[RunFigures, float]]] = {}
     for run in runs:
+        if run.outcome != PASSED:  # how far it came is no figure of how fast it is
+            continue
         for name, seconds in {**durations(run.phases), **run.healing}.items():
             figures.setdefault(name, []).append((run, seconds))
     return tuple(
