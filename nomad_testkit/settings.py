@@ -234,6 +234,12 @@ class Settings:
         default=7200.0,
         metadata=_row(read.seconds, "SECONDS", "how long a cluster may live on AWS; then its tests are interrupted"),
     )
+    aws_skip_permissions: bool = field(
+        default=False,
+        metadata=_row(
+            read.switch, None, "deploy on AWS although the look at the account finds permissions missing, and tell them"
+        ),
+    )
     aws_endpoint_url: str | None = field(
         default=None,
         metadata=_row(read.URL, "URL", "API that the target aws asks in the place of AWS's, as AWS_ENDPOINT_URL does"),

@@ -30,6 +30,7 @@ def demands(example: Example, sites: Mapping[str, Site]) -> tuple[Demand, ...]:
                 public_address=module.associate_public_ip_address,
                 tenancy=module.tenancy,
                 spot_price=module.spot_price,
+                subnets=site.network.subnets,
             )
         )
     return tuple(found)

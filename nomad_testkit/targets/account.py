@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
@@ -24,6 +26,8 @@ LOG_IN = (
     "or give this machine's instance a role"
 )
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+_RENEWED = frozenset({"iam-role", "container-role", "assume-role-with-web-identity"})
+"""Ways to credentials that botocore goes again by itself before they expire."""
 _NOT_TAKEN = frozenset(
     {
         "AuthFailure",
@@ -69,6 +73,7 @@ class AwsSession:
             raise _unusable(error) from error
         self.region: str = checked_region(chosen, self._known_regions())
         self._given_endpoint = endpoint_url
+        self._resolve_credentials()
         self._config: Any = partial(Config, connect_timeout=5, read_timeout=60)
         self._clients: dict[tuple[str, str], Any] = {}
         self._making = threading.Lock()
@@ -92,6 +97,38 @@ class AwsSession:
         except REFUSALS as error:
             raise refused(error, self.region, self._session.profile_name) from error
         return Identity(answer["Account"], answer["Arn"])
+
+    def _resolve_credentials(self) -> None:
+        """Have the credentials found once, before any thread asks: a profile with MFA asks for its code.
+
+        Raises UsageError where there is no terminal to ask at.
+        """
+        try:
+            credentials = self._session.get_credentials()
+            if credentials is not None:
+                credentials.get_frozen_credentials()
+        except (EOFError, OSError) as error:
+            if not isinstance(error, EOFError) and sys.stdin is not None and sys.stdin.isatty():
+                raise
+            raise UsageError(
+                f"the profile {self._session.profile_name!r} asks for an MFA code, and there is no terminal to ask at: "
+                "log in first and hand the session on, for example by `aws configure export-credentials --format env`"
+            ) from error
+        except REFUSALS as error:
+            raise refused(error, self.region, self._session.profile_name) from error
+
+    def credentials_seconds(self) -> float | None:
+        """Tell how long the credentials are good for, in seconds; None where they do not expire or renew themselves."""
+        credentials = self._session.get_credentials()
+        if credentials is None or credentials.method in _RENEWED:
+            return None
+        until = getattr(credentials, "_expiry_time", None)
+        given = os.environ.get("AWS_CREDENTIAL_EXPIRATION") if credentials.method == "env" else None
+        try:
+            until = until or (datetime.fromisoformat(given) if given else None)
+        except ValueError:
+            return None
+        return (until - datetime.now(UTC)).total_seconds() if until else None
 
     @property
     def credentials_source(self) -> str:

@@ -64,7 +64,7 @@ class AwsTarget:
         refuse_another_account(identity, settings)
         target = cls(session, _choices(settings, session, identity))
         try:
-            target._look(identity, progress)
+            target._look(identity, progress, settings)
         except REFUSALS as error:
             raise DeployError(
                 f"account {identity.account} could not be asked in {session.region}: {told(error)}"
@@ -90,7 +90,7 @@ class AwsTarget:
             )
         yield cls(session, choices)
 
-    def _look(self, identity: Identity, progress: Progress) -> None:
+    def _look(self, identity: Identity, progress: Progress, settings: Settings) -> None:
         """See that everything is there and allowed, and tell what was found. Raises UsageError and PreflightError."""
         network = self.network()
 
@@ -105,8 +105,16 @@ class AwsTarget:
         missing = aws_permissions.missing_permissions(
             self.client, identity, region=self.region, vpc_id=network.vpc_id, remark=remark
         )
-        if missing:
+        if settings.aws_skip_permissions:
+            for one in missing:
+                remark(f"taken as no obstacle ({settings.source('aws_skip_permissions')}): {one}")
+        elif missing:
             raise PreflightError(missing, where=f"{identity.arn} in account {identity.account}")
+        if (left := self._session.credentials_seconds()) is not None and left < self.time_limit:
+            remark(
+                f"these credentials expire in {left:.0f} s, before a cluster's time is up ({self.time_limit:.0f} s, "
+                "--nomad-aws-max-time): what is still up then could not be destroyed; log in anew, or give less time"
+            )
 
     @property
     def region(self) -> str:
@@ -188,6 +196,7 @@ class AwsTarget:
         missing, lines = aws_quotas.lacking_vcpus(self.client, demands, region=self.region, remark=remark)
         for line in lines:
             remark(line)
+        missing += aws_quotas.types_not_in_zones(self.client("ec2"), demands, remark=remark)
         missing += aws_permissions.launch_refusals(self.client("ec2"), demands, remark)
         if missing:
             raise PreflightError(missing, where=f"account {self._choices.account} in {self.region}")
@@ -221,7 +230,9 @@ class AwsTarget:
         return self._choices.sources.get(name, f"--nomad-{name.replace('_', '-')}")
 
 
-def refuse_another_account(identity: Identity, settings: Settings) -> None:
+def refuse_another_account(
+    identity: Identity, settings: Settings, *, done: str = "created", purpose: str = "clusters may be deployed"
+) -> None:
     """Refuse an account that the user has not named, so that nobody deploys into another by accident.
 
     Raises UsageError, which names the account that was found.
@@ -231,12 +242,11 @@ def refuse_another_account(identity: Identity, settings: Settings) -> None:
     found = f"these AWS credentials are of the account {identity.account} ({identity.arn})"
     if settings.aws_account is None:
         raise UsageError(
-            f"{found}; nothing was created. If clusters may be deployed there, say so: "
-            f"{ACCOUNT_OPTION} {identity.account}"
+            f"{found}; nothing was {done}. If {purpose} there, say so: {ACCOUNT_OPTION} {identity.account}"
         )
     raise UsageError(
         f"{settings.source('aws_account')}: {found}, but may be used for {settings.aws_account} only; nothing was "
-        f"created. Right are credentials of that account (AWS_PROFILE), or {ACCOUNT_OPTION} {identity.account}"
+        f"{done}. Right are credentials of that account (AWS_PROFILE), or {ACCOUNT_OPTION} {identity.account}"
     )
 
 

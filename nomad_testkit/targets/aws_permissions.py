@@ -68,21 +68,27 @@ def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list
     there is none yet.
     """
     missing = []
-    for demand in (one for one in demands if one.count):
+    tries = [
+        (one, subnet_id)
+        for one in demands
+        if one.count
+        for subnet_id in ([subnet.subnet_id for subnet in one.subnets] or [one.subnet_id])
+    ]
+    for demand, subnet_id in tries:
         said = _dry(
-            lambda asked=demand: ec2.run_instances(  # type: ignore[misc]
+            lambda asked=demand, subnet_id=subnet_id: ec2.run_instances(  # type: ignore[misc]
                 DryRun=True,
                 ImageId=asked.image_id,
                 InstanceType=asked.instance_type,
                 MinCount=1,
                 MaxCount=asked.count,
-                SubnetId=asked.subnet_id,
+                SubnetId=subnet_id,
                 TagSpecifications=[
                     {"ResourceType": kind, "Tags": _TAGS} for kind in ("instance", "volume", "network-interface")
                 ],
             )
         )
-        what = f"{demand.count} x {demand.instance_type} of {demand.image_id} in {demand.subnet_id} ({demand.group})"
+        what = f"{demand.count} x {demand.instance_type} of {demand.image_id} in {subnet_id} ({demand.group})"
         code = said.partition(":")[0]
         if code in _DENIED or code in _PASSES:
             remark(f"the launch of {what} could not be tried: {_short(said)}")
@@ -142,17 +148,27 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
     if source is None:
         return []
     denied: dict[tuple[str, str], Denial] = {}
+    unsure: dict[tuple[str, ...], set[str]] = {}
     try:
         for resource, condition, actions in _questions(needs_of(seen_calls(*DEPLOYING)), identity.account, region):
             context = _context(condition, resource, identity.account, region)
             for result in _answers(iam, source, resource, context, actions):
                 if result["EvalDecision"] != "allowed":
+                    # The policies ask for what only a real call has, such as MFA or the caller's address.
+                    if unknown := result.get("MissingContextValues"):
+                        unsure.setdefault(tuple(sorted(unknown)), set()).add(result["EvalActionName"])
+                        continue
                     key = (result["EvalActionName"], resource)
                     why = {"explicitDeny": "denied by a policy"}.get(result["EvalDecision"], "no policy allows it")
                     denied[key] = Denial(*key, why)
     except REFUSALS as error:
         remark(f"permissions could not be simulated (iam:SimulatePrincipalPolicy): {told(error)}")
         return []
+    for unknown, some in sorted(unsure.items()):
+        remark(
+            f"it is not known whether {', '.join(sorted(some))} is allowed: the policies ask for {', '.join(unknown)}, "
+            "which the simulator is not told"
+        )
     return list(denied.values())
 
 

@@ -78,6 +78,32 @@ def lacking_vcpus(
     return missing, lines
 
 
+def types_not_in_zones(ec2: Any, demands: Sequence[Demand], *, remark: Remark) -> list[Missing]:
+    """List the instance types that a zone of their group's subnets does not offer."""
+    missing = []
+    for demand in (one for one in demands if one.count and one.subnets):
+        asked = [{"Name": "instance-type", "Values": [demand.instance_type]}]
+        try:
+            pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
+                LocationType="availability-zone", Filters=asked
+            )
+            offered = {one["Location"] for page in pages for one in page["InstanceTypeOfferings"]}
+        except REFUSALS as error:
+            remark(f"it could not be asked which zones offer {demand.instance_type}: {told(error)}")
+            continue
+        lacking = [one for one in demand.subnets if one.availability_zone not in offered]
+        if lacking:
+            here = ", ".join(sorted(offered)) or "no zone"
+            where = ", ".join(f"{one.availability_zone} ({one.subnet_id})" for one in lacking)
+            missing.append(
+                Missing(
+                    f"{demand.instance_type} ({demand.group}) in {where}: only {here} of the region offers it",
+                    "choose another instance type, or a VPC (--nomad-aws-vpc) with subnets in those zones only",
+                )
+            )
+    return missing
+
+
 def _vcpus(ec2: Any, types: Sequence[str]) -> Iterator[tuple[str, int]]:
     for start in range(0, len(types), 100):  # as many as DescribeInstanceTypes takes
         answer = ec2.describe_instance_types(InstanceTypes=list(types[start : start + 100]))

@@ -33,6 +33,8 @@ class Demand:
     tenancy: str = "default"
     spot_price: float = 0.0
     """The most that an hour of one may cost, in US dollars; 0 for on-demand instances."""
+    subnets: tuple[Subnet, ...] = ()
+    """All of its subnets, with their availability zones; empty where only the first is used."""
 
 
 class Target(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import boto3
@@ -138,7 +138,10 @@ def dry_runs(stubs: Stubs, **said: str) -> None:
 
 
 def simulated(
-    stubs: Stubs, denied: Callable[[str, str], str | None], arn: str = f"arn:aws:iam::{ACCOUNT}:role/nightly"
+    stubs: Stubs,
+    denied: Callable[[str, str], str | None],
+    arn: str = f"arn:aws:iam::{ACCOUNT}:role/nightly",
+    unknown: Sequence[str] = (),
 ) -> None:
     """Let IAM's simulator allow everything but what is `denied`, which tells how."""
     for resource, _, actions in _questions(needs_of(seen_calls(*DEPLOYING)), ACCOUNT, REGION):
@@ -147,6 +150,7 @@ def simulated(
                 "EvalActionName": action,
                 "EvalResourceName": resource,
                 "EvalDecision": denied(action, resource) or "allowed",
+                "MissingContextValues": list(unknown),
             }
             for action in actions
         ]
@@ -254,6 +258,20 @@ def test_the_simulator_is_asked_of_single_resources_under_the_conditions_of_a_ru
     assert {value for values in templates for value in values} == {
         f"arn:aws:ec2:{REGION}:{ACCOUNT}:launch-template/nt-20000101-000000"
     }
+
+
+@pytest.mark.parametrize("decision", ["implicitDeny", "explicitDeny"])
+@pytest.mark.parametrize("key", ["aws:MultiFactorAuthPresent", "aws:SourceIp", "aws:PrincipalOrgID"])
+def test_a_policy_that_asks_for_what_the_simulator_is_not_told_is_no_denial(
+    stubs: Stubs, key: str, decision: str
+) -> None:
+    dry_runs(stubs)
+    role(stubs)
+    simulated(stubs, lambda action, resource: decision, unknown=[key])
+    assert missing(stubs) == []
+    (said,) = stubs.remarks
+    assert said.startswith("it is not known whether ")
+    assert f"the policies ask for {key}, which the simulator is not told" in said
 
 
 # -- prices
