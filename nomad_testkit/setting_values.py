@@ -141,9 +141,9 @@ def program(text: str) -> Path:
     return path
 
 
-REGION = matching(r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as us-east-1")
+REGION = matching(r"[a-z]{2}(-[a-z]+)+-[0-9]", "an AWS region such as us-east-1")
 AMI = matching(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", "an AMI id such as ami-0123456789abcdef0")
-ACCOUNT = matching(r"\d{12}", "the id of an AWS account, such as 123456789012")
+ACCOUNT = matching(r"[0-9]{12}", "the id of an AWS account, such as 123456789012")
 VPC = matching(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", "the id of a VPC such as vpc-0123456789abcdef0")
 URL = matching(r"https?://[^/\s?#]+/?", "the URL of an AWS API such as http://127.31.255.254")
 VERSION = matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.6.1")

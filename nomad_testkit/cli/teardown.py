@@ -55,12 +55,26 @@ class _Age(click.ParamType):  # type: ignore[type-arg]
 @click.option("--dry-run", is_flag=True, help="Only list what would be destroyed.")
 @click.option("--region", "regions", multiple=True, help="Look only here; can be repeated (default: every region).")
 @click.option("--endpoint-url", help="Ask this API, such as an embedded EC2's, in the place of AWS.")
+@click.option(
+    "--aws-account",
+    envvar="NOMAD_TESTKIT_AWS_ACCOUNT",
+    metavar="ID",
+    help="The account that may be swept; in any other nothing is destroyed. Needed with --older-than and --expired, "
+    "unless --dry-run or --endpoint-url is given.",
+)
 def sweep(
-    older_than: timedelta | None, expired: bool, dry_run: bool, regions: tuple[str, ...], endpoint_url: str | None
+    older_than: timedelta | None,
+    expired: bool,
+    dry_run: bool,
+    regions: tuple[str, ...],
+    endpoint_url: str | None,
+    aws_account: str | None,
 ) -> None:
     """Destroy every cluster that was left up or left behind, but none that tests on this machine are using now."""
 
     if older_than is not None or expired:
+        if not endpoint_url:
+            _look_at_account(aws_account, dry_run=dry_run, region=regions[0] if regions else "us-east-1")
         _sweep_account(older_than, expired, dry_run, regions, endpoint_url)
         return
     if regions or endpoint_url:
@@ -83,6 +97,19 @@ def sweep(
         raise click.ClickException(f"{failed} of {len(runs)} clusters could not be destroyed")
 
 
+def _look_at_account(named: str | None, *, dry_run: bool, region: str) -> None:
+    """Say which account is looked through. Raises UsageError where it may not be swept: it is another, or not named."""
+    from nomad_testkit.settings import Settings
+    from nomad_testkit.targets.account import AwsSession
+    from nomad_testkit.targets.aws import refuse_another_account
+
+    settings = Settings.load(options={"nomad_aws_account": named})
+    identity = AwsSession(region).identity()
+    if not dry_run:
+        refuse_another_account(identity, settings, done="destroyed", purpose="runs may be swept")
+    say(f"looking through account {identity.account}, as {identity.arn}")
+
+
 def _sweep_account(
     older_than: timedelta | None, expired: bool, dry_run: bool, names: Sequence[str], endpoint_url: str | None
 ) -> None:
@@ -100,7 +127,10 @@ def _sweep_account(
         if run_id not in used and run.description().get("target", {}).get("endpoint_url", "") == endpoint_url
     }
     journals = {run_id: run.journal for run_id, run in here.items()}
-    lost = find_lost(regions, older_than=older_than, expired=expired, in_use=used, journals=journals)
+    unasked: list[str] = []
+    lost = find_lost(regions, older_than=older_than, expired=expired, in_use=used, journals=journals, unasked=unasked)
+    for line in unasked:
+        click.echo(line, err=True)
     failed = 0
     for one in lost:
         if dry_run:
@@ -124,6 +154,8 @@ def _sweep_account(
         click.echo("there is nothing to destroy")
     if failed:
         raise click.ClickException(f"{failed} of {len(lost)} lost runs could not be destroyed")
+    if unasked:
+        raise click.ClickException(f"{len(unasked)} of {len(regions)} regions could not be asked: see above")
 
 
 def destroy_run(run: Run) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _NOT_TERMINATED = ["pending", "running", "shutting-down", "stopping", "stopped"]
 
 
-_NAME_OF_A_RUN = re.compile(r".*-nt-\d{8}-[0-9a-f]{6}")
+_NAME_OF_A_RUN = re.compile(r".*-nt-[0-9]{8}-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class Inventory:
     ) -> None:
         self._ec2, self._autoscaling, self._iam, self._run_id = ec2, autoscaling, iam, run_id
         self._untagged_images = untagged_images
+        # IAM lists all of an account's roles or none, and allows few calls: what one look has found is asked by name.
+        self._listed: dict[str, dict[str, datetime]] = {}
         self._tag = (
             {"Name": "tag-key", "Values": [RUN_TAG]}
             if run_id is None
@@ -198,18 +200,28 @@ class Inventory:
                 name, state = one["SnapshotId"], one.get("State", "")
                 yield _resource(SNAPSHOT, name, name, one.get("Tags", ()), one.get("StartTime"), state)
 
+    def look_anew(self) -> None:
+        """Let the next look list all roles and instance profiles again, not only those that the last one found."""
+        self._listed.clear()
+
     def _roles(self) -> Iterator[Resource]:
-        for page in self._iam.get_paginator("list_roles").paginate():
-            for one in page["Roles"]:
-                if self._is_a_runs(one["RoleName"]):
-                    for role in self.named(ROLE, one["RoleName"]):
-                        yield replace(role, created=one["CreateDate"])
+        if ROLE not in self._listed:
+            pages = self._iam.get_paginator("list_roles").paginate()
+            names = {one["RoleName"]: one["CreateDate"] for page in pages for one in page["Roles"]}
+            self._listed[ROLE] = {name: made for name, made in names.items() if self._is_a_runs(name)}
+        for name, made in self._listed[ROLE].items():
+            for role in self.named(ROLE, name):
+                yield replace(role, created=made)
 
     def _profiles(self) -> Iterator[Resource]:
-        for page in self._iam.get_paginator("list_instance_profiles").paginate():
-            for one in page["InstanceProfiles"]:
-                if self._is_a_runs(one["InstanceProfileName"]):
-                    yield from self.named(INSTANCE_PROFILE, one["InstanceProfileName"])
+        if INSTANCE_PROFILE not in self._listed:
+            pages = self._iam.get_paginator("list_instance_profiles").paginate()
+            names = {
+                one["InstanceProfileName"]: one["CreateDate"] for page in pages for one in page["InstanceProfiles"]
+            }
+            self._listed[INSTANCE_PROFILE] = {name: made for name, made in names.items() if self._is_a_runs(name)}
+        for name in self._listed[INSTANCE_PROFILE]:
+            yield from self.named(INSTANCE_PROFILE, name)
 
     def _is_a_runs(self, name: str) -> bool:
         return bool(_NAME_OF_A_RUN.fullmatch(name)) if self._run_id is None else name.endswith(f"-{self._run_id}")

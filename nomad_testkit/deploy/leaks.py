@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Clients = Callable[[str], Any]
 """Makes the boto3 client of a service, in one region."""
 
-_RUN_ID = re.compile(r"nt-(\d{8})-[0-9a-f]{6}")
+_RUN_ID = re.compile(r"nt-([0-9]{8})-[0-9a-f]{6}")
 _GLOBAL = (ROLE, INSTANCE_PROFILE)
 """What is of an account, and so is seen from each of its regions."""
 SWEEP_SECONDS = 600.0
@@ -61,6 +61,7 @@ def find_lost(
     now: datetime | None = None,
     in_use: Iterable[str] = (),
     journals: Mapping[str, Journal] | None = None,
+    unasked: list[str] | None = None,
 ) -> list[LostRun]:
     """Find the runs whose first resource is older than `older_than`, but none that is `in_use`.
 
@@ -71,13 +72,24 @@ def find_lost(
     how old a security group is: one that is all that is left of a run is as old as the last moment of the day in the
     run's id.
 
-    Raises TeardownError where a region cannot be asked: it is not known then what is left there.
+    A region that cannot be asked, as where a policy of the organisation denies it, does not keep the others from being
+    looked at: a line about it is added to `unasked`. Raises TeardownError where there is no such list, or no region
+    could be asked.
     """
     now = now or datetime.now(UTC)
     found: dict[str, dict[str, list[Resource]]] = {}
     spared, seen = set(in_use), set()
+    failures: list[str] = []
     for region, client in regions.items():
-        for resource in _look(region, client, journals or {}):
+        try:
+            resources_there = _look(region, client, journals or {})
+        except TeardownError as error:
+            failures.append(str(error))
+            if unasked is None or len(failures) == len(regions):
+                raise TeardownError("\n".join(failures)) from error
+            unasked.append(str(error))
+            continue
+        for resource in resources_there:
             day = _RUN_ID.fullmatch(resource.run_id)
             if day is None:
                 logger.warning("%s in %s is left alone: no run is called %r", resource, region, resource.run_id)

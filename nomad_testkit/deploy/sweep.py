@@ -315,6 +315,7 @@ class _Sweep:
     def prove(self) -> None:
         """Look again for everything that bears the tag. Raises TeardownError where something does."""
         left: list[str] = []
+        self.inventory.look_anew()
 
         def probe() -> Ok[None] | Pending:
             left[:] = [str(resource) for resource in self.inventory.everything()]

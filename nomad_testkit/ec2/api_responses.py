@@ -10,6 +10,7 @@ import logging
 from moto.core.responses import ActionResult
 from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import parse_user_data, random_ami_id
 
@@ -40,6 +41,25 @@ class CloudEc2Response(EC2Response):
 
     def _without_os_shutdown(self) -> bool:
         return any(self._get_bool_param(name, False) for name in ("Force", "SkipOsShutdown"))
+
+    def detach_volume(self) -> ActionResult:
+        # AWS takes the instance that a volume is attached to where none is named; moto asks for one.
+        volume = self.ec2_backend.get_volume(self._get_param("VolumeId"))
+        asked = self._get_param("InstanceId")
+        if not asked and volume.attachment is None:
+            raise EC2ClientError("IncorrectState", f"Volume '{volume.id}' is in the 'available' state.")
+        instance_id = asked or volume.attachment.instance.id
+        self.error_on_dryrun()
+        attachment = self.ec2_backend.detach_volume(volume.id, instance_id, self._get_param("Device"))
+        return ActionResult(
+            {
+                "VolumeId": attachment.volume.id,
+                "InstanceId": attachment.instance.id,
+                "Device": attachment.device,
+                "State": "detaching",
+                "AttachTime": attachment.attach_time,
+            }
+        )
 
     def create_image(self) -> ActionResult:
         self.error_on_dryrun()

@@ -94,7 +94,7 @@ def roles() -> set[str]:
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["sweep", *arguments])
+    return CliRunner().invoke(main, ["sweep", "--aws-account", "123456789012", *arguments])
 
 
 def test_finds_by_tag_in_every_region_and_destroys_that_alone() -> None:
@@ -160,7 +160,7 @@ def test_without_anything_of_its_own_it_destroys_nothing() -> None:
     security_group(None, "mine")
     role(None, "mine")
     assert find_lost(REGIONS, older_than=AGE, now=LATER) == []
-    assert call("--older-than", "1s").output == "there is nothing to destroy\n"
+    assert call("--older-than", "1s").stdout == "there is nothing to destroy\n"
     assert (alive(), groups(), roles()) == ({mine}, {"mine"}, {"mine"})
 
 
@@ -263,3 +263,32 @@ def test_a_dry_run_of_what_is_remembered_destroys_nothing() -> None:
     result = call("--dry-run")
     assert result.output == f"{run.run_id} would be destroyed\n  security group web\n"
     assert Run.every() == [run]
+
+
+def test_a_region_that_may_not_be_asked_does_not_keep_the_others_from_being_swept() -> None:
+    instance(OLD)
+    denied = ("AccessDenied", "with an explicit deny in a service control policy")
+    with faults(client(FAR), ["ec2"], lambda operation, _: refusal(*denied, operation)):
+        unasked: list[str] = []
+        (run,) = find_lost(REGIONS, older_than=AGE, now=LATER, unasked=unasked)
+        with pytest.raises(TeardownError, match=FAR):
+            find_lost(REGIONS, older_than=AGE, now=LATER)
+        with pytest.raises(TeardownError, match=FAR):
+            find_lost({FAR: client(FAR)}, older_than=AGE, now=LATER, unasked=[])
+    assert run.run_id == OLD
+    assert len(unasked) == 1
+    assert f"{FAR} could not be asked" in unasked[0]
+    assert "service control policy" in unasked[0]
+
+
+def test_an_account_that_is_not_named_is_not_swept() -> None:
+    instance(OLD)
+    runner = CliRunner(env={"NOMAD_TESTKIT_AWS_ACCOUNT": None})
+    for named, said in (([], "say so: --aws-account 123456789012"), (["--aws-account", "9" * 12], "for 999999999999")):
+        result = runner.invoke(main, ["sweep", "--older-than", "1s", "--region", NEAR, *named])
+        assert result.exit_code == 2
+        assert "nothing was destroyed" in result.output
+        assert said in result.output
+    looked = runner.invoke(main, ["sweep", "--older-than", "1s", "--region", NEAR, "--dry-run"])
+    assert looked.exit_code == 0, looked.output
+    assert "looking through account 123456789012" in looked.output
