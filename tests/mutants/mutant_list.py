@@ -1,0 +1,307 @@
+"""The faults: each is one that somebody could make by accident, in code whose failure would pass for success."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mutant import Mutant
+
+Change = tuple[str, str, str] | tuple[str, str, str, str]
+"""The function, what it says, what it is to say, and where it may survive, why."""
+
+
+def _in(file: str, tests: str, *changes: Change) -> Iterator[Mutant]:
+    for function, old, new, *reason in changes:
+        yield Mutant(file, function, old, new, tuple(f"test_{name}.py" for name in tests.split()), "".join(reason))
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # Judges
+    *_in(
+        "checks/health.py",
+        "checks_health",
+        ("_unhealthy", "not server.healthy or not server.voter", "not server.healthy and not server.voter"),
+        ("_unhealthy", "len(value.servers) != count", "len(value.servers) > count"),
+        ("_unhealthy", "if not value.healthy", "if False"),
+        ("HealthyServers._judge_logs", "(server.last_term, server.last_index)", "(server.last_index,)"),
+        ("HealthyServers._judge_logs", "server.version != leader.version", "server.version < leader.version"),
+        ("HealthyServers._judge_logs", "if leader is None:", "if False:"),
+        ("NoFailedMembers._judge_one", 'status != "left"', "True"),
+        ("NoFailedMembers._judge_one", "if name not in present", "if False"),
+        ("NoFailedMembers._judge_one", "if name not in expected]", "if False]"),
+        ("nomad_members", "removesuffix", "removeprefix"),
+    ),
+    *_in(
+        "checks/raft.py",
+        "checks_raft",
+        ("_judge_peers", "len(view.servers) != count", "len(view.servers) < count"),
+        ("_judge_peers", "set(answer.value) != expected", "set(answer.value) > expected"),
+        ("all_of", "if broken:", "if broken and False:"),
+        ("Leader._judge_one", "len(leaders) > 1", "len(leaders) > 2"),
+        ("Leader._judge_one", "if leader not in view.expected:", "if False:"),
+        ("Leader._judge_one", "leader not in answer.value", "not answer.value"),
+        ("_bootstrap_expect", 'if running["Bootstrap"]', "if False"),
+    ),
+    *_in(
+        "checks/registration.py",
+        "checks_registration",
+        ("ServiceInstance.parse", 'if check["Status"] != "passing"', 'if check["Status"] == "critical"'),
+        ("ServiceInstance.parse", 'service["Address"] or node["Address"]', 'node["Address"]'),
+        ("judge_service", "len(answer.value) != count", "len(answer.value) < count"),
+        ("NomadNode.ready", "and not self.drain", ""),
+        ("NomadNode.ready", 'self.eligibility == "eligible"', "True"),
+        ("NodesReady.judge", "len(versions) > 1", "len(versions) > 2"),
+        ("NodesReady.judge", "faults or len(ready) != self.count", "len(ready) != self.count"),
+    ),
+    *_in(
+        "checks/services.py",
+        "checks_services",
+        ("ServiceResolves._fault", "set(view.addresses) - known", "set()"),
+        ("ServiceResolves._fault", "view.ports != ports", "len(view.ports) != len(ports)"),
+        ("ServiceResolves._fault", "or not view.addresses", ""),
+        ("ServiceGone._fault", "if view.in_catalog:", "if False:"),
+        ("ServiceGone._fault", 'view.dns_code != "NXDOMAIN"', 'view.dns_code == "NOERROR"'),
+    ),
+    *_in(
+        "checks/units.py",
+        "checks_units",
+        ("UnitsActive.judge", 'state.active != "active"', 'state.active == "inactive"'),
+        ("UnitsActive.judge", "if state.failed:", "if False:"),
+    ),
+    *_in(
+        "checks/placement.py",
+        "checks_scheduling",
+        ("why_not_placed", 'if evaluation.status == "failed"', "if False"),
+        ("why_not_placed", '== "blocked"', '!= "blocked"'),
+    ),
+    # What is made
+    *_in(
+        "modules/security_group_rules.py",
+        "modules_clusters",
+        ("inbound_rules", '"FromPort": port.number', '"FromPort": 0'),
+        ("inbound_rules", "if len(rule) > 3:", "if True:"),
+        ("fitted", 'last["ToPort"] + 1', 'last["ToPort"] + 2'),
+        ("fitted", "or _sources(last) != _sources(rule)", ""),
+        ("consul_client_ports", ', Port("udp", serf_lan, "Consul Serf LAN")', ","),
+        ("outbound_rules", '"-1"', '"tcp"'),
+    ),
+    *_in(
+        "modules/auto_scaling_group.py",
+        "modules_clusters",
+        ("_Maker.__init__", "for tag in module.tags}, **own}", "for tag in module.tags}}"),
+        ("_Maker.__init__", "- own.keys()", ""),
+        ("_Maker.launch_template_data", "module.metadata_http_tokens", '"optional"'),
+        ("_Maker.root_volume", "module.root_volume_encrypted", "False"),
+        ("_Maker.security_group", "(*module.allowed_inbound_security_group_ids, group)", "(group,)"),
+        ("_Maker.security_group", "if module.allow_outbound_cidr_blocks != ANYWHERE:", "if False:"),
+        ("_Maker.auto_scaling_group", "key not in self.kept_back", "True"),
+    ),
+    *_in(
+        "deploy/plan.py",
+        "deploy_plan",
+        ("plan", "if not all(", "if not any("),
+        ("key_pair_step", "RUN_TAG: run_id, ", ""),
+        ("plan", "*inbound_cidrs", ""),
+    ),
+    *_in(
+        "deploy/apply.py",
+        "deploy_faults deploy_plan",
+        ("_call", "if not_yet or is_throttled(error):", "if not_yet:"),
+        ("_call", "and part in said", ""),
+        ("", "journal.record(step.creates.kind, step.creates.name, step=step.name)", "pass"),
+    ),
+    *_in(
+        "deploy/survey.py",
+        "deploy_survey",
+        ("_Survey.holds", "group.module.root_volume_size < least", "group.module.root_volume_size > least"),
+        ("_Survey.capacity", "wanted > room", "wanted > room + 1"),
+        ("_Survey.security_groups", "!= network.vpc_id", "is None"),
+        ("_Survey.named", "len(vpcs) > 1", "len(vpcs) > 2"),
+    ),
+    # What is destroyed
+    *_in(
+        "deploy/sweep.py",
+        "deploy_sweep deploy_faults",
+        ("_Sweep.terminate", "if len(instances) > 1:", "if False:"),
+        ("_Sweep.run", "self.terminate(self.found(INSTANCE))", "pass"),
+        ("_Sweep.run", 'self.attempt(f"suspending {group}", partial(self.suspend, group))', "pass"),
+        ("_Sweep.run", "partial(self.unlink, resource, security_groups)", "lambda: None"),
+        ("_Sweep.made_for", "tagged or image.id in", "image.id in"),
+        ("_Sweep.destroy", "if not is_not_found(error):", "if True:"),
+        ("_Sweep.delete_security_group", 'code_of(error) == "DependencyViolation"', "False"),
+        ("_Sweep.prove", "if not proved:", "if False:"),
+        ("_Sweep.gone", "self.journal.destroyed(resource.kind, resource.id)", "pass"),
+        ("_Sweep.delete_profile", "for role in answer", "for role in () and answer"),
+    ),
+    *_in(
+        "deploy/leaks.py",
+        "deploy_leaks",
+        ("find_lost", "resource.run_id not in spared and", ""),
+        ("find_lost", "_RUN_ID.fullmatch", "_RUN_ID.match"),
+        ("find_lost", "now - started > older_than", "now - started < older_than"),
+        ("find_lost", "started = min(", "started = max("),
+        ("find_lost", "expires = max(", "expires = min("),
+        ("_end_of_day", "+ timedelta(days=1)", ""),
+    ),
+    *_in(
+        "journal.py",
+        "journal",
+        ("Journal._write", "os.fsync(descriptor)", "pass"),
+        ("Journal._write", "0o600)", "0o644)"),
+        ("Journal._write", 'line = b"\\n" + line', "pass"),
+        ("Journal.entries", 'event["id"] in (entry.id, entry.name)', 'event["id"] == entry.id'),
+        ("Journal.left", "if not entry.destroyed", "if entry.id and not entry.destroyed"),
+    ),
+    *_in(
+        "lifecycle.py",
+        "lifecycle",
+        ("new_run", "None if expired.is_set() else settings.keep", "settings.keep"),
+        ("_finish", "first is None and", ""),
+        ("forget_dead", 'told.get("kept") or', ""),
+        ("destroy", "run.forget()", "pass"),
+    ),
+    # Secrets
+    *_in(
+        "run_secrets.py",
+        "run_secrets",
+        ("Secret.__repr__", "repr(HIDDEN)", "str.__repr__(self)"),
+        ("", "_LEAST = 16", "_LEAST = 60"),
+        ("RunSecrets._parts", "reverse=True", "reverse=False"),
+        ("RunSecrets._known", "*shortened", ""),
+        ("RunSecrets.for_host", "{CONSUL_MANAGEMENT} if consul_server else set()", "{CONSUL_MANAGEMENT}"),
+        ("_write", "0o600", "0o644"),
+        ("", r"|\Z)", ")"),
+    ),
+    # The embedded EC2
+    *_in(
+        "ec2/metadata.py",
+        "ec2_metadata",
+        ("TokenMint.remaining", "owner != instance_id or", ""),
+        ("TokenMint.remaining", "left if left > 0 else None", "left"),
+        ("_MetadataHandler.do_PUT", '"X-Forwarded-For" in self.headers', "False"),
+        ("_MetadataHandler.do_PUT", "1 <= int(ttl) <= _LONGEST_TTL", "0 <= int(ttl) <= _LONGEST_TTL"),
+        ("_MetadataHandler.do_GET", "elif view.token_required:", "elif False:"),
+        ("_MetadataHandler._caller", "if not view.metadata_enabled:", "if False:"),
+    ),
+    *_in(
+        "ec2/metadata_tree.py",
+        "ec2_metadata",
+        ("_metadata", 'if "/" not in key', "if True"),
+        ("_metadata", "if view.tags_in_metadata:", "if True:"),
+    ),
+    *_in(
+        "ec2/security_groups.py",
+        "ec2_security_groups",
+        ("_protocol", "(0, _LAST_PORT)", "(1, _LAST_PORT)"),
+        ("SecurityGroups.ruleset", '*self._chains("outbound", "daddr"', '*self._chains("outbound", "saddr"'),
+        ("_base", "policy drop;", "policy accept;"),
+        ("SecurityGroups.adds_nothing_to", "self.hosts.items() <= before.hosts.items()", "True"),
+    ),
+    *_in(
+        "ec2/api_security_groups.py",
+        "ec2_api_groups",
+        ("_check", "0 <= first <= last <= _LAST_PORT", "0 <= first <= _LAST_PORT"),
+        ("_check", "if prefix_list_ids:", "if False:"),
+        ("_rules", 'or protocol == "icmpv6"', ""),
+    ),
+    *_in(
+        "ec2/images.py",
+        "ec2_images",
+        ("ImageStore.add", "_cut(layer / CERTIFICATES, certificate)", "pass"),
+        ("ImageStore.forget", "if not in_use:", "if True:"),
+    ),
+    # Scripts on the hosts
+    *_in(
+        "modules/host_scripts/host_aws_api.py",
+        "host_aws_api",
+        ("expected_servers", "tags.get(tag[0]) != tag[1]", "tag[0] not in tags"),
+        ("expected_servers", "tags.get(GROUP_TAG) or api.group_of(instance_id)", "tags.get(GROUP_TAG)"),
+        ("_capacity", "or int(text) < 1", ""),
+        ("AwsApi._failure", "or code in THROTTLED", ""),
+        ("AwsApi._failure", "self._credentials = None", "pass"),
+        ("AwsApi._pages", "if not token:", "if True:"),
+    ),
+    *_in(
+        "modules/host_scripts/host_metadata.py",
+        "host_metadata",
+        ("Metadata.region", "answer.status != 404", "True"),
+        ("Metadata._get", "answer.status == 401", "False"),
+    ),
+    *_in(
+        "modules/host_scripts/host_commons.py",
+        "host_commons",
+        ("wait_until", "interval = min(longest, interval * 1.5)", "pass"),
+        ("wait_until", "min(interval, seconds - passed)", "interval"),
+    ),
+    *_in(
+        "modules/host_scripts/wait_for_consul.py",
+        "host_wait_for_consul",
+        ("Consul.leader", "if self._own_token:", "if False:"),
+        ("nomad_leader", "answer.text != '\"\"'", "True"),
+    ),
+    *_in(
+        "modules/host_scripts/run_consul.py",
+        "run_consul",
+        ("render_config", '"bootstrap_expect"] = bootstrap_expect', '"bootstrap_expect"] = 1'),
+        ("_tls", '"verify_incoming": True', '"verify_incoming": False'),
+        ("_acl", '"deny"', '"allow"'),
+    ),
+    # Waiting, sharing, jobs, writes, history
+    *_in(
+        "wait.py",
+        "wait",
+        ("Deadline.child", "min(self.at, self.clock() + seconds)", "self.clock() + seconds"),
+        ("wait_until", "if isinstance(answer, Broken):", "if isinstance(answer, Broken) and final:"),
+        ("wait_until", "answer.seen != last and", ""),
+    ),
+    *_in(
+        "refusals.py",
+        "deploy_faults deploy_sweep",
+        ("patiently", "or is_unsure(error)", ""),
+        ("patiently", "deadline.passed or not passes", "not passes"),
+    ),
+    *_in(
+        "sharing.py",
+        "sharing",
+        ("_inherit", "run is None or settings.keep", "run is None"),
+        ("Sharing._find", "if place.unused() else None", ""),
+        ("Sharing._find", "if place.result() != result:", "if False:"),
+        ("Sharing._await_the_last", 'last.acquire("the other workers to end")', "pass"),
+    ),
+    *_in(
+        "jobs.py",
+        "jobs",
+        ("Job._deregister", "error.status is None or error.status >= 500", "error.status is None"),
+        ("Job._deregister", "error.status != 404", "True"),
+        ("Job._ended", "not in _ENDED", 'not in (*_ENDED, "pending")'),
+    ),
+    *_in(
+        "workload.py",
+        "workload",
+        ("Register._look", "number < self.acknowledged", "number > self.acknowledged"),
+        ("Register.verify", "if not self.writes:", "if False:"),
+        ("Register.step", "self._turn += 1", "pass"),
+        ("Workload.await_writes", "writes + 2", "writes + 1"),
+    ),
+    *_in(
+        "faults/fault.py",
+        "faults_undone",
+        ("Repairs.run", "self._left.pop()", "self._left.pop(0)"),
+        ("Repairs.run", "self._left = failed", "self._left = []"),
+        ("Fault.__enter__", "_note(error, self.repairs.run())", "pass"),
+        ("Fault.__exit__", "elif left:", "elif False:"),
+    ),
+    *_in(
+        "linearizability/check.py",
+        "linearizability",
+        ("_nothing", "if faults_due and not done", "if False"),
+        ("check_kv", 'found.verdict != "ok"', 'found.verdict == "illegal"'),
+    ),
+    *_in(
+        "history/trend.py",
+        "trend",
+        ("_is_step", "SIGMAS * noise", "0"),
+        ("_is_step", "SUPERIORITY * len(before)", "0 * len(before)"),
+        ("steps", "2 * LEAST", "LEAST"),
+    ),
+)
