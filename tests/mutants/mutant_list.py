@@ -44,7 +44,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "checks/registration.py",
-        "checks_registration",
+        "checks_registration checks_services",
         ("ServiceInstance.parse", 'if check["Status"] != "passing"', 'if check["Status"] == "critical"'),
         ("ServiceInstance.parse", 'service["Address"] or node["Address"]', 'node["Address"]'),
         ("judge_service", "len(answer.value) != count", "len(answer.value) < count"),
@@ -201,6 +201,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "ec2/api_security_groups.py",
         "ec2_api_groups",
         ("_check", "0 <= first <= last <= _LAST_PORT", "0 <= first <= _LAST_PORT"),
+        ("_check", "not 0 <= first <=", "not 1 <= first <="),
         ("_check", "if prefix_list_ids:", "if False:"),
         ("_rules", 'or protocol == "icmpv6"', ""),
     ),

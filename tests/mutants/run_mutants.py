@@ -24,8 +24,9 @@ from mutant_list import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 COPIED = (
-    "conftest.py docs examples fixtures nomad_testkit pyproject.toml README.md tests tox.ini .gitignore .ci"
-).split()
+    *("conftest.py", "docs", "examples", "fixtures", "nomad_testkit", "pyproject.toml"),
+    *("README.md", "tests", "tox.ini", ".gitignore", ".ci"),
+)
 MUTANT_SECONDS = 60.0
 """After which an endless loop counts as noticed."""
 BASELINE_SECONDS = 600.0

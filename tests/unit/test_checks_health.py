@@ -74,6 +74,31 @@ def test_a_server_without_a_vote_is_told() -> None:
     assert ", not a voter)" in verdict.seen
 
 
+def test_autopilot_that_is_unhealthy_as_a_whole_is_told() -> None:
+    check = AutopilotHealthy()
+    consul, nomad = check.observe(recorded("healthy"))
+    answers = tuple(replace(answer, value=replace(answer.value, healthy=False)) for answer in consul.answers)
+
+    verdict = check.judge((replace(consul, answers=answers), nomad))
+
+    assert isinstance(verdict, Pending)
+    assert f"consul autopilot, asked on {ON_A}, is unhealthy" in verdict.seen
+
+
+def test_servers_without_a_leader_are_level_with_nobody() -> None:
+    check = HealthyServers()
+    consul, nomad = check.observe(recorded("healthy"))
+    answers = []
+    for answer in consul.answers:
+        servers = tuple(replace(server, leader=False) for server in answer.value.servers)
+        answers.append(replace(answer, value=replace(answer.value, servers=servers)))
+
+    verdict = check.judge((replace(consul, answers=tuple(answers)), nomad))
+
+    assert isinstance(verdict, Pending)
+    assert f"consul autopilot, asked on {ON_A}, knows no leader" in verdict.seen
+
+
 def test_healthy_servers_are_level_with_their_leader() -> None:
     check = HealthyServers()
     consul, nomad = check.observe(recorded("healthy"))

@@ -195,3 +195,35 @@ def test_a_server_that_made_itself_a_leader_of_one_is_broken_for_both_checks(che
     assert isinstance(verdict, Broken)
     assert f"consul is split: {ON_A} sees only itself and {B}, {C}; " in verdict.reason
     assert f"{ON_C} sees only itself" in verdict.reason
+
+
+def test_more_servers_than_wanted_are_pending() -> None:
+    verdict = RaftPeers(2).verdict(recorded("healthy"))
+
+    assert isinstance(verdict, Pending)
+    assert verdict.seen.startswith(f"the cluster has 3 consul servers: {ON_A}, {ON_B}, {ON_C}; ")
+
+
+def test_two_leaders_are_several() -> None:
+    check = Leader()
+    consul, nomad = check.observe(recorded("healthy"))
+    other = next(address for address in consul.expected if address != consul.leader[0].value)
+    first, *others = consul.leader
+
+    verdict = check.judge((replace(consul, leader=(replace(first, value=other), *others)), nomad))
+
+    assert isinstance(verdict, Pending)
+    assert verdict.seen.startswith("several consul leaders: ")
+
+
+def test_a_leader_that_is_no_peer_of_a_server_is_told() -> None:
+    check = Leader()
+    consul, nomad = check.observe(recorded("healthy"))
+    first, *others = consul.peers
+    without = tuple(address for address in first.value if address != consul.leader[0].value)
+    assert without
+
+    verdict = check.judge((replace(consul, peers=(replace(first, value=without), *others)), nomad))
+
+    assert isinstance(verdict, Pending)
+    assert verdict.seen.endswith(f" is no peer on {ON_A}")

@@ -109,3 +109,23 @@ def test_a_node_that_takes_no_work_or_differs_is_told(facts: dict[str, object], 
 
     assert isinstance(verdict, Pending)
     assert text in verdict.seen
+
+
+@pytest.mark.parametrize(
+    ("status", "failing"), [("passing", 0), ("warning", 1), ("critical", 1), ("maintenance", 1), ("unknown", 1)]
+)
+def test_only_a_check_that_passes_is_not_failing(status: str, failing: int) -> None:
+    check = {"Name": "alive", "Status": status, "Output": ""}
+    entry = {
+        "Node": {"Node": "i-1", "Address": "10.0.0.1"},
+        "Service": {"Address": "", "Port": 80},
+        "Checks": [check],
+    }
+    assert len(ServiceInstance.parse(entry).failing) == failing
+
+
+@pytest.mark.parametrize(("own", "address"), [("", "10.0.0.1"), ("10.0.0.9", "10.0.0.9")])
+def test_a_services_own_address_comes_before_its_nodes(own: str, address: str) -> None:
+    node = {"Node": "i-1", "Address": "10.0.0.1"}
+    entry = {"Node": node, "Service": {"Address": own, "Port": 80}, "Checks": []}
+    assert ServiceInstance.parse(entry).address == address

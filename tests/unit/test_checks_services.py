@@ -111,3 +111,34 @@ def test_what_is_left_of_a_service_is_told(gone: RecordedCluster, left: GoneView
     first, *others = check.observe(gone)
 
     assert check.judge((replace(first, value=left), *others)) == Pending(f"{ON_A}: {text.format(check.service)}")
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_more_or_fewer_instances_than_wanted_are_pending(count: int, running: RecordedCluster) -> None:
+    (service,) = running.job.services
+
+    verdict = ServiceHealthy(service, count).verdict(running)
+
+    assert isinstance(verdict, Pending)
+    assert f"service {service}, asked on {ON_A}: 6 instances, on " in verdict.seen
+
+
+def test_as_many_other_ports_are_told(running: RecordedCluster) -> None:
+    check = ServiceResolves(*running.job.services)
+    first, *others = check.observe(running)
+    ports = (1, *first.value.ports[1:])
+
+    verdict = check.judge((replace(first, value=replace(first.value, ports=ports)), *others))
+
+    assert isinstance(verdict, Pending)
+    assert "DNS gives ports [1, " in verdict.seen
+
+
+def test_an_answer_without_addresses_is_told(running: RecordedCluster) -> None:
+    check = ServiceResolves(*running.job.services)
+    first, *others = check.observe(running)
+
+    verdict = check.judge((replace(first, value=replace(first.value, addresses=())), *others))
+
+    assert isinstance(verdict, Pending)
+    assert "DNS answers NOERROR with 0 addresses" in verdict.seen

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from api_lab import Lab, cloud_lab, refused
+from api_lab import AMI, Lab, cloud_lab, refused
 
 from nomad_testkit.ec2.security_groups import Rule, SecurityGroups
 
@@ -26,6 +26,7 @@ def lines(rule: Rule) -> list[str]:
     [
         (Rule("tcp", 22, 22, cidr="0.0.0.0/0"), "ip saddr 0.0.0.0/0 tcp dport 22 accept"),
         (Rule("udp", 8300, 8302, cidr="10.0.0.0/8"), "ip saddr 10.0.0.0/8 udp dport 8300-8302 accept"),
+        (Rule("tcp", 0, 1023, cidr="10.0.0.0/8"), "ip saddr 10.0.0.0/8 tcp dport 0-1023 accept"),
         (Rule("tcp", cidr="10.0.0.0/8"), "ip saddr 10.0.0.0/8 tcp dport 0-65535 accept"),
         (Rule("tcp", 22, 22, cidr="172.31.0.9/20"), "ip saddr 172.31.0.0/20 tcp dport 22 accept"),
         (Rule("tcp", 22, 22, group="sg-2"), "ip saddr @sg_2 tcp dport 22 accept"),
@@ -197,6 +198,15 @@ def test_a_modified_rule_is_in_force(lab: Lab) -> None:
     del asked["CidrIpv4"]
     assert "revoke the rule" in refused("InvalidParameterValue", lambda: modify(ReferencedGroupId=web))
     assert in_force(lab).inbound[web] == (Rule("tcp", 443, 443, cidr="10.0.0.0/8"),)
+
+
+@pytest.mark.parametrize("last", [0, 65535])
+def test_a_rule_from_port_0_is_taken(last: int, lab: Lab) -> None:
+    web = group(lab, "web")
+    permission = {**ANYWHERE, "IpProtocol": "tcp", "FromPort": 0, "ToPort": last}
+    lab.ec2.authorize_security_group_ingress(GroupId=web, IpPermissions=[permission])
+    lab.ec2.run_instances(ImageId=AMI, MinCount=1, MaxCount=1, SecurityGroupIds=[web])
+    assert in_force(lab).inbound[web] == (Rule("tcp", 0, last, cidr="0.0.0.0/0"),)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from nomad_testkit import lifecycle, sharing
+from nomad_testkit.runs import Run
+from nomad_testkit.settings import Settings
 from nomad_testkit.sharing import Sharing, expect_worker
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -263,9 +268,21 @@ def test_the_folder_is_its_owners_alone(worker: Callable[[str], Worker], tmp_pat
     assert (folder / "thing" / "result.json").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(("keep", "known", "destroyed"), [(False, True, 1), (True, True, 0), (False, False, 0)])
+def test_a_run_that_is_inherited_is_destroyed_unless_it_is_kept(
+    keep: bool, known: bool, destroyed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path))
+    run, gone = Run.new(), list[str]()
+    monkeypatch.setattr(lifecycle, "destroy", lambda one, **_: gone.append(one.run_id))
+    description: dict[str, Any] = {"run_id": run.run_id if known else "nt-20260314-ffffff"}
+    sharing._inherit(description, settings=Settings(keep=keep), opened=Mock(), progress=print)
+    assert gone == [run.run_id] * destroyed
+
+
 def test_without_xdist_nothing_is_written(tmp_path: Path) -> None:
-    sharing = Sharing.of({}, tmp_path)
-    sharing.join()
-    assert sharing.folder is None
-    sharing.leave()
+    alone = Sharing.of({}, tmp_path)
+    alone.join()
+    assert alone.folder is None
+    alone.leave()
     assert list(tmp_path.iterdir()) == []
