@@ -104,6 +104,7 @@ def test_the_service_of_a_running_job_is_not_gone(running: RecordedCluster) -> N
     [
         (GoneView((), True, "NXDOMAIN"), "service {} is still in the catalog"),
         (GoneView((), False, "NOERROR"), "DNS still answers NOERROR for {}.service.consul"),
+        (GoneView((), False, "SERVFAIL"), "DNS still answers SERVFAIL for {}.service.consul"),
     ],
 )
 def test_what_is_left_of_a_service_is_told(gone: RecordedCluster, left: GoneView, text: str) -> None:

@@ -429,3 +429,22 @@ def in_toml(item: dataclasses.Field[Any]) -> str:
     if item.default is dataclasses.MISSING:
         return "required"
     return f"`{json.dumps(item.default)}`"
+
+
+@pytest.mark.parametrize("tokens", ["optional", "required"])
+def test_the_template_asks_for_the_tokens_of_its_module(tokens: str) -> None:
+    assert template(nomad(metadata_http_tokens=tokens))["MetadataOptions"]["HttpTokens"] == tokens
+
+
+def test_a_tag_of_the_runs_own_reaches_its_instances_whatever_the_users_say() -> None:
+    module = nomad(tags=(Tag(key="nomad-testkit-run", value="mine", propagate_at_launch=False),))
+    tags = {tag["Key"]: tag for tag in steps(module)["create_auto_scaling_group"].arguments["Tags"]}
+    assert tags["nomad-testkit-run"]["Value"] == "nt-1"
+    assert tags["nomad-testkit-run"]["PropagateAtLaunch"]
+
+
+def test_the_groups_that_a_module_names_are_let_in_beside_its_own() -> None:
+    module = nomad(allowed_inbound_security_group_ids=("sg-other",))
+    rules = steps(module)["authorize_security_group_ingress"].arguments["IpPermissions"]
+    http = next(rule for rule in rules if rule["FromPort"] == 4646)
+    assert [pair["GroupId"] for pair in http["UserIdGroupPairs"]] == ["sg-other", GROUP]
