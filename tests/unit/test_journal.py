@@ -66,3 +66,11 @@ def test_threads_write_whole_lines(journal: Journal) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: journal.record("key pair", str(number)), range(40)))
     assert {entry.name for entry in journal.left()} == {str(number) for number in range(40)}
+
+
+def test_what_never_got_an_id_is_destroyed_by_its_name(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.record("key pair", "web")
+    journal.destroyed("key pair", "web")
+    assert [entry.destroyed for entry in journal.entries()] == [True]
+    assert journal.left() == []

@@ -238,3 +238,13 @@ def test_an_archive_holds_files_that_only_their_owner_reads() -> None:
     with tarfile.open(fileobj=io.BytesIO(archive({"a.token": "t0p", "b.pem": "x\n"}))) as tar:
         found = {entry.name: (tar.extractfile(entry).read().decode(), entry.mode) for entry in tar}  # type: ignore[union-attr]
     assert found == {"a.token": ("t0p", 0o600), "b.pem": ("x\n", 0o600)}
+
+
+def test_a_secret_that_begins_another_one_leaves_nothing_of_it(tmp_path: Path) -> None:
+    short = "0123456789abcdef"
+    made = RunSecrets(tmp_path, {"a.token": Secret(short), "b.token": Secret(f"{short}-and-more")})
+    assert made.hide(f"x {short}-and-more y {short}") == "x (hidden) y (hidden)"
+
+
+def test_a_private_key_that_is_cut_short_is_hidden() -> None:
+    assert "MIGH" not in hide_all("-----BEGIN PRIVATE KEY-----\nMIGHsecret")
