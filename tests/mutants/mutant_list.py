@@ -204,7 +204,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "ec2/api_security_groups.py",
-        "ec2_api_groups",
+        "ec2_security_groups",
         ("_check", "0 <= first <= last <= _LAST_PORT", "0 <= first <= _LAST_PORT"),
         ("_check", "not 0 <= first <=", "not 1 <= first <="),
         ("_check", "if prefix_list_ids:", "if False:"),
@@ -263,7 +263,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "refusals.py",
         "deploy_faults deploy_sweep",
-        ("patiently", "or is_unsure(error)", ""),
+        ("is_transient", " or is_unsure(error)", ""),
         ("patiently", "deadline.passed or not passes", "not passes"),
     ),
     *_in(
