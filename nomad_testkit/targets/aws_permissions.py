@@ -74,6 +74,7 @@ def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list
         if one.count
         for subnet_id in ([subnet.subnet_id for subnet in one.subnets] or [one.subnet_id])
     ]
+    told_already: set[tuple[str, str]] = set()
     for demand, subnet_id in tries:
         said = _dry(
             lambda asked=demand, subnet_id=subnet_id: ec2.run_instances(  # type: ignore[misc]
@@ -90,6 +91,11 @@ def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list
         )
         what = f"{demand.count} x {demand.instance_type} of {demand.image_id} in {subnet_id} ({demand.group})"
         code = said.partition(":")[0]
+        # What is refused in every subnet alike is told once; what only one zone lacks names that zone.
+        reason = (demand.group, _short(said))
+        if reason in told_already:
+            continue
+        told_already.add(reason)
         if code in _DENIED or code in _PASSES:
             remark(f"the launch of {what} could not be tried: {_short(said)}")
         elif said != _WOULD_SUCCEED:
