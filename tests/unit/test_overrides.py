@@ -14,6 +14,7 @@ def nomad_example({arguments}):
     return {example}
 """
 COLOCATED, SEPARATE = "nomad-consul-colocated-cluster", "nomad-consul-separate-cluster"
+AMI = "ami-0123456789abcdef1"
 OWN = 'Example.load("nomad-consul-colocated-cluster").replace(num_clients=0)'
 
 
@@ -66,12 +67,12 @@ def test_an_override_that_gives_what_is_asked_for_and_what_an_ini_file_says_may_
 @pytest.mark.parametrize(
     ("fixture", "value", "given", "refused"),
     [
-        ("nomad_ami", "'ami-2'", ["--nomad-ami", "ami-1"], "--nomad-ami: asked for ami-1, but nomad_ami*gives ami-2"),
-        ("nomad_ami", "'ami-1'", ["--nomad-ami", "ami-1"], ""),
+        ("nomad_ami", "'ami-0123456789abcdef2'", ["--nomad-ami", AMI], "--nomad-ami: asked for ami-*1, but nomad_ami*gives ami-*2"),
+        ("nomad_ami", "'ami-0123456789abcdef1'", ["--nomad-ami", AMI], ""),
         ("nomad_target", "TARGET", ["--nomad-target", "aws"], "*asked for aws*gives embedded"),
         ("nomad_cluster", "CLUSTER", ["--nomad-servers", "3"], "--nomad-servers: asked for 3*gives 0 servers"),
         ("nomad_cluster", "CLUSTER", ["--nomad-clients", "2"], "--nomad-clients: asked for 2*gives 0 clients"),
-        ("nomad_cluster", "CLUSTER", ["--nomad-var", "instance_type=t3.large"], "*asked for t3.large*gives t3.micro"),
+        ("nomad_cluster", "CLUSTER", ["--nomad-var", "instance_type=t3.large"], "*asked for t3.large*gives t2.micro"),
         ("nomad_cluster", "CLUSTER", ["--nomad-example", SEPARATE], "*asked for nomad-consul-separate*"),
         ("nomad_cluster", "CLUSTER", ["--nomad-example", COLOCATED], ""),
     ],
