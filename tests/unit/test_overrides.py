@@ -67,7 +67,7 @@ def test_an_override_that_gives_what_is_asked_for_and_what_an_ini_file_says_may_
 @pytest.mark.parametrize(
     ("fixture", "value", "given", "refused"),
     [
-        ("nomad_ami", "'ami-0123456789abcdef2'", ["--nomad-ami", AMI], "--nomad-ami: asked for ami-*1, but nomad_ami*gives ami-*2"),
+        ("nomad_ami", "'ami-0123456789abcdef2'", ["--nomad-ami", AMI], "asked for ami-*1, but nomad_ami*gives ami-*2"),
         ("nomad_ami", "'ami-0123456789abcdef1'", ["--nomad-ami", AMI], ""),
         ("nomad_target", "TARGET", ["--nomad-target", "aws"], "*asked for aws*gives embedded"),
         ("nomad_cluster", "CLUSTER", ["--nomad-servers", "3"], "--nomad-servers: asked for 3*gives 0 servers"),
