@@ -183,14 +183,17 @@ def _with_reasons(text: str, state: JobState, goal: Goal) -> str:
 
 
 def _judge(view: JobView, goal: Goal) -> Verdict:
-    pending = []
-    for answer in view.answers:
-        verdict = judge_state(answer.value, goal, view.groups, asked_version=view.version)
-        if isinstance(verdict, Broken):
-            return Broken(f"{view.job_id} {verdict.reason}")
-        if isinstance(verdict, Pending):
-            pending.append(f"{view.job_id}, asked on {answer.place}: {verdict.seen}")
-    return Pending("; ".join(pending)) if pending else Ok(f"{view.count} allocations of {view.job_id} {_DOES[goal]}")
+    """Join what the servers say. Broken is what they all say: one that lags may tell of a state that is over."""
+    verdicts = [judge_state(answer.value, goal, view.groups, asked_version=view.version) for answer in view.answers]
+    broken = [verdict for verdict in verdicts if isinstance(verdict, Broken)]
+    if broken and len(broken) == len(verdicts):
+        return Broken(f"{view.job_id} {broken[0].reason}")
+    waits = [
+        f"{view.job_id}, asked on {answer.place}: {verdict.seen if isinstance(verdict, Pending) else verdict.reason}"
+        for answer, verdict in zip(view.answers, verdicts, strict=True)
+        if not isinstance(verdict, Ok)
+    ]
+    return Pending("; ".join(waits)) if waits else Ok(f"{view.count} allocations of {view.job_id} {_DOES[goal]}")
 
 
 def judge_running(view: JobView) -> Verdict:

@@ -124,7 +124,9 @@ def test_jobs_that_nomad_reschedules_are_not_dead(nomad_cluster: Cluster) -> Non
 
 def test_a_batch_job_that_nomad_reschedules_is_not_dead_either(nomad_cluster: Cluster) -> None:
     policy = RESCHEDULED.replace("unlimited      = true", 'attempts = 2\n    interval = "1h"')
-    text = hcl(FAILS_ONCE.replace("sleep 1000", "true"), job='type = "batch"', group=policy)
+    # On one client, where it leaves its mark: it fails on each that it comes to for the first time.
+    here = f'constraint {{\nattribute = "${{node.unique.name}}"\nvalue = "{nomad_cluster.clients[0].instance_id}"\n}}'
+    text = hcl(FAILS_ONCE.replace("sleep 1000", "true"), job='type = "batch"\n' + here, group=policy)
     with nomad_cluster.submitted(text) as job:
         nomad_cluster.require(BatchCompleted(job), within=WITHIN)
         assert "failed" in {one["ClientStatus"] for one in job.allocations()}, "nothing was rescheduled"
@@ -146,7 +148,7 @@ def test_deployments_that_fail_wait_for_promotion_or_are_paused(nomad_cluster: C
 
         (current,) = (one for one in nomad_cluster.nomad.job_deployments(job.id) if one["JobVersion"] == 1)
         nomad_cluster.nomad.put(f"/v1/deployment/pause/{current['ID']}", {"DeploymentID": current["ID"], "Pause": True})
-        assert "is paused" in failure(nomad_cluster, job)
+        told(nomad_cluster, job, "is paused")
         nomad_cluster.nomad.put(
             f"/v1/deployment/pause/{current['ID']}", {"DeploymentID": current["ID"], "Pause": False}
         )
@@ -176,6 +178,16 @@ def test_deployments_that_fail_wait_for_promotion_or_are_paused(nomad_cluster: C
     """
     with nomad_cluster.submitted(hcl(group=update() + never_healthy)) as job:
         assert "Failed due to progress deadline" in failed_deployment(nomad_cluster, job)
+
+
+def told(cluster: Cluster, job: Job, words: str) -> None:
+    """Wait until a job that cannot run is said to be so for a reason, which some servers learn after others."""
+
+    def probe() -> Ok[None] | Pending:
+        verdict = AllocationsRunning(job).verdict(cluster)
+        return Ok(None) if isinstance(verdict, Broken) and words in verdict.reason else Pending(repr(verdict))
+
+    wait_until(f"{words!r}", probe, deadline=Deadline.after(WITHIN))
 
 
 def promote(cluster: Cluster, deployment: str) -> None:
@@ -269,9 +281,13 @@ def test_a_class_of_nodes_that_does_not_fit_is_told_by_its_constraints(nomad_clu
     start, end = one.index("group "), one.rindex("}")
     both = one[:end] + one[start:end].replace('"one"', '"two"') + "}\n"
     with nomad_cluster.submitted(both) as job:
-        evaluation = next(one for one in job.evaluations() if one["FailedTGAllocs"])
-        filtered = evaluation["FailedTGAllocs"]
-        assert any("computed class ineligible" in group["ConstraintFiltered"] for group in filtered.values())
+
+        def filtered() -> Ok[None] | Pending:
+            groups = [group for one in job.evaluations() for group in (one.get("FailedTGAllocs") or {}).values()]
+            found = [sorted(group["ConstraintFiltered"] or ()) for group in groups]
+            return Ok(None) if any("computed class ineligible" in one for one in found) else Pending(repr(found))
+
+        wait_until("a group whose class is ineligible", filtered, deadline=Deadline.after(WITHIN))
         said = failure(nomad_cluster, job)
         assert "no ready client meets ${meta.rack} = r1" in said
         assert "no ready client meets ${attr.nomad.version} semver >= 99.0.0" in said

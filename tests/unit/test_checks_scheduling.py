@@ -63,6 +63,19 @@ def test_servers_that_disagree_on_what_runs_are_pending() -> None:
     )
 
 
+def test_a_server_that_lags_cannot_break_what_others_still_see_come() -> None:
+    cluster = recorded("web-running")
+    check = AllocationsRunning(cluster.job)
+    view = check.observe(cluster)
+    first, *others = view.answers
+    lags = replace(first, value=replace(first.value, status="dead", allocations=()))
+
+    verdict = check.judge(replace(view, answers=(lags, *others)))
+
+    assert isinstance(verdict, Pending)
+    assert verdict.seen.startswith(f"{view.job_id}, asked on {ON_A}: is dead: 0 of 6 allocations")
+
+
 def test_a_service_job_that_is_dead_is_broken() -> None:
     cluster = recorded("web-running")
     check = AllocationsRunning(cluster.job)
