@@ -1,18 +1,23 @@
-"""What ends a deployment that is alive: Ctrl-C, SIGTERM and a time limit. None of them cuts a teardown short."""
+"""What ends a deployment that is alive: Ctrl-C, SIGTERM, SIGHUP and a time limit. None cuts a teardown short."""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TERMINATING = (signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP is what a closed terminal sends."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came; a KeyboardInterrupt, since whoever handles one of them means both."""
+    """SIGTERM or SIGHUP came; a KeyboardInterrupt, since whoever handles one of them means both."""
 
 
 class Expired(Terminated):
@@ -25,23 +30,46 @@ _expired: list[str] = []
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
-    """Make SIGTERM raise Terminated in the main thread, as Ctrl-C raises KeyboardInterrupt.
+    """Make SIGTERM and SIGHUP raise Terminated in the main thread, as Ctrl-C raises KeyboardInterrupt.
+
+    SIGHUP stays ignored where it was, as nohup wants it.
 
     Elsewhere than in the main thread, which alone may set handlers, it changes nothing.
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            without_terminal()
+            raise Terminated("SIGHUP")
         raise Expired(_expired.pop()) if _expired else Terminated("SIGTERM")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = {number: signal.signal(number, handler) for number in _heard(_TERMINATING)}
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is handler:  # else somebody else has taken it over since
-            signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            if signal.getsignal(number) is handler:  # else somebody else has taken it over since
+                signal.signal(number, old)
+
+
+def _heard(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Give the signals to be handled: not SIGHUP where nohup has had it ignored."""
+    return [one for one in numbers if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
+
+
+def without_terminal() -> None:
+    """Let what goes to a terminal that has been closed go nowhere: an EIO would cut the teardown short."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:  # pytest and the progress have duplicates
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(null, descriptor, inheritable=descriptor <= 2)
+    os.close(null)
 
 
 @contextmanager
@@ -81,21 +109,23 @@ def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> 
 
 @contextmanager
 def deferred(told: Callable[[str], None]) -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block has ended, then raise; `told` gets a line when one comes."""
+    """Hold SIGINT, SIGTERM and SIGHUP back until the block has ended, then raise; `told` gets a line when one comes."""
     came: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
         came.append(number)
+        if number == signal.SIGHUP:
+            without_terminal()
         told(f"{signal.Signals(number).name}: the cluster is being destroyed, which takes a few seconds; then it ends")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    before = {number: signal.signal(number, handler) for number in _heard((signal.SIGINT, *_TERMINATING))}
     try:
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
     if came:
-        raise (Terminated("SIGTERM") if came[0] == signal.SIGTERM else KeyboardInterrupt())
+        raise (KeyboardInterrupt() if came[0] == signal.SIGINT else Terminated(signal.Signals(came[0]).name))

@@ -24,7 +24,7 @@ Exit codes:
   0    it is done, and every check holds
   1    something failed: a deployment, a check, a job, or a thing that is missing
   2    wrong usage: an option, a name, a setting or an example that cannot be used
-  130  interrupted, by Ctrl-C or SIGTERM; what was being deployed is destroyed
+  130  interrupted, by Ctrl-C, SIGTERM or a closed terminal; what was being deployed is destroyed
 ssh passes on the status of its command; 255 is ssh's own."""
 
 

@@ -145,9 +145,9 @@ def deploy(stage: Stage, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     yield
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Callable[..., Any]) -> None:
@@ -220,9 +220,10 @@ def test_an_interrupt_destroys_at_once(stage: Stage, deploy: Callable[..., Any])
     assert not any(what.startswith("evidence") for what in stage.done)
 
 
-def test_sigterm_destroys_too(stage: Stage, deploy: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_destroy_too(stage: Stage, deploy: Callable[..., Any], number: int) -> None:
     with pytest.raises(Terminated), deploy():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
     assert stage.done[-1] == "sweep"
 
 
@@ -237,7 +238,7 @@ def test_a_second_ctrl_c_while_connections_close_does_not_skip_the_teardown(
     assert Run.every() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_does_not_cut_the_teardown_short(
     stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
