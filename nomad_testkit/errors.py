@@ -151,3 +151,11 @@ class CheckFailed(TestkitError):
 
 class HistoryError(TestkitError):
     """The file with the history of runs cannot be used."""
+
+
+def said(error: BaseException) -> str:
+    """Give what an error says, with its notes; never raises, even for an error of a test that cannot be shown."""
+    try:
+        return "\n".join([str(error), *map(str, getattr(error, "__notes__", None) or ())])
+    except Exception as second:
+        return f"({type(error).__name__} that cannot be shown: {type(second).__name__})"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nomad_testkit.errors import said
 from nomad_testkit.pytest_session import usable_settings
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def pytest_runtest_makereport(
 def _told(item: pytest.Item, error: BaseException) -> str | None:
     """Tell what there is to tell; a cluster that is still there is asked, one that could not be made has been."""
     cluster = item.config.stash.get(_current, None) if _CLUSTER in getattr(item, "fixturenames", ()) else None
-    if cluster is None and not getattr(error, "__notes__", ()) and "evidence of " not in str(error):
+    if cluster is None and "evidence of " not in said(error):
         return None  # nothing to do with clusters, so nothing is imported for it
     from nomad_testkit.cluster import Cluster
-    from nomad_testkit.failure_report import EVIDENCE_NOTE, Window, said, section
+    from nomad_testkit.failure_report import EVIDENCE_NOTE, Window, section
 
     window = Window(item.config.stash.get(_began, 0.0), time.time())
     if noted := EVIDENCE_NOTE.search(said(error)):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from nomad_testkit.checks.needs import Client, Needs, ready_clients
 from nomad_testkit.checks.placement import Evaluation
 from nomad_testkit.diagnostics import HOSTS_FILE, INCOMPLETE_FILE, journal_file, mask
-from nomad_testkit.errors import TestkitError
+from nomad_testkit.errors import TestkitError, said
 
 MOST_HOSTS = 3
 LINES_A_HOST = 12
@@ -98,11 +98,6 @@ def section(folder: Path, error: BaseException, window: Window) -> str:
             parts.append(f"(not all of the evidence can be read: {type(problem).__name__}: {problem})")
     parts.append(_where(folder))
     return "\n\n".join(part for part in parts if part)
-
-
-def said(error: BaseException) -> str:
-    """Give what an error says, with its notes."""
-    return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _verdict(error: BaseException, text: str) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from nomad_testkit import overrides, topologies
-from nomad_testkit.errors import PreflightError, SettingsError, UsageError
+from nomad_testkit.errors import PreflightError, SettingsError, TestkitError, UsageError
 from nomad_testkit.pytest_session import ASKED_FOR, FINISHING, SETTINGS, SHARING, join_workers, usable_settings
 from nomad_testkit.settings import Settings, table
 
@@ -151,7 +152,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
     if used and not session.config.option.collectonly:
         _refuse_the_example(usable_settings(session.config), session.items)
-        join_workers(session.config).tell_groups(topologies.groups(session.items))
+        # A worker's error here would be lost with it; the fixture joins again, and shows it in the test.
+        with suppress(TestkitError):
+            join_workers(session.config).tell_groups(topologies.groups(session.items))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

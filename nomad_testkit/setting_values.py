@@ -108,7 +108,8 @@ def page(text: str) -> Path:
 
 
 def folder_or_name(text: str) -> str:
-    """Read the path of a folder or a name: whoever looks for it tells which."""
+    """Read the path of a folder or a name: whoever looks for it tells which, if it can be looked for."""
+    Path(text).exists()  # raises OSError for a path that is too long, or behind a folder that lets nobody in
     return text
 
 

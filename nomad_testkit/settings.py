@@ -278,12 +278,16 @@ class Settings:
             for rank, (source, texts) in enumerate(given):
                 found: dict[str, Any] = {}
                 for text in setting.texts(texts):
-                    if source == given[-1][0]:
-                        text = _seen_from(ini_file.parent, setting, text)
                     try:
+                        if source == given[-1][0]:
+                            text = _seen_from(ini_file.parent, setting, text)
                         value = setting.parse(text)
                     except read.Wrong as right:
                         wrong.append(f"{source}: found {text!r}, expected {right}")
+                        continue
+                    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a user without a home, ...
+                        why = getattr(error, "strerror", None) or error
+                        wrong.append(f"{source}: found {text!r}, expected a path that can be looked at ({why})")
                         continue
                     if setting.repeatable:  # of one source, the last word counts
                         found[f"{setting.name} {value[0]}"] = value[1]

@@ -24,10 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nomad_testkit.errors import DeployError, Ec2Error, TestkitError
+from nomad_testkit.errors import DeployError, Ec2Error, TestkitError, said
 from nomad_testkit.expiry import seconds_left
 from nomad_testkit.file_lock import PATIENCE, FileLock
 from nomad_testkit.interrupts import termination_raises, time_limit
+from nomad_testkit.runs import ENVIRONMENT_VARIABLE
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -112,12 +113,13 @@ class Sharing:
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
+            self._members = self._members or FileLock(self.folder / "members.lock")
+            self._members.acquire("a worker to leave", shared=True)
+            self._run = self._run or FileLock(self.folder / "run.lock")
+            self._run.acquire("a worker to leave", shared=True)
         except OSError as error:
-            raise TestkitError(f"the folder that the workers share cannot be made: {error}") from error
-        self._members = self._members or FileLock(self.folder / "members.lock")
-        self._members.acquire("a worker to leave", shared=True)
-        self._run = self._run or FileLock(self.folder / "run.lock")
-        self._run.acquire("a worker to leave", shared=True)
+            remedy = f"set {ENVIRONMENT_VARIABLE} to a folder that can be written"
+            raise TestkitError(f"the folder that the workers share cannot be made: {error}; {remedy}") from error
 
     def tell_groups(self, groups: Mapping[str, str]) -> None:
         """Tell the controller which tests are to run in the same worker."""
@@ -218,7 +220,7 @@ class Sharing:
                 yield value
         except BaseException as error:
             if not told:
-                place.tell({"worker": self.worker, "error": "\n".join([str(error), *getattr(error, "__notes__", ())])})
+                place.tell({"worker": self.worker, "error": said(error)})
                 place.owner.release()
             raise
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -11,6 +12,8 @@ from nomad_testkit.pytest_session import LINES, write_lines
 
 if TYPE_CHECKING:
     from nomad_testkit.file_lock import FileLock
+
+T = TypeVar("T")
 
 _workers_said = pytest.StashKey[list[str]]()
 _starting = pytest.StashKey[dict[str, "FileLock | None"]]()
@@ -29,13 +32,16 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Let a worker that is about to start tell its progress, and the others keep their cluster for it meanwhile."""
-    from nomad_testkit.runs import state_path
-    from nomad_testkit.sharing import expect_worker
+
+    def expected(state: Path) -> FileLock | None:
+        from nomad_testkit.sharing import expect_worker
+
+        return expect_worker(state, node.workerinput["testrunuid"])
 
     _show_lines_of(node)
     node.config.stash[_run] = node.workerinput["testrunuid"]
     starting = node.config.stash.setdefault(_starting, {})
-    starting[node.gateway.id] = expect_worker(state_path(), node.workerinput["testrunuid"])
+    starting[node.gateway.id] = _shared(expected, otherwise=None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -43,11 +49,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Distribute by the groups that the workers have found, unless the user chose another way than loadgroup."""
     if config.option.dist != "loadgroup":
         return None
-    from nomad_testkit import sharing
-    from nomad_testkit.runs import state_path
     from nomad_testkit.scheduling import GroupScheduling
 
-    return GroupScheduling(config, log, lambda: sharing.groups(state_path(), config.stash[_run]))
+    def groups(state: Path) -> dict[str, str]:
+        from nomad_testkit import sharing
+
+        return sharing.groups(state, config.stash[_run])
+
+    return GroupScheduling(config, log, lambda: _shared(groups, otherwise={}))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,6 +78,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if said := config.stash.get(_workers_said, None):
         terminalreporter.section("nomad_testkit")
         terminalreporter.write("\n".join(said) + "\n")
+
+
+def _shared(read: Callable[[Path], T], *, otherwise: T) -> T:
+    """Read what the workers share in the state folder, or give `otherwise` where this machine cannot hold any.
+
+    Most runs deploy nothing, and need no usable home folder. A worker that does use a cluster says what is wrong.
+    """
+    try:
+        from nomad_testkit.runs import state_path
+
+        return read(state_path())
+    except (OSError, ValueError, RuntimeError, ImportError):  # RuntimeError: there is no home; ImportError: no fcntl
+        return otherwise
 
 
 def _has_started(node: Any) -> None:
