@@ -25,7 +25,7 @@ ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
 """The folder for runs, their journals, SSH keys and history (default: ~/.local/state/nomad-testkit)."""
 _NAME = "name"
 _LOOK_SECONDS = 1.0
-_RUN_ID = re.compile(r"nt-\d{8}-[0-9a-f]{6}")
+_RUN_ID = re.compile(r"nt-[0-9]{8}-[0-9a-f]{6}")
 
 
 def state_path() -> Path:

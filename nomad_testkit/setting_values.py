@@ -54,7 +54,7 @@ def switch(text: str) -> bool:
 def seconds(text: str) -> float:
     """Read a number of seconds."""
     try:
-        value = float(text)
+        value = float(text) if text.isascii() else math.nan
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
@@ -147,4 +147,4 @@ AMI = matching(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", "an AMI id such as ami-0123456
 ACCOUNT = matching(r"[0-9]{12}", "the id of an AWS account, such as 123456789012")
 VPC = matching(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", "the id of a VPC such as vpc-0123456789abcdef0")
 URL = matching(r"https?://[^/\s?#]+/?", "the URL of an AWS API such as http://127.31.255.254")
-VERSION = matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.6.1")
+VERSION = matching(r"[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.6.1")

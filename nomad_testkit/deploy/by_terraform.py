@@ -103,7 +103,7 @@ def apply_terraform(
     return Applied(
         outputs={**outputs, **{f"num_{group}": count for group, count in hosts.items()}},
         hosts=hosts,
-        ssh_ports=dict.fromkeys(groups, int(port)) if port.isdigit() else {},
+        ssh_ports=dict.fromkeys(groups, int(port)) if port.isascii() and port.isdigit() else {},
     )
 
 

@@ -86,7 +86,7 @@ def _check(
     if protocol == ALL:
         return
     if protocol not in ("tcp", "udp", "icmp", "icmpv6") and not (
-        protocol.isdigit() and int(protocol) <= _LAST_PROTOCOL
+        protocol.isascii() and protocol.isdigit() and int(protocol) <= _LAST_PROTOCOL
     ):
         raise _invalid("ipProtocol", ip_protocol, "use tcp, udp, icmp, a protocol's number, or -1 for all")
     if from_port is None or to_port is None:

@@ -58,7 +58,7 @@ class TerraformVariable(Variable):
         if isinstance(value, list | tuple | dict) or (self.type == "bool" and found not in ("true", "false")):
             raise refusal(file, key, kind_of(value), {"bool": "true or false"}.get(self.type, f"a {self.type}"))
         if self.type == "number":
-            if not re.fullmatch(r"-?\d+(\.\d+)?", found):
+            if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", found):
                 raise refusal(file, key, kind_of(value), "a number")
             return float(found) if "." in found else int(found)
         return found == "true" if self.type == "bool" else found
@@ -66,7 +66,7 @@ class TerraformVariable(Variable):
     def _known(self, file: Path, key: str, value: object, known: str) -> Any:
         """Judge a value as that of upstream's variable of the same name."""
         type_, found = TYPES[known], str(value)
-        if type_.python is int and not re.fullmatch(r"\d+", found):
+        if type_.python is int and not re.fullmatch(r"[0-9]+", found):
             raise refusal(file, key, kind_of(value), type_.described)
         right = type_.refused(type_.python(found))
         if right or isinstance(value, list | tuple | dict):
@@ -187,7 +187,7 @@ class TerraformExample(Example):
 
     def _size(self, role: str) -> int:
         value = str(self.variables.get(self._size_variable(role) or ""))
-        return int(value) if re.fullmatch(r"\d+", value) else 0
+        return int(value) if re.fullmatch(r"[0-9]+", value) else 0
 
     def _check_key(self) -> None:
         """Refuse a private key that cannot be used. Raises ExampleError."""

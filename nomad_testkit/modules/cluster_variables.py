@@ -211,7 +211,7 @@ class ClusterModule:
         if not re.fullmatch(r"/([!-~]{1,510}/)?", path):
             yield "instance_profile_path", repr(path), 'a path that begins and ends with /, such as "/testing/"'
         boundary = self.iam_permissions_boundary
-        if boundary and not re.fullmatch(r"arn:[\w-]+:iam::(\d*|aws):policy/.+", boundary):
+        if boundary and not re.fullmatch(r"arn:[a-z0-9-]+:iam::([0-9]*|aws):policy/.+", boundary):
             yield "iam_permissions_boundary", repr(boundary), "the ARN of a policy, such as arn:aws:iam::1:policy/edge"
 
 
@@ -223,10 +223,10 @@ def _duration(text: str) -> float | None:
     """
     if text == "0":
         return 0.0
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", text):
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", text):
         return None
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", text))
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", text))
 
 
 def _name_faults(key: str, name: str) -> Iterator[Fault]:

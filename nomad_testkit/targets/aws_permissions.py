@@ -181,7 +181,7 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
 def _principal(iam: Any, identity: Identity, remark: Remark) -> str | None:
     """Name the user or role whose policies count; None where there is none to ask for."""
     kind = re.fullmatch(
-        r"arn:([\w-]+):(iam|sts)::\d*:(root|user/.+|assumed-role/([^/]+)/.+|federated-user/.+)", identity.arn
+        r"arn:([\w-]+):(iam|sts)::[0-9]*:(root|user/.+|assumed-role/([^/]+)/.+|federated-user/.+)", identity.arn
     )
     if kind is None or kind[3].startswith("federated-user"):
         remark(f"permissions could not be simulated: {identity.arn} is neither a user nor a role")

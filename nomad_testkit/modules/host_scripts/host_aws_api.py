@@ -205,7 +205,7 @@ def expected_servers(
 
 def _capacity(group: ET.Element, name: str) -> int:
     text = group.findtext("DesiredCapacity", "")
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise Waiting(f"the auto scaling group {name} has the desired capacity {text or 'of nothing'!r}")
     return int(text)
 

@@ -38,7 +38,7 @@ def install_parser(agent: str) -> argparse.ArgumentParser:
     add = made.add_argument
     add(
         "--version",
-        type=matching(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.2.3, without a v"),
+        type=matching(r"[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?", "a version such as 1.2.3, without a v"),
         help=f"the release to get from {RELEASES}",
     )
     add("--path", type=absolute_path, default=Path("/opt", agent), help=f"where to (default: /opt/{agent})")

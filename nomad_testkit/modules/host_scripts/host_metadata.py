@@ -14,9 +14,9 @@ RETRY_SECONDS = 60.0
 TOKEN_TTL_SECONDS = 21600
 
 INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
-REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
-ZONE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+-\d+[a-z]")
-OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
+ZONE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+-[0-9]+[a-z]")
+OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 IPV4 = re.compile(rf"{OCTET}(\.{OCTET}){{3}}")
 ROLE = re.compile(r"[\w+=,.@-]{1,64}")
 

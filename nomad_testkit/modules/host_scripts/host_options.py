@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|ms|s|m|h))+")
+DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?/?")
+ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?")
 OUTPUT = re.compile(
     r"(inherit|null|tty|journal|kmsg|syslog|(journal|kmsg|syslog)\+console|socket|"
     r"(file|append|truncate):/\S+|fd(:[\w.-]+)?)"
@@ -30,7 +30,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     right = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,9}", text) or int(text) < least or (most is not None and int(text) > most):
+        if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < least or (most is not None and int(text) > most):
             raise refused(text, right)
         return int(text)
 
@@ -89,7 +89,7 @@ def token(text: str) -> str:
 def agent_address(text: str) -> tuple[str, int]:
     """Take HOST:PORT of an agent's API."""
     host, colon, port = text.rpartition(":")
-    if not colon or not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not re.fullmatch(r"\d{1,5}", port):
+    if not colon or not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not re.fullmatch(r"[0-9]{1,5}", port):
         raise refused(text, "a host and a port, such as 127.0.0.1:8500")
     if not 0 < int(port) < 65536:
         raise refused(text, "a port from 1 to 65535")
@@ -101,7 +101,7 @@ def dns_server(text: str) -> str:
     import ipaddress
 
     address, port = text, "53"
-    match = re.fullmatch(r"\[([^\]]+)\]:(\d+)|([^:]+):(\d+)", text)
+    match = re.fullmatch(r"\[([^\]]+)\]:([0-9]+)|([^:]+):([0-9]+)", text)
     if match:
         address, port = match[1] or match[3], match[2] or match[4]
     try:

@@ -113,7 +113,11 @@ def _tls(settings: dict[str, Any]) -> Tls | None:
 
 def main(arguments: Sequence[str], consul: Consul | None = None, clock: Clock | None = None) -> int:
     """Run the script; gives its exit status."""
-    if len(arguments) not in (2, 3) or arguments[0] not in ("leader", "nomad") or not arguments[1].isdigit():
+    if (
+        len(arguments) not in (2, 3)
+        or arguments[0] not in ("leader", "nomad")
+        or not (arguments[1].isascii() and arguments[1].isdigit())
+    ):
         print(USAGE, file=sys.stderr)
         return 2
     what = "a Consul leader" if arguments[0] == "leader" else "a Nomad server in Consul"
