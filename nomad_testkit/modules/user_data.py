@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import zlib
 
 from nomad_testkit.modules.cluster_tables import Fault
@@ -52,7 +53,7 @@ def user_data_fault(data: bytes) -> Fault | None:
     """
     if not data:
         return None
-    where = ""
+    where, whole = "", True
     if is_compressed(data):
         where = "gzip of "
         try:
@@ -62,10 +63,17 @@ def user_data_fault(data: bytes) -> Fault | None:
             return "user_data", f"gzip that is damaged ({error})", "what gzip has written, whole"
         if not unpacking.eof and not unpacking.unconsumed_tail:
             return "user_data", "gzip that is cut off", "what gzip has written, whole"
+        whole = unpacking.eof
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             found = f"{where}text that begins with a byte order mark of {encoding}"
             return "user_data", found, "UTF-8 without a byte order mark: nothing may come before the first line"
+    try:
+        # cloud-init's type_from_starts_with decodes all of it, and gives up where it cannot.
+        codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
+    except UnicodeDecodeError as error:
+        found = f"{where}bytes that are not UTF-8, the first of them {data[error.start]:#04x} at offset {error.start}"
+        return "user_data", found, "UTF-8, or else cloud-init runs none of it; other bytes can be written as base64"
     first = data.split(b"\n", 1)[0]
     shown = f"{where}{first[:40]!r}"
     if data.startswith(b"#!"):

@@ -55,7 +55,7 @@ def load(folder: Path, data: bytes) -> Example:
         b"",
         SHELL,
         b"#!/bin/sh\n# LF first, and then\r\necho CRLF\r\n",
-        b"#!/usr/bin/env python3\n# \xff\xfe is not UTF-8\n",
+        b"#!/usr/bin/env python3\n# \xc3\xa9 is UTF-8\n",
         b"#cloud-config\npackages: [jq]\n",
         b"#cloud-config\r\npackages: [jq]\r\n",
         b"\n  #cloud-config\n",
@@ -97,6 +97,11 @@ def test_what_cloud_init_runs_is_sent_as_it_is(tmp_path: Path, data: bytes) -> N
         ),
         (PACKED[:-9], "gzip that is cut off"),
         (b"\x1f\x8b" + SHELL, "gzip that is damaged"),
+        (SHELL + b"# \xff\n", "bytes that are not UTF-8, the first of them 0xff at offset 23"),
+        (SHELL + b"# \xc3", "bytes that are not UTF-8, the first of them 0xc3 at offset 23"),
+        (b"#cloud-config\n# \xe9\n", "the first of them 0xe9 at offset 16"),
+        (b"MIME-Version: 1.0\n\n\xe9", "the first of them 0xe9 at offset 19"),
+        (gzip.compress(SHELL + b"\xff", mtime=0), "gzip of bytes that are not UTF-8, the first of them 0xff at offset 21"),
     ],
 )
 def test_what_can_never_run_is_refused_when_the_example_is_loaded(tmp_path: Path, data: bytes, found: str) -> None:
@@ -111,7 +116,7 @@ def test_what_can_never_run_is_refused_when_the_example_is_loaded(tmp_path: Path
 @pytest.mark.parametrize(
     ("data", "sent"),
     [
-        (b"#!/bin/sh\necho \xff ${size}\r\n", b"#!/bin/sh\necho \xff 5\r\n"),
+        (b"#!/bin/sh\necho \x07 ${size}\r\n", b"#!/bin/sh\necho \x07 5\r\n"),
         (b"#!/bin/sh\n# \xc3\xa9 ${size} $${size} ${other}\n", b"#!/bin/sh\n# \xc3\xa9 5 ${size} ${other}\n"),
         (STORED, STORED),
     ],
@@ -119,6 +124,11 @@ def test_what_can_never_run_is_refused_when_the_example_is_loaded(tmp_path: Path
 def test_only_the_references_change(tmp_path: Path, data: bytes, sent: bytes) -> None:
     (group,) = load(tmp_path, data).replace(size=5).render()
     assert group.module.user_data == sent
+
+
+def test_a_character_at_the_end_of_what_is_looked_at_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nomad_testkit.modules.user_data._MOST_UNPACKED", len(SHELL) + 1)
+    assert user_data_fault(gzip.compress(SHELL + "éé".encode(), mtime=0)) is None
 
 
 def test_values_are_filled_in_as_utf_8() -> None:
