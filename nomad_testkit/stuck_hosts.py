@@ -23,6 +23,11 @@ BOUND_SECONDS = 15.0
 LOG_LINES, WARNINGS, CONSOLE_LINES = 3, 3, 6
 _WIDTH = 200
 _LOUD = r"\[(WARN|ERROR)\]|[Tt]oo many open files|[Ff]ailed to start"
+_ERROR = re.compile(r"\[ERROR\]|[Tt]oo many open files|[Ff]ailed to start")
+_FOLLOWS = re.compile(
+    r"[Nn]o (cluster )?leader|[Nn]o known Consul servers|[Nn]o servers|lost leadership|[Cc]heck is now critical"
+)
+"""What agents say, often and in many places, because of something else: of use only where nothing else is said."""
 _PART = "\x1e"
 """What a log has not in it: the ASCII separator of records."""
 _OWN = re.compile(r"\bi-[0-9a-f]{8,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
@@ -30,14 +35,13 @@ _OWN = re.compile(r"\bi-[0-9a-f]{8,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{1
 
 
 def _script() -> str:
-    # A warning that comes again and again is shown once: by its last occurrence.
     log = (
         f"for f in {USER_DATA_LOG} {CLOUD_INIT_LOG}; do test -s $f && "
         f'{{ echo "{_PART}$f ends:"; tail -n {LOG_LINES} $f; break; }}; done'
     )
     agents = "; ".join(
         f"echo '{_PART}{unit} warns:'; "
-        f"journalctl -u {unit} --no-pager -o cat -n 400 | grep -E {shlex.quote(_LOUD)} | tail -n 60"
+        f"journalctl -u {unit} --no-pager -o cat -n 2000 | grep -E {shlex.quote(_LOUD)} | tail -n 300"
         for unit in UNITS
     )
     return f"{log}; {agents}"
@@ -82,14 +86,36 @@ def _lines(host: Host, target: Target) -> list[str]:
     lines: list[str] = []
     for part in mask(host.hide(found)).split(_PART)[1:]:
         title, *text = part.strip().splitlines()
-        lines += [title, *(f"  {_cut(line)}" for line in _distinct(text))] if text else []
+        chosen = causes(text) if title.endswith(" warns:") else _distinct(text)[-LOG_LINES:]
+        lines += [title, *(f"  {_cut(line)}" for line in chosen)] if text else []
     return lines or ["neither its user data nor its agents have logged anything", *_console(host, target)]
 
 
+def causes(warnings: Sequence[str]) -> list[str]:
+    """Choose the warnings that most likely tell why: errors first, what follows from something else last.
+
+    One that comes again and again is there once, as it was said last. What is chosen is in the order of its time.
+
+    >>> causes(["[ERROR] no key fits", *(f"[ERROR] in {n} s: No cluster leader" for n in range(9))])
+    ['[ERROR] no key fits', '[ERROR] in 8 s: No cluster leader']
+    """
+    lines = _distinct(warnings)
+
+    def rank(place: int) -> tuple[bool, bool, int]:
+        line = lines[place]
+        return bool(_FOLLOWS.search(line)), not _ERROR.search(line), -place
+
+    return [lines[place] for place in sorted(sorted(range(len(lines)), key=rank)[:WARNINGS])]
+
+
 def _distinct(text: Sequence[str]) -> list[str]:
-    """Give the last lines that differ in more than numbers."""
-    last = {_OWN.sub("#", line): line.strip() for line in text}
-    return list(last.values())[-max(LOG_LINES, WARNINGS) :]
+    """Give the lines that differ in more than numbers, each as it was last, and where it was last."""
+    last: dict[str, str] = {}
+    for line in text:
+        key = _OWN.sub("#", line)
+        last.pop(key, None)
+        last[key] = line.strip()
+    return list(last.values())
 
 
 def _console(host: Host, target: Target) -> list[str]:
