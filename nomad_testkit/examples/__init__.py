@@ -26,6 +26,7 @@ from nomad_testkit.example_variables import (
 )
 from nomad_testkit.modules.cluster_variables import ClusterModule
 from nomad_testkit.modules.consul_cluster import ConsulCluster
+from nomad_testkit.modules.fixed_ports import fixed_port_fault
 from nomad_testkit.modules.iam_policies import POLICIES
 from nomad_testkit.modules.nomad_cluster import NomadCluster
 from nomad_testkit.modules.security_group_rules import RULE_SETS, Port
@@ -37,8 +38,6 @@ FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}
 
 _OPTIONAL = ("description", "security")
-
-CONSUL_HTTP, CONSUL_HTTPS, NOMAD_HTTP = 8500, 8501, 4646
 
 # As long as a run's id may be, so that what fits when an example is loaded fits in every run.
 _ANY_RUN = "x" * RUN_ID_LENGTH
@@ -272,17 +271,12 @@ class Example:
         return Group(name, module, ports, {one: POLICIES[one] for one in extra if one in POLICIES})
 
     def _check_ports(self, groups: Sequence[Group]) -> None:
-        """Refuse ports of the agents' APIs that a run would never ask. Raises ExampleError."""
-        consul = "https_api_port" if self.security.tls else "http_api_port"
+        """Refuse ports that no agent would have, or a run would never ask. Raises ExampleError."""
         for group in groups:
-            asked = {consul: CONSUL_HTTPS if self.security.tls else CONSUL_HTTP} | {"http_port": NOMAD_HTTP}
-            for key, port in asked.items():
-                found = getattr(group.module, key, port)
-                if found != port:
-                    right = (
-                        f"{port}, at which readiness and checks ask the agent's API: run-consul and run-nomad use it"
-                    )
-                    raise refusal(self.file, f"groups.{group.name}.inputs.{key}", str(found), right)
+            roles = [one.name for one in dataclasses.fields(Roles) if group.name in getattr(self.roles, one.name)]
+            if fault := fixed_port_fault(group.module, roles, tls=self.security.tls):
+                input_, found, right = fault
+                raise refusal(self.file, f"groups.{group.name}.inputs.{input_}", found, right)
 
     def _check_login(self, groups: Sequence[Group]) -> None:
         """Refuse a key pair without its private key: a run logs in to its hosts. Raises ExampleError."""

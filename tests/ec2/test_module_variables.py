@@ -56,7 +56,6 @@ cli_rpc_port = 18400
 serf_wan_port = 18302
 https_api_port = 18501
 enable_https_port = true
-dns_port = 18600
 lifecycle_hooks = [
     { name = "in", lifecycle_transition = "autoscaling:EC2_INSTANCE_LAUNCHING", default_result = "CONTINUE" },
     { name = "out", lifecycle_transition = "autoscaling:EC2_INSTANCE_TERMINATING", heartbeat_timeout = 7200 },
@@ -344,8 +343,8 @@ def test_security_groups(made: Deployed) -> None:
     servers, clients = made.security_group("servers"), made.security_group("clients")
     assert tags(servers)["purpose"] == "testing"
     assert {
-        *(("tcp", port) for port in (2222, 4646, 4647, 4648, 8300, 8301, 8500, 18302, 18400, 18501, 18600)),
-        *(("udp", port) for port in (4648, 8301, 18302, 18600)),
+        *(("tcp", port) for port in (2222, 4646, 4647, 4648, 8300, 8301, 8500, 18302, 18400, 18501, 8600)),
+        *(("udp", port) for port in (4648, 8301, 18302, 8600)),
     } == ports(servers["IpPermissions"])
     for rule in servers["IpPermissions"]:
         sources = {pair["GroupId"] for pair in rule["UserIdGroupPairs"]}

@@ -11,7 +11,7 @@ JOIN = "2026-01-02T03:04:05.000Z [WARN]  agent: (LAN) couldn't join: number_of_n
 def leaderless(seconds: int) -> list[str]:
     """What a Consul agent without a leader says, from many places and for ever."""
     return [
-        f"2026-01-02T03:05:{second:02}.000Z [{level}] {place}: error=\"No cluster leader\""
+        f'2026-01-02T03:05:{second:02}.000Z [{level}] {place}: error="No cluster leader"'
         for second in range(seconds)
         for level, place in (
             ("ERROR", "agent.anti_entropy: failed to sync remote state"),

@@ -101,7 +101,10 @@ def test_what_cloud_init_runs_is_sent_as_it_is(tmp_path: Path, data: bytes) -> N
         (SHELL + b"# \xc3", "bytes that are not UTF-8, the first of them 0xc3 at offset 23"),
         (b"#cloud-config\n# \xe9\n", "the first of them 0xe9 at offset 16"),
         (b"MIME-Version: 1.0\n\n\xe9", "the first of them 0xe9 at offset 19"),
-        (gzip.compress(SHELL + b"\xff", mtime=0), "gzip of bytes that are not UTF-8, the first of them 0xff at offset 21"),
+        (
+            gzip.compress(SHELL + b"\xff", mtime=0),
+            "gzip of bytes that are not UTF-8, the first of them 0xff at offset 21",
+        ),
     ],
 )
 def test_what_can_never_run_is_refused_when_the_example_is_loaded(tmp_path: Path, data: bytes, found: str) -> None:
@@ -141,15 +144,3 @@ def test_a_launch_template_has_the_bytes(tmp_path: Path) -> None:
     placement = Placement("nt-1", "servers", network, "ami-1", "/dev/xvda", "key", {})
     (template,) = (step for step in cluster_steps(group.module, placement) if step.action == "create_launch_template")
     assert base64.b64decode(template.arguments["LaunchTemplateData"]["UserData"]) == PACKED
-
-
-@pytest.mark.parametrize(("key", "refused"), [("http_api_port", True), ("https_api_port", False), ("dns_port", False)])
-def test_an_apis_port_that_nobody_would_ask_is_refused(tmp_path: Path, key: str, refused: bool) -> None:
-    load(tmp_path, SHELL)
-    file = tmp_path / "example.toml"
-    file.write_text(f"{file.read_text()}{key} = 9500\n")
-    if not refused:
-        Example.load(tmp_path)
-        return
-    with pytest.raises(ExampleError, match=f"groups.servers.inputs.{key}: found 9500; right is 8500"):
-        Example.load(tmp_path)
