@@ -25,7 +25,12 @@ GOSSIP = (
     "/opt/consul/bin/run-consul --server --cluster-tag-key ${cluster_tag_key} --cluster-tag-value ${cluster_tag_value} "
     "--enable-gossip-encryption --gossip-encryption-key $(head -c 32 /dev/urandom | base64)\n"
 )
-TOO_MANY = "systemd-run --quiet --unit consul sh -c 'echo accept: too many open files; sleep 1000'\n"
+TOO_MANY = """
+/opt/consul/bin/run-consul --server --cluster-tag-key ${cluster_tag_key} --cluster-tag-value ${cluster_tag_value}
+until curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q :8300; do sleep 0.2; done
+runuser -u consul -- prlimit --nofile=8:8 --pid "$(systemctl show --property MainPID --value consul.service)"
+"""
+"""Consul leads, and may from then on open no file, and so take no connection."""
 
 
 def stuck(
@@ -72,18 +77,30 @@ def test_each_host_says_where_it_is(
     words: tuple[str, ...],
 ) -> None:
     example = variant(instead=instead, num_servers=3 if "servers-1" in words else 1, num_clients=0)
-    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=60)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=90)
     for word in words:
         assert word in said, said
     assert "connection refused" not in said.split("last seen")[0]
     assert len(said.splitlines()) <= 3 * 12 + 2, said
 
 
+@pytest.mark.parametrize(
+    "data",
+    [UNKNOWN_PART.encode(), b"echo never run\n", b"#!/bin/sh\n# \xe9\n"],
+    ids=["unknown part", "no header", "not UTF-8"],
+)
 def test_user_data_that_cloud_init_passes_over_ends_it_at_once(
-    nomad_settings: Settings, nomad_target: Target, variant: Variant, tmp_path: Path
+    nomad_settings: Settings,
+    nomad_target: Target,
+    variant: Variant,
+    tmp_path: Path,
+    data: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # All but the first would be refused when the example is loaded: the host is to say the same of them.
+    monkeypatch.setattr("nomad_testkit.modules.cluster_variables.user_data_fault", lambda data: None)
     example = variant(num_servers=1, num_clients=0)
-    (example.folder / "user-data-server.sh").write_text(UNKNOWN_PART)
+    (example.folder / "user-data-server.sh").write_bytes(data)
     example = Example.load(example.folder).replace(num_servers=1, num_clients=0)
     said = stuck(nomad_settings, nomad_target, example, tmp_path, error=BrokenError, seconds=300)
     assert "cloud-init passes over its user data" in said
