@@ -25,8 +25,9 @@ LINES = 20
 
 _LOOKS = 4
 _FAILED = 9
-UNHANDLED = "Unhandled non-multipart|Unhandled unknown content-type"
-"""How cloud-init warns of user data, or a part of it, that it passes over; it goes on, and ends well."""
+UNHANDLED = "Unhandled non-multipart|Unhandled unknown content-type|Failed calling handler"
+"""How cloud-init warns of user data, or a part of it, that it passes over or cannot read, such as a script that is not
+UTF-8; it goes on, and ends well."""
 _WARNED = f"sudo -n grep -E -m 3 '{UNHANDLED}' /var/log/cloud-init.log"
 _POLL = (
     f"{_WARNED} >/dev/null 2>&1 && exit {_FAILED}; n=0; while [ $n -lt {_LOOKS} ]; do "

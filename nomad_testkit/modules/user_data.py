@@ -69,7 +69,7 @@ def user_data_fault(data: bytes) -> Fault | None:
             found = f"{where}text that begins with a byte order mark of {encoding}"
             return "user_data", found, "UTF-8 without a byte order mark: nothing may come before the first line"
     try:
-        # cloud-init's type_from_starts_with decodes all of it, and gives up where it cannot.
+        # cloud-init takes all of it for UTF-8: where it is not, it finds no type, or cannot write the script it found.
         codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
     except UnicodeDecodeError as error:
         found = f"{where}bytes that are not UTF-8, the first of them {data[error.start]:#04x} at offset {error.start}"
