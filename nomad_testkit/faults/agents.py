@@ -10,7 +10,7 @@ from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.arguments import flag, one_of
 from nomad_testkit.faults.fault import Fault, listed, own
-from nomad_testkit.faults.repairs import Repairs, in_words, undoes
+from nomad_testkit.faults.repairs import Repairs, Turn, in_words, undoes
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -100,7 +100,7 @@ def freeze(cluster: Cluster, agent: AgentName, hosts: Sequence[Host]) -> Fault:
     return agent_fault(cluster, agent, hosts, "freeze", make)
 
 
-@undoes("start agent")
+@undoes("start agent", Turn.HOST)
 def _start(cluster: Cluster, hosts: Sequence[Host], *, agent: AgentName, drop_in: str = "") -> None:
     """Start a unit; not until the agent is ready, for which it may need one that is not there yet."""
     (host,) = hosts
@@ -109,7 +109,7 @@ def _start(cluster: Cluster, hosts: Sequence[Host], *, agent: AgentName, drop_in
     await_unit(host, agent, _BACK)
 
 
-@undoes("thaw agent")
+@undoes("thaw agent", Turn.HOST)
 def _thaw(cluster: Cluster, hosts: Sequence[Host], *, agent: AgentName) -> None:
     (host,) = hosts
     host.run(f"systemctl kill --kill-who=main --signal=CONT {agent}", sudo=True)

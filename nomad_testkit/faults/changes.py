@@ -7,7 +7,7 @@ from typing import Any
 
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import AgentApiError
-from nomad_testkit.faults.repairs import gone, undoes
+from nomad_testkit.faults.repairs import Turn, gone, undoes
 from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -15,7 +15,7 @@ WITHIN = 60.0
 """Seconds for Nomad to have a leader again that takes a change."""
 
 
-@undoes("make node eligible", ssh=False)
+@undoes("make node eligible", Turn.CLUSTER, ssh=False)
 def make_eligible(cluster: Cluster, hosts: Sequence[Host], *, node: str) -> None:
     """End a drain, and let the node have allocations again; one that Nomad does not know any more has none to get."""
 
@@ -32,7 +32,7 @@ def make_eligible(cluster: Cluster, hosts: Sequence[Host], *, node: str) -> None
     wait_until("Nomad to end the drain", probe, deadline=Deadline.after(WITHIN), where=node)
 
 
-@undoes("unprotect instances", ssh=False)
+@undoes("unprotect instances", Turn.CLUSTER, ssh=False)
 def unprotect(cluster: Cluster, hosts: Sequence[Host], *, group: str) -> None:
     """Let a group end instances again, those that are still there."""
     if left := [host.instance_id for host in hosts if not gone(cluster, host)]:

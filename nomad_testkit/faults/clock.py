@@ -10,7 +10,7 @@ from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.agents import at_once
 from nomad_testkit.faults.arguments import whole
 from nomad_testkit.faults.fault import Fault, listed, own
-from nomad_testkit.faults.repairs import Repairs, undoes
+from nomad_testkit.faults.repairs import Repairs, Turn, undoes
 from nomad_testkit.host import Host
 
 _KEEPERS = "chrony chronyd systemd-timesyncd ntp ntpd ntpsec"
@@ -64,7 +64,7 @@ def _offset(host: Host) -> float:
     return float(host.run("date +%s.%N").stdout) - time.time()
 
 
-@undoes("set clock right")
+@undoes("set clock right", Turn.HOST)
 def _set_right(cluster: Cluster, hosts: Sequence[Host], *, keepers: Sequence[str], offset: float) -> None:
     (host,) = hosts
     _require_a_clock(host)  # whatever a file says: a container's clock is this machine's

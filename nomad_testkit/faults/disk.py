@@ -11,7 +11,7 @@ from nomad_testkit.errors import FaultError
 from nomad_testkit.faults import arguments
 from nomad_testkit.faults.agents import WITHIN, await_unit
 from nomad_testkit.faults.fault import Fault, own
-from nomad_testkit.faults.repairs import Repairs, undoes
+from nomad_testkit.faults.repairs import Repairs, Turn, undoes
 from nomad_testkit.host import Host
 
 MOST = 2**30
@@ -121,7 +121,7 @@ def _lend(
         await_unit(host, unit, ("active",))
 
 
-@undoes("return disk")
+@undoes("return disk", Turn.HOST)
 def _return(cluster: Cluster, hosts: Sequence[Host], *, folder: str, under: str, path: str, units: list[str]) -> None:
     (host,) = hosts
     _script(host, _RETURN, folder=folder, under=under, file=path, units=" ".join(units))
@@ -129,7 +129,7 @@ def _return(cluster: Cluster, hosts: Sequence[Host], *, folder: str, under: str,
         await_unit(host, unit, ("active", "activating"))
 
 
-@undoes("remove file")
+@undoes("remove file", Turn.HOST)
 def _remove(cluster: Cluster, hosts: Sequence[Host], *, path: str) -> None:
     (host,) = hosts
     quoted = shlex.quote(path)

@@ -12,7 +12,7 @@ from nomad_testkit.deploy.discover import instances
 from nomad_testkit.errors import FaultError, HostError
 from nomad_testkit.faults.arguments import flag
 from nomad_testkit.faults.fault import Fault, listed, own
-from nomad_testkit.faults.repairs import Repairs, gone, undoes
+from nomad_testkit.faults.repairs import Repairs, Turn, gone, undoes
 from nomad_testkit.host import Host
 from nomad_testkit.host_watch import answers
 from nomad_testkit.refusals import REFUSALS, told
@@ -112,7 +112,7 @@ def _replaced(cluster: Cluster, hosts: Sequence[Host], repairs: Repairs) -> None
     repairs.plan(what, _as_many_again, cluster, hosts, instead=run, sizes=dict(sizes))
 
 
-@undoes("up again", ssh=False)
+@undoes("up again", Turn.INSTANCE, ssh=False)
 def _up_again(cluster: Cluster, hosts: Sequence[Host]) -> None:
     """Wait until hosts that were about to be rebooted are up; nobody knows whether they were."""
     for host in hosts:
@@ -120,7 +120,7 @@ def _up_again(cluster: Cluster, hosts: Sequence[Host]) -> None:
             _await_ssh(host)
 
 
-@undoes("replaced", ssh=False)
+@undoes("replaced", Turn.INSTANCE, ssh=False)
 def _as_many_again(cluster: Cluster, hosts: Sequence[Host], *, sizes: Mapping[str, int]) -> None:
     """Wait until the groups have as many instances as before; those of `hosts` that run were never ended."""
 
@@ -138,7 +138,7 @@ def _as_many_again(cluster: Cluster, hosts: Sequence[Host], *, sizes: Mapping[st
     wait_until(f"{listed(hosts)} to be replaced", probe, deadline=Deadline.after(WITHIN), where=cluster.run_id)
 
 
-@undoes("start instances", ssh=False)
+@undoes("start instances", Turn.INSTANCE, ssh=False)
 def _start(cluster: Cluster, hosts: Sequence[Host]) -> None:
     left = [host for host in hosts if not gone(cluster, host)]
     if not left:
@@ -165,7 +165,7 @@ def _suspend(cluster: Cluster, group: str) -> None:
     _api(lambda: autoscaling.suspend_processes(AutoScalingGroupName=group, ScalingProcesses=_HEALING))
 
 
-@undoes("resume processes", ssh=False)
+@undoes("resume processes", Turn.INSTANCE, ssh=False)
 def _resume(cluster: Cluster, hosts: Sequence[Host], *, group: str, processes: Sequence[str]) -> None:
     autoscaling = cluster.target.client("autoscaling")
     _api(lambda: autoscaling.resume_processes(AutoScalingGroupName=group, ScalingProcesses=list(processes)))

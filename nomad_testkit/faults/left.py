@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from nomad_testkit.cluster import Cluster
 from nomad_testkit.deploy.discover import instances
 from nomad_testkit.errors import FaultError
 from nomad_testkit.faults.book import FOLDER, run_folder
-from nomad_testkit.faults.repairs import UNDO, in_words
+from nomad_testkit.faults.repairs import UNDO, Turn, in_words
 from nomad_testkit.file_lock import FileLock
 from nomad_testkit.host import Host
 from nomad_testkit.journal import Entry, Journal
@@ -58,8 +59,20 @@ def undo_left(cluster: Cluster, *, only_name: bool = False) -> list[FoundFault]:
     turn.acquire("another process to undo faults")
     try:
         books = sorted(folder.glob("*.jsonl"), key=_written, reverse=True)
-        for book in books:
-            found += _undo_book(cluster, book, only_name)
+        with ExitStack() as claimed:
+            left: list[tuple[Journal, Entry]] = []
+            for book in books:
+                journal = Journal(book)
+                if _claim(book, claimed):
+                    left += [(journal, entry) for entry in reversed(journal.left())]
+                else:
+                    found += [FoundFault(_what(one), "held") for one in journal.left()]
+            # By turns over all books; within one the last thing done is undone first.
+            for journal, entry in sorted(left, key=lambda one: _turn(one[1])):
+                why = "it is not looked after: the run is to be destroyed" if only_name else _undo(cluster, entry)
+                if not why:
+                    journal.destroyed(entry.kind, entry.name)
+                found.append(FoundFault(_what(entry), "left" if why else "undone", why))
     finally:
         turn.release()
     if any(one.state == "undone" for one in found):
@@ -79,24 +92,27 @@ def require_undone(cluster: Cluster) -> list[FoundFault]:
     return found
 
 
-def _undo_book(cluster: Cluster, path: Path, only_name: bool) -> Iterator[FoundFault]:
-    lock, journal = FileLock(path.with_suffix(".lock")), Journal(path)
+def _claim(path: Path, claimed: ExitStack) -> bool:
+    """Take over a dead process's book until the stack is closed, when it goes if nothing is left in it."""
+    lock = FileLock(path.with_suffix(".lock"))
     if not lock.try_acquire():
-        yield from (FoundFault(_what(one), "held") for one in journal.left())
-        return
-    try:
-        left = False
-        for entry in reversed(journal.left()):
-            why = "it is not looked after: the run is to be destroyed" if only_name else _undo(cluster, entry)
-            if not why:
-                journal.destroyed(entry.kind, entry.name)
-            left = left or bool(why)
-            yield FoundFault(_what(entry), "left" if why else "undone", why)
-        if not left:
-            path.unlink(missing_ok=True)
-            lock.path.unlink(missing_ok=True)
-    finally:
-        lock.release()
+        return False
+
+    def close() -> None:
+        try:
+            if not Journal(path).left():
+                path.unlink(missing_ok=True)
+                lock.path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    claimed.callback(close)
+    return True
+
+
+def _turn(entry: Entry) -> Turn:
+    undo = UNDO.get(entry.kind)
+    return Turn.HOST if undo is None else undo.turn
 
 
 def _undo(cluster: Cluster, entry: Entry) -> str:

@@ -16,7 +16,7 @@ from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.agents import at_once
 from nomad_testkit.faults.arguments import flag, number, whole
 from nomad_testkit.faults.fault import Fault, listed, own
-from nomad_testkit.faults.repairs import Repairs, undoes
+from nomad_testkit.faults.repairs import Repairs, Turn, undoes
 from nomad_testkit.host import Host
 
 _TABLE = "nomad_testkit_fault_"
@@ -93,7 +93,7 @@ def filtered(cluster: Cluster, rules: Mapping[Host, Sequence[str]], what: str) -
     return Fault(what, make)
 
 
-@undoes("remove nftables table")
+@undoes("remove nftables table", Turn.NETWORK)
 def _open(cluster: Cluster, hosts: Sequence[Host], *, table: str) -> None:
     """Remove a table, and prove that it is gone; a host that was rebooted has none any more."""
     (host,) = hosts

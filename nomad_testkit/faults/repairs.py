@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from nomad_testkit.cluster import Cluster
@@ -16,6 +17,18 @@ UNDO: dict[str, Undo] = {}
 """All that undoes a kind of fault, by the names that are in the books of faults."""
 
 
+class Turn(IntEnum):
+    """When something is undone after a process was killed: first what others need to be undone themselves."""
+
+    INSTANCE = 0
+    """Nothing on a host can be undone before it runs."""
+    NETWORK = 1
+    """An agent that is cut off does not come up."""
+    HOST = 2
+    CLUSTER = 3
+    """What Nomad has to do, for which it needs its agents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Undo:
     """One way to undo something on hosts, from nothing but facts in JSON's types; it can be done twice."""
@@ -25,6 +38,7 @@ class Undo:
     run: Callable[..., None]
     ssh: bool
     """Whether it goes by SSH, so that there is nothing to undo where the host is no more."""
+    turn: Turn
 
     def __call__(self, cluster: Cluster, hosts: Sequence[Host], **facts: Any) -> None:
         """Undo it. Raises what hinders."""
@@ -35,11 +49,11 @@ class Undo:
                 raise
 
 
-def undoes(name: str, *, ssh: bool = True) -> Callable[[Callable[..., None]], Undo]:
+def undoes(name: str, turn: Turn, *, ssh: bool = True) -> Callable[[Callable[..., None]], Undo]:
     """Register a function of a cluster, hosts and facts as what undoes a kind of fault."""
 
     def register(run: Callable[..., None]) -> Undo:
-        UNDO[name] = Undo(name, run, ssh)
+        UNDO[name] = Undo(name, run, ssh, turn)
         return UNDO[name]
 
     return register

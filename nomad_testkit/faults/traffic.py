@@ -10,7 +10,7 @@ from nomad_testkit.faults.agents import at_once
 from nomad_testkit.faults.arguments import number
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.network import others
-from nomad_testkit.faults.repairs import Repairs, undoes
+from nomad_testkit.faults.repairs import Repairs, Turn, undoes
 from nomad_testkit.host import Host
 
 # The fourth band of prio gets only what a filter sends there, so nothing but packets to the cluster's hosts is delayed.
@@ -52,7 +52,7 @@ def delay(cluster: Cluster, seconds: float, hosts: Sequence[Host]) -> Fault:
     return Fault(f"delay what {listed(chosen)} sends to the cluster by {seconds:g} s", make)
 
 
-@undoes("remove netem")
+@undoes("remove netem", Turn.NETWORK)
 def _remove(cluster: Cluster, hosts: Sequence[Host], *, device: str) -> None:
     (host,) = hosts
     # Without netem the first command may have worked, the second not.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -99,8 +101,9 @@ def test_another_process_finds_what_undoes_it(
     die(cluster)
     ran: list[Any] = []
     for one in entries:
-        undo = SimpleNamespace(name=one["kind"])
-        monkeypatch.setitem(UNDO, one["kind"], lambda *a, undo=undo, **facts: ran.append((undo.name, a[1], facts)))
+        name = one["kind"]
+        run = partial(lambda name, _, on, **facts: ran.append((name, on, facts)), name)
+        monkeypatch.setitem(UNDO, name, replace(UNDO[name], run=run))
     assert [(one.state, one.undo) for one in undo_left(cluster)] == [
         ("undone", one["facts"]["what"]) for one in reversed(entries)
     ]
@@ -125,6 +128,41 @@ def test_the_undo_does_from_the_disk_what_the_block_does(
     assert hosts[0].commands == [
         f"nft delete table inet {table} 2>/dev/null; nft list tables | grep -w {table} || true"
     ]
+
+
+@pytest.mark.parametrize("books_of", [1, 2])
+def test_what_others_need_is_undone_first_whatever_was_done_first(
+    books_of: int,
+    faults: Faults,
+    hosts: list[RecordingHost],
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = [
+        "make node eligible",
+        "remove netem",
+        "start agent",
+        "start instances",
+        "thaw agent",
+        "remove nftables table",
+    ]
+    for number, kind in enumerate(kinds):
+        monkeypatch.setitem(UNDO, kind, replace(UNDO[kind], run=lambda *_: None))
+        Repairs().plan(kind, UNDO[kind], cluster, hosts[:1])
+        if books_of == 2 and number == 2:
+            die(cluster)
+            os.utime(*books(cluster), (1, 1))  # clearly before the other one
+    die(cluster)
+    assert len(books(cluster)) == books_of
+    assert [one.undo for one in undo_left(cluster)] == [
+        "start instances",
+        "remove nftables table",
+        "remove netem",
+        "thaw agent",
+        "start agent",
+        "make node eligible",
+    ]
+    assert books(cluster) == []
 
 
 def test_what_fails_stays_for_another_try_and_the_rest_is_undone(
@@ -185,7 +223,8 @@ def test_of_several_that_look_at_once_one_undoes_and_none_goes_on_before(
         assert go_on.wait(60)
         undone.set()
 
-    monkeypatch.setitem(UNDO, "remove nftables table", slow)
+    name = "remove nftables table"
+    monkeypatch.setitem(UNDO, name, replace(UNDO[name], run=slow))
     first = threading.Thread(target=undo_left, args=(cluster,))
     first.start()
     assert under_way.wait(60)
