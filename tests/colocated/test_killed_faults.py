@@ -72,24 +72,47 @@ from nomad_testkit.checks import Leader, NodesReady
 from nomad_testkit.errors import AgentApiError
 
 
-def test_an_agent_has_no_room(nomad_cluster, nomad_faults):
+LARGE = "x" * 60_000
+
+
+def put(host, agent, key, value):
+    if agent == "consul":
+        assert host.consul.put_key(key, value)
+    else:
+        host.nomad.put(f"/v1/var/{key}", {"Items": {"value": value}})
+
+
+def value_of(host, agent, key):
+    if agent == "consul":
+        value = host.consul.consistent_key(key)[0]
+        return value.decode() if isinstance(value, bytes) else value
+    return host.nomad.get(f"/v1/var/{key}")["Items"]["value"]
+
+
+@pytest.mark.parametrize("agent", ["consul", "nomad"])
+def test_an_agent_has_no_room(agent, nomad_cluster, nomad_faults):
     server = nomad_cluster.servers[0]
-    folder = server.consul.agent()["DebugConfig"]["DataDir"]
     nomad_cluster.require(Leader(), NodesReady(1), within=120)
-    assert nomad_cluster.consul.put_key("before", "kept")
+    folder = {
+        "consul": lambda: server.consul.agent()["DebugConfig"]["DataDir"],
+        "nomad": lambda: server.nomad.agent()["config"]["DataDir"],
+    }[agent]()
+    put(server, agent, "before", "kept")
     disk = server.run(f"stat -f -c %b {folder}").stdout
+    since = server.run("date +%s").stdout.strip()
     with nomad_faults.fill_disk(server, folder):
-        written = server.run(f"sudo -u consul sh -c 'echo more > {folder}/more'", check=False)
+        written = server.run(f"sudo -u $(stat -c %U {folder}) cp /etc/hostname {folder}/more", check=False)
         assert "No space left on device" in written.stderr
         with pytest.raises(AgentApiError):
-            for number in range(100):
-                server.consul.put_key("large", "x" * 400_000)
-        assert "no space left on device" in server.journal("consul", 400)
+            for _ in range(100):
+                put(server, agent, "large", LARGE)
+        told = server.run(f"journalctl -u {agent} --since @{since}", sudo=True).stdout
+        assert "no space left on device" in told
     nomad_cluster.require(Leader(), NodesReady(1), within=240)
     assert server.run(f"stat -f -c %b {folder}").stdout == disk
     assert "fault" not in server.run("mount; ls /run; sudo ls " + folder).stdout
-    assert server.consul.consistent_key("before")[0] in ("kept", b"kept")
-    assert nomad_cluster.consul.put_key("large", "x" * 400_000)
+    assert value_of(server, agent, "before") == "kept"
+    put(server, agent, "large", LARGE)
 """
 
 
@@ -199,7 +222,7 @@ def test_attaching_waits_for_instances_that_were_ended(attached: Attached) -> No
     attached.require_nothing_left()
 
 
-def test_an_agent_whose_disk_is_full_says_so_and_has_its_data_afterwards(attached: Attached) -> None:
+def test_agents_whose_disk_is_full_say_so_and_have_their_data_afterwards(attached: Attached) -> None:
     attached.project.write(FULL)
     status, text = attached.project.run("--nomad-attach", "dev", within=SECONDS)
     assert status == 0, text

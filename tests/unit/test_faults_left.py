@@ -151,7 +151,7 @@ def test_what_others_need_is_undone_first_whatever_was_done_first(
         Repairs().plan(kind, UNDO[kind], cluster, hosts[:1])
         if books_of == 2 and number == 2:
             die(cluster)
-            os.utime(*books(cluster), (1, 1))  # clearly before the other one
+            os.utime(books(cluster)[0], (1, 1))  # clearly before the other one
     die(cluster)
     assert len(books(cluster)) == books_of
     assert [one.undo for one in undo_left(cluster)] == [
