@@ -84,8 +84,7 @@ def put(host, agent, key, value):
 
 def value_of(host, agent, key):
     if agent == "consul":
-        value = host.consul.consistent_key(key)[0]
-        return value.decode() if isinstance(value, bytes) else value
+        return host.consul.consistent_key(key)[0].decode()
     return host.nomad.get(f"/v1/var/{key}")["Items"]["value"]
 
 
