@@ -40,6 +40,21 @@ def test_killed(nomad_cluster, nomad_faults, signs):
         signs.give("made{number}")
         signs.wait("never")
 """
+ENDING = """
+from contextlib import ExitStack
+
+from nomad_testkit.checks import Leader, NodesReady
+from nomad_testkit.operations import drained
+
+
+def test_ending(nomad_cluster, nomad_faults):
+    server, client = nomad_cluster.servers[0], nomad_cluster.clients[0]
+    nomad_cluster.require(Leader(), NodesReady(1), within=240)
+    with ExitStack() as stack:
+        for fault in ({faults},):
+            stack.enter_context(fault)
+    nomad_cluster.require(Leader(), NodesReady(1), within=240)
+"""
 AGENTS_AND_NETWORK = """
     drained(nomad_cluster, client),
     nomad_faults.partition([server], [client]),
@@ -200,6 +215,14 @@ def test_status_undoes_faults_of_agents_and_the_network_once_their_process_is_de
     attached.require_whole()
     with opened_cluster(attached.run) as cluster:
         assert [node["SchedulingEligibility"] for node in cluster.nomad.nodes()] == ["eligible"]
+
+
+def test_a_block_that_ends_starts_agents_before_their_network_is_whole(attached: Attached) -> None:
+    # Nomad's start waits for Consul's, which waits for servers that it does not reach until the partition ends, later.
+    attached.project.write(ENDING.format(faults=AGENTS_AND_NETWORK.strip()))
+    status, text = attached.project.run("--nomad-attach", "dev", within=SECONDS)
+    assert status == 0, text
+    attached.require_nothing_left()
 
 
 def test_check_undoes_a_stopped_instance_and_a_full_disk(attached: Attached) -> None:
