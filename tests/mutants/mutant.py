@@ -28,7 +28,7 @@ class Mutant:
     """Text that the function has exactly once."""
     new: str
     tests: tuple[str, ...]
-    """Files below tests/unit."""
+    """Files below tests/unit, or single tests of slow ones, such as ``test_jobs.py::test_a_job_ends``."""
     reason: str = ""
     """Why it may survive; without one it must not."""
 
@@ -55,8 +55,12 @@ class Mutant:
     def check(self, root: Path) -> None:
         """Raise MisplacedError where the place or a test file is missing."""
         for name in self.tests:
-            if not (root / "tests/unit" / name).is_file():
-                raise MisplacedError(f"{self.place}: there is no tests/unit/{name}")
+            file, _, test = name.partition("::")
+            path = root / "tests/unit" / file
+            if not path.is_file():
+                raise MisplacedError(f"{self.place}: there is no tests/unit/{file}")
+            if test and f"def {test}(" not in path.read_text():
+                raise MisplacedError(f"{self.place}: there is no {test} in tests/unit/{file}")
         self.applied(self.read(root))
 
     def read(self, root: Path) -> str:

@@ -11,8 +11,9 @@ Change = tuple[str, str, str] | tuple[str, str, str, str]
 
 
 def _in(file: str, tests: str, *changes: Change) -> Iterator[Mutant]:
+    paths = [f"test_{name}.py{colons}{test}" for name, colons, test in (one.partition("::") for one in tests.split())]
     for function, old, new, *reason in changes:
-        yield Mutant(file, function, old, new, tuple(f"test_{name}.py" for name in tests.split()), "".join(reason))
+        yield Mutant(file, function, old, new, tuple(paths), "".join(reason))
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -37,6 +38,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("_judge_peers", "len(view.servers) != count", "len(view.servers) < count"),
         ("_judge_peers", "set(answer.value) != expected", "set(answer.value) > expected"),
         ("all_of", "if broken:", "if broken and False:"),
+        ("split", "and not _leads_itself(view)", ""),
+        ("split", "and len(_leading(view)) < 2", ""),
+        ("_leads_itself", "named.get(place) != own", "named.get(place)"),
         ("Leader._judge_one", "len(leaders) > 1", "len(leaders) > 2"),
         ("Leader._judge_one", "if leader not in view.expected:", "if False:"),
         ("Leader._judge_one", "leader not in answer.value", "not answer.value"),
@@ -67,12 +71,69 @@ MUTANTS: tuple[Mutant, ...] = (
         "checks_units",
         ("UnitsActive.judge", 'state.active != "active"', 'state.active == "inactive"'),
         ("UnitsActive.judge", "if state.failed:", "if False:"),
+        ("_unsteady", "state.restarts > before", "state.restarts < before"),
+        ("_unsteady", "state.active_seconds < STEADY_SECONDS", "False"),
+        ("_observe", "_restarts[host] = before | {state.unit: state.restarts for state in states}", "pass"),
     ),
     *_in(
         "checks/placement.py",
         "checks_scheduling",
         ("why_not_placed", 'if evaluation.status == "failed"', "if False"),
         ("why_not_placed", '== "blocked"', '!= "blocked"'),
+    ),
+    # The frame of the checks, and their arguments
+    *_in(
+        "checks/base.py",
+        "checks_frame",
+        ("Check.verdict", "tuple(cluster.missing_hosts)", "()"),
+        ("Check.verdict", "if not missing or isinstance(verdict, Broken):", "if not missing or isinstance(verdict, Ok):"),
+        ("ask_every", "if not hosts:", "if False:"),
+        ("ask_every", "if silent:", "if len(silent) == len(hosts):"),
+        ("require", "if again and not failing:", "if False:"),
+    ),
+    *_in(
+        "checks/arguments.py",
+        "checks_frame",
+        ("check_arguments", "and not value and field.default != value", "and False"),
+        ("_wrong_simple", "(isinstance(value, bool) and hint is not bool)", "False"),
+        ("_wrong_simple", "value < 0", "value < -1"),
+    ),
+    *_in(
+        "checks/advertised.py",
+        "checks_advertised",
+        ("_wrong_addresses", "if place is None:", "if False:"),
+        ("_wrong_addresses", "address != place.private_ip", 'address == "127.0.0.1"'),
+        ("_differing", "len(values) > 1", "len(values) > 2"),
+        ("AdvertisedAddresses.judge", "if not answer.value:", "if False:"),
+    ),
+    *_in(
+        "clients/session.py",
+        "clients_agents",
+        ("AgentClient._read", '"true") != "true"', '"true") == "0"'),
+        ("AgentClient._read", "if stale and", "if not stale and"),
+    ),
+    # Refused before anything is made
+    *_in(
+        "deploy/tag_in_use.py",
+        "tag_in_use",
+        ("", '"stopping", "stopped")', ")"),
+        ("refuse_tags_in_use", "if run != run_id:", "if run:"),
+        ("claim_tags", "journal.destroyed(KEY_PAIR, tag.claim)", "pass"),
+        ("claim_tags", "if _DUPLICATE not in str(error):", "if False:"),
+    ),
+    *_in(
+        "overrides.py",
+        "overrides",
+        ("defeated", "startswith(_FOR_THIS_RUN)", 'startswith("option")'),
+        ("_of_cluster", "if found != asked_value:", "if False:"),
+        ("_of_cluster", "len(hosts) != size", "len(hosts) < size"),
+    ),
+    *_in(
+        "faults/book.py",
+        "faults_left",
+        ("Book.undone", "if not self._keys:", "if False:"),
+        ("Book._open", "self._lock.try_acquire()", "pass"),
+        ("Book._open", "if not self._run_folder.is_dir():", "if False:"),
     ),
     # What is made
     *_in(
@@ -290,10 +351,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ("Workload.await_writes", "writes + 2", "writes + 1"),
     ),
     *_in(
-        "faults/fault.py",
+        "faults/repairs.py",
         "faults_undone",
         ("Repairs.run", "self._left.pop()", "self._left.pop(0)"),
         ("Repairs.run", "self._left = failed", "self._left = []"),
+        ("Repairs.plan", "book.undone(key)", "pass"),
+    ),
+    *_in(
+        "faults/fault.py",
+        "faults_undone",
         ("Fault.__enter__", "_note(error, self.repairs.run())", "pass"),
         ("Fault.__exit__", "elif left:", "elif False:"),
     ),

@@ -54,7 +54,14 @@ def test_a_misplaced_change_is_refused_with_its_place(function: str, old: str, n
     assert why in str(refused.value)
 
 
-@pytest.mark.parametrize(("file", "tests"), [("nowhere.py", ("test_wait.py",)), ("wait.py", ("test_nowhere.py",))])
+@pytest.mark.parametrize(
+    ("file", "tests"),
+    [
+        ("nowhere.py", ("test_wait.py",)),
+        ("wait.py", ("test_nowhere.py",)),
+        ("wait.py", ("test_wait.py::test_nothing",)),
+    ],
+)
 def test_missing_files_are_refused(file: str, tests: tuple[str, ...]) -> None:
     with pytest.raises(MisplacedError, match="there is no"):
         Mutant(file, "", "a", "b", tests).check(ROOT)
