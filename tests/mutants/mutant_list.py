@@ -374,6 +374,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "trend",
         ("_is_step", "SIGMAS * noise", "0"),
         ("_is_step", "SUPERIORITY * len(before)", "0 * len(before)"),
-        ("steps", "2 * LEAST", "LEAST"),
+        ("_is_step", "< LEAST", "< 1"),
     ),
 )

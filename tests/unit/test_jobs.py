@@ -248,13 +248,13 @@ def test_a_job_that_is_gone_already_counts_as_stopped() -> None:
     Job(nomad, SPEC).stop()
 
 
-def test_a_job_that_does_not_end_is_told_with_what_still_runs() -> None:
+@pytest.mark.parametrize("status", ["running", "pending", "unknown"])
+def test_a_job_that_does_not_end_is_told_with_what_still_runs(status: str) -> None:
     nomad: Any = FakeNomad()
-    nomad.statuses = ["running"]
+    nomad.statuses = [status]
 
-    with pytest.raises(
-        WaitTimeout, match=r"the end of web on http://127\.31\.16\.5:4646; last seen: web\.front\[0\] on i-1 is running"
-    ):
+    seen = rf"the end of web on http://127\.31\.16\.5:4646; last seen: web\.front\[0\] on i-1 is {status}"
+    with pytest.raises(WaitTimeout, match=seen):
         Job(nomad, SPEC).stop(within=0)
 
 

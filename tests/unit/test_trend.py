@@ -47,6 +47,18 @@ def test_outliers_are_no_step(outliers: list[int]) -> None:
     assert steps(figures) == []
 
 
+@pytest.mark.parametrize(
+    "figures",
+    [
+        [20, 20, 20, 10, 20, 20, 10, 10, 10, 20, 10, 10],  # two speeds, of which both parts have both
+        [10, 10, 10, 12, 10, 14, 13, 16, 13],  # from one run to the next it changes nearly as much
+        [16, 16, 16, 16, 12, 10, 12, 10],
+    ],
+)
+def test_what_changes_as_much_within_a_part_is_no_step(figures: list[int]) -> None:
+    assert steps(figures) == []
+
+
 def test_what_does_not_matter_is_no_step_however_certain_it_is() -> None:
     assert steps([10.0] * 10 + [11.4] * 10) == []  # less than 15 %
     assert steps([0.1] * 10 + [0.55] * 10) == []  # less than half a second

@@ -146,6 +146,28 @@ def test_a_writer_that_ends_early_is_told(memory: Memory, register: Register) ->
         workload.verify(0)
 
 
+class Acknowledging:
+    """A register that acknowledges another write at each look, up to a number of them."""
+
+    store = Memory()
+
+    def __init__(self, most: int) -> None:
+        self._looks, self._most = -1, most
+
+    @property
+    def writes(self) -> int:
+        self._looks += 1
+        return min(self._looks, self._most)
+
+
+def test_one_write_may_be_from_before_and_two_are_not() -> None:
+    registers: list[Any] = [Acknowledging(1)]
+    with pytest.raises(WaitTimeout, match="none by memory"):
+        Workload(registers).await_writes(0)
+    registers = [Acknowledging(2)]
+    Workload(registers).await_writes(60)
+
+
 def test_the_pause_since_the_last_write_counts(memory: Memory, register: Register) -> None:
     register.step()
     register._last -= 100
