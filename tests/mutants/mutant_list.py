@@ -86,7 +86,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "checks/base.py",
         "checks_frame",
         ("Check.verdict", "tuple(cluster.missing_hosts)", "()"),
-        ("Check.verdict", "if not missing or isinstance(verdict, Broken):", "if not missing or isinstance(verdict, Ok):"),
+        (
+            "Check.verdict",
+            "if not missing or isinstance(verdict, Broken):",
+            "if not missing or isinstance(verdict, Ok):",
+        ),
         ("ask_every", "if not hosts:", "if False:"),
         ("ask_every", "if silent:", "if len(silent) == len(hosts):"),
         ("require", "if again and not failing:", "if False:"),
@@ -166,9 +170,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deploy/apply.py",
-        "deploy_faults deploy_plan",
+        "deploy_faults::test_every_throttled_call_is_made_again",
         ("_call", "if not_yet or is_throttled(error):", "if not_yet:"),
+    ),
+    *_in(
+        "deploy/apply.py",
+        "deploy_sweep::test_an_image_that_does_not_exist_is_not_waited_for",
         ("_call", "and part in said", ""),
+    ),
+    *_in(
+        "deploy/apply.py",
+        "deploy_sweep::test_a_refused_step_is_named_and_journaled",
         ("", "journal.record(step.creates.kind, step.creates.name, step=step.name)", "pass"),
     ),
     *_in(
@@ -182,21 +194,45 @@ MUTANTS: tuple[Mutant, ...] = (
     # What is destroyed
     *_in(
         "deploy/sweep.py",
-        "deploy_sweep deploy_faults",
+        "deploy_sweep::test_one_protected_instance_does_not_save_the_others",
         ("_Sweep.terminate", "if len(instances) > 1:", "if False:"),
+    ),
+    *_in(
+        "deploy/sweep.py",
+        "deploy_sweep::test_applies_and_sweeps_everything",
         ("_Sweep.run", "self.terminate(self.found(INSTANCE))", "pass"),
         ("_Sweep.run", 'self.attempt(f"suspending {group}", partial(self.suspend, group))', "pass"),
-        ("_Sweep.run", "partial(self.unlink, resource, security_groups)", "lambda: None"),
-        ("_Sweep.made_for", "tagged or image.id in", "image.id in"),
-        ("_Sweep.destroy", "if not is_not_found(error):", "if True:"),
-        ("_Sweep.delete_security_group", 'code_of(error) == "DependencyViolation"', "False"),
-        ("_Sweep.prove", "if not proved:", "if False:"),
         ("_Sweep.gone", "self.journal.destroyed(resource.kind, resource.id)", "pass"),
         ("_Sweep.delete_profile", "for role in answer", "for role in () and answer"),
     ),
     *_in(
+        "deploy/sweep.py",
+        "deploy_sweep::test_sweeps_groups_that_name_each_other",
+        ("_Sweep.run", "partial(self.unlink, resource, security_groups)", "lambda: None"),
+        ("_Sweep.delete_security_group", 'code_of(error) == "DependencyViolation"', "False"),
+    ),
+    *_in(
+        "deploy/sweep.py",
+        "deploy_sweep::test_deletes_images_with_their_snapshots",
+        ("_Sweep.made_for", "tagged or image.id in", "image.id in"),
+    ),
+    *_in(
+        "deploy/sweep.py",
+        "deploy_faults::test_a_deletion_without_an_answer_is_made_again",
+        ("_Sweep.destroy", "if not is_not_found(error):", "if True:"),
+    ),
+    *_in(
+        "deploy/sweep.py",
+        "deploy_sweep::test_goes_on_after_a_refusal_and_reports_it",
+        ("_Sweep.prove", "if not proved:", "if False:"),
+    ),
+    *_in(
         "deploy/leaks.py",
-        "deploy_leaks",
+        "deploy_leaks::test_finds_by_tag_in_every_region_and_destroys_that_alone "
+        "deploy_leaks::test_a_run_is_as_old_as_the_first_of_what_is_left "
+        "deploy_leaks::test_a_security_group_alone_is_as_old_as_the_day_in_the_runs_id "
+        "deploy_leaks::test_a_run_in_use_is_spared "
+        "deploy_leaks::test_a_tag_that_names_no_run_is_left_alone",
         ("find_lost", "resource.run_id not in spared and", ""),
         ("find_lost", "_RUN_ID.fullmatch", "_RUN_ID.match"),
         ("find_lost", "now - started > older_than", "now - started < older_than"),
@@ -220,7 +256,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "lifecycle.py",
-        "lifecycle",
+        "lifecycle::test_it_is_lent_and_then_destroyed "
+        "lifecycle::test_an_error_of_the_teardown_hides_no_other "
+        "lifecycle::test_the_runs_of_killed_processes_are_forgotten "
+        "lifecycle::test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed",
         ("new_run", "None if expired.is_set() else settings.keep", "settings.keep"),
         ("_finish", "first is None and", ""),
         ("forget_dead", 'told.get("kept") or', ""),
@@ -323,8 +362,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "refusals.py",
-        "deploy_faults deploy_sweep",
+        "deploy_faults::test_a_deletion_without_an_answer_is_made_again",
         ("is_transient", " or is_unsure(error)", ""),
+    ),
+    *_in(
+        "refusals.py",
+        "deploy_faults::test_an_api_that_never_answers_does_not_keep_a_sweep_for_ever",
         ("patiently", "deadline.passed or not passes", "not passes"),
     ),
     *_in(
@@ -365,7 +408,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "linearizability/check.py",
-        "linearizability",
+        "linearizability::test_a_sequence_without_a_fault_proves_nothing "
+        "linearizability::test_what_is_undecided_is_no_success",
         ("_nothing", "if faults_due and not done", "if False"),
         ("check_kv", 'found.verdict != "ok"', 'found.verdict == "illegal"'),
     ),

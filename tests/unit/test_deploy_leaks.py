@@ -146,7 +146,7 @@ def test_a_run_in_use_is_spared() -> None:
     assert find_lost(REGIONS, older_than=AGE, now=LATER, in_use=[OLD]) == []
 
 
-@pytest.mark.parametrize("value", ["*", "nt-*", "nt-20260314-", "", "production"])
+@pytest.mark.parametrize("value", ["*", "nt-*", "nt-20260314-", "", "production", f"{OLD}-2", f"my-{OLD}"])
 def test_a_tag_that_names_no_run_is_left_alone(value: str) -> None:
     kept = instance(value)
     instance(OLD)

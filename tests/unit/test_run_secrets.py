@@ -193,8 +193,10 @@ def test_access_with_acls_alone_is_plain_http_with_tokens(tmp_path: Path) -> Non
 def test_nothing_shows_a_secret_but_its_use(secrets: RunSecrets) -> None:
     shown = [repr(secrets), repr(secrets.access), repr(secrets.values), repr(for_host(secrets, "servers"))]
     shown += [repr(secrets.environment()), f"{secrets!r}", repr([gossip_key()])]
+    assert {"consul-gossip.key", "nomad-management.token", "kit-key.pem"} < secrets.values.keys()
     for name, value in secrets.values.items():
         if name not in ("ca.pem", "kit.pem"):
+            assert value.splitlines(), name
             assert not any(line in text for text in shown for line in value.splitlines()), name
     assert f"{Secret('b1gs33cr3t')}" == "b1gs33cr3t"
 
