@@ -84,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # The frame of the checks, and their arguments
     *_in(
         "checks/base.py",
-        "checks_frame",
+        "checks_frame checks_require",
         ("Check.verdict", "tuple(cluster.missing_hosts)", "()"),
         (
             "Check.verdict",
@@ -127,9 +127,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "overrides.py",
-        "overrides",
+        "overrides::test_an_example_that_a_conftest_would_ignore_is_refused",
         ("defeated", "startswith(_FOR_THIS_RUN)", 'startswith("option")'),
-        ("_of_cluster", "if found != asked_value:", "if False:"),
+        ("_of_example", "example.folder.resolve() != asked.resolve()", "False"),
+    ),
+    *_in(
+        "overrides.py",
+        "overrides::test_a_cluster_of_another_size_is_told_whichever_is_greater",
         ("_of_cluster", "len(hosts) != size", "len(hosts) < size"),
     ),
     *_in(
@@ -194,6 +198,16 @@ MUTANTS: tuple[Mutant, ...] = (
     # What is destroyed
     *_in(
         "deploy/sweep.py",
+        "deploy_sweep::test_a_security_group_in_use_is_tried_again",
+        ("_Sweep.delete_security_group", 'code_of(error) == "DependencyViolation"', "False"),
+    ),
+    *_in(
+        "deploy/sweep.py",
+        "deploy_sweep::test_suspends_a_group_before_its_instances_end",
+        ("_Sweep.run", 'self.attempt(f"suspending {group}", partial(self.suspend, group))', "pass"),
+    ),
+    *_in(
+        "deploy/sweep.py",
         "deploy_sweep::test_one_protected_instance_does_not_save_the_others",
         ("_Sweep.terminate", "if len(instances) > 1:", "if False:"),
     ),
@@ -201,7 +215,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "deploy/sweep.py",
         "deploy_sweep::test_applies_and_sweeps_everything",
         ("_Sweep.run", "self.terminate(self.found(INSTANCE))", "pass"),
-        ("_Sweep.run", 'self.attempt(f"suspending {group}", partial(self.suspend, group))', "pass"),
         ("_Sweep.gone", "self.journal.destroyed(resource.kind, resource.id)", "pass"),
         ("_Sweep.delete_profile", "for role in answer", "for role in () and answer"),
     ),
@@ -209,7 +222,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "deploy/sweep.py",
         "deploy_sweep::test_sweeps_groups_that_name_each_other",
         ("_Sweep.run", "partial(self.unlink, resource, security_groups)", "lambda: None"),
-        ("_Sweep.delete_security_group", 'code_of(error) == "DependencyViolation"', "False"),
     ),
     *_in(
         "deploy/sweep.py",

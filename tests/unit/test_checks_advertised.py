@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -98,3 +99,11 @@ def test_an_agent_that_no_host_can_be_is_told() -> None:
         "nomad, in its nodes: ghost has 10.9.9.9 for HTTP, which no host has"
         in cast("Pending", AdvertisedAddresses().verdict(cluster)).seen
     )
+
+
+def test_a_server_that_passes_nothing_on_is_told() -> None:
+    check = AdvertisedAddresses()
+    view = check.observe(recorded("healthy"))
+    silent = replace(view.answers[0], value=())
+    verdict = check.judge(replace(view, answers=(silent, *view.answers[1:])))
+    assert verdict == Pending(f"no agent is advertised (asked on {silent.place})")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from recording_host import RecordingHost
 
 from nomad_testkit.checks import UnitsActive
 from nomad_testkit.checks.base import Answer, Place
@@ -53,6 +58,22 @@ def test_a_unit_that_keeps_being_started_again_is_not_active(
     verdict = UnitsActive().judge((Answer(HERE, view),))
 
     assert verdict == (Pending(f"{HERE}: {seen}") if seen else Ok("units consul, nomad are active on 1 hosts"))
+
+
+def test_each_look_knows_the_restarts_of_the_one_before() -> None:
+    """A real unit is asked for by `systemctl show`; how its answer is read is a test of its own."""
+    host = RecordingHost(1, "servers")
+    states = [UnitState("nomad", "active", "running", "success", 0, restarts, 90.0) for restarts in (3, 3, 5)]
+    looks: Iterator[UnitState] = iter(states)
+    host.unit_states = lambda *units: (next(looks),)  # type: ignore[method-assign]
+    cluster: Any = SimpleNamespace(hosts=[host], nomad_servers=[host], nomad_clients=[])
+
+    check = UnitsActive(("nomad",))
+    seen = [check.judge(check.observe(cluster)) for _ in states]
+
+    assert seen[:2] == [Ok("units nomad are active on 1 hosts")] * 2
+    assert isinstance(seen[2], Pending)
+    assert "2 of them since the last look" in seen[2].seen
 
 
 def test_a_unit_that_systemd_gave_up_on_is_broken_with_the_end_of_its_journal() -> None:

@@ -285,18 +285,20 @@ def test_suspends_a_group_before_its_instances_end(
 ) -> None:
     """Otherwise it starts new ones in their place."""
     apply(make_plan(client), client, journal)
-    order = []
-    for service, action in (
-        ("autoscaling", "suspend_processes"),
-        ("autoscaling", "delete_auto_scaling_group"),
-        ("ec2", "terminate_instances"),
-    ):
+    order: list[str] = []
 
-        def noted(_action: str = action, _real: Any = getattr(client(service), action), **arguments: Any) -> Any:
-            order.append(f"{_action} {arguments.get('AutoScalingGroupName', '')}".strip())
-            return _real(**arguments)
+    def note(service: str, action: str) -> None:
+        real = getattr(client(service), action)
+
+        def noted(**arguments: Any) -> Any:
+            order.append(f"{action} {arguments.get('AutoScalingGroupName', '')}".strip())
+            return real(**arguments)
 
         monkeypatch.setattr(client(service), action, noted)
+
+    note("autoscaling", "suspend_processes")
+    note("autoscaling", "delete_auto_scaling_group")
+    note("ec2", "terminate_instances")
     sweep(client, RUN, journal, deadline=Deadline.after(20))
     groups = [f"nomad-example-{side}-{RUN}" for side in ("client", "server")]
     assert [order.count(f"suspend_processes {group}") for group in groups] == [1, 1]

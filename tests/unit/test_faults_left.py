@@ -165,6 +165,25 @@ def test_what_others_need_is_undone_first_whatever_was_done_first(
     assert books(cluster) == []
 
 
+def test_the_book_goes_with_the_last_fault(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> None:
+    with faults.block_port(4647, hosts[0]):
+        with faults.block_port(4648, hosts[1]):
+            assert len(books(cluster)) == 1
+        assert len(books(cluster)) == 1
+    assert list((cluster.key_path.parent / FOLDER).iterdir()) == []
+
+
+def test_a_run_without_a_folder_gets_no_fault(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> None:
+    folder = cluster.key_path.parent
+    folder.rename(folder.with_name("elsewhere"))
+    with (
+        pytest.raises(FaultError, match=f"{folder}, the folder of the run, is not there"),
+        faults.block_port(4647, hosts[0]),
+    ):
+        pytest.fail("it must not come here")
+    assert hosts[0].commands == ["nft list tables"]  # whether there is nft at all
+
+
 def test_what_fails_stays_for_another_try_and_the_rest_is_undone(
     faults: Faults, hosts: list[RecordingHost], cluster: Cluster
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -194,6 +195,10 @@ def test_a_disk_that_would_take_too_much_is_refused(folder: str, faults: Faults,
     with pytest.raises(FaultError, match=f"51200 MiB are free in {folder}, and at most 1024 MiB"), fault:
         pytest.fail("it must not come here")
     assert not any("fallocate" in line or "mount" in line for line in hosts[0].commands)
+    hosts[0].answers["stat -f"] = "1 4096\n"  # so that there is something to be seen
+    with pytest.raises(FaultError, match="4096 bytes are still free"), faults.fill_disk(hosts[0], folder):
+        pytest.fail("it never gets full")
+    assert any("fallocate" in line for line in hosts[0].commands)
 
 
 def test_a_container_has_no_clock_and_a_kernel_may_have_no_netem(faults: Faults, hosts: list[RecordingHost]) -> None:
@@ -201,6 +206,9 @@ def test_a_container_has_no_clock_and_a_kernel_may_have_no_netem(faults: Faults,
     with pytest.raises(FaultError, match=r"a container \(systemd-nspawn\)"), faults.shift_clock(60, hosts[0]):
         pytest.fail("it must not come here")
     assert not any("date" in line for line in hosts[0].commands)
+    hosts[1].answers = {"systemd-detect-virt": "none\n", "date +%s.%N": f"{time.time()}\n"}
+    with faults.shift_clock(60, hosts[1]):
+        assert "date -u -s @$(($(date +%s) + 60))" in hosts[1].commands
     hosts[0].failing = "dev=$(ip -o route get 172.31.0.2 | sed 's/.* dev \\([^ ]*\\).*/\\1/') && tc qdisc add"
     with pytest.raises(FaultError, match="offers no netem"), faults.delay(0.1, hosts[0]):
         pytest.fail("it must not come here")

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from fake_clusters import deployments_alone, run
+from recording_host import RecordingHost
+
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.examples import Roles
+from nomad_testkit.overrides import defeated
 
 CONFTEST = """
 import pytest
@@ -98,3 +107,17 @@ def test_every_other_fixture_that_can_be_overridden(
         result.stdout.fnmatch_lines([f"*{refused}*"])
     else:
         result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("asked", [2, 4])
+def test_a_cluster_of_another_size_is_told_whichever_is_greater(asked: int, tmp_path: Path) -> None:
+    hosts = [RecordingHost(number, "servers") for number in (1, 2, 3)]
+    cluster = Cluster(
+        "nt-1", cast("Any", None), hosts, Roles(("servers",), ("servers",), ()), "admin", tmp_path / "key"
+    )
+    settings: Any = SimpleNamespace(attach=None, var={}, servers=asked, clients=None, source=lambda name: "option --x")
+    told = defeated("nomad_cluster", cluster, settings, "conftest.py:1")
+    assert told is not None
+    assert told.startswith(f"option --x: asked for {asked}, but nomad_cluster, overridden at conftest.py:1, gives 3 s")
+    settings.servers = 3
+    assert defeated("nomad_cluster", cluster, settings, "conftest.py:1") is None
