@@ -183,7 +183,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deploy/sweep.py",
         "deploy_sweep::test_applies_and_sweeps_everything",
-        ("_Sweep.run", "self.terminate(self.found(INSTANCE))", "pass"),
         ("_Sweep.gone", "self.journal.destroyed(resource.kind, resource.id)", "pass"),
     ),
     *_in(

@@ -251,7 +251,17 @@ def test_one_protected_instance_does_not_save_the_others(
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "nomad-testkit-run", "Value": RUN}]}]
     made = ec2.run_instances(ImageId=image, MinCount=3, MaxCount=3, TagSpecifications=tags)["Instances"]
     ids = [one["InstanceId"] for one in made]
-    ec2.modify_instance_attribute(InstanceId=ids[1], DisableApiTermination={"Value": True})
+    real = ec2.terminate_instances
+
+    def whole(**arguments: Any) -> Any:
+        """Refuse the whole call, as AWS does; moto ends the instances that come before the protected one."""
+        if ids[1] in arguments["InstanceIds"]:
+            raise ClientError(
+                {"Error": {"Code": "OperationNotPermitted", "Message": "protected"}}, "TerminateInstances"
+            )
+        return real(**arguments)
+
+    monkeypatch.setattr(ec2, "terminate_instances", whole)
     with pytest.raises(TeardownError) as caught:
         sweep(client, RUN, None, deadline=Deadline.after(20))
     assert [one.instance_id for one in instances(client, RUN)] == [ids[1]]
