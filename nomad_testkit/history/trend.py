@@ -1,4 +1,6 @@
-"""Whether a series of figures has changed by a step, such as when an image got slower; noise is none, nor an outlier.
+"""Whether a series of figures has changed by a step, such as when an image got slower.
+
+Noise is no step, nor is an outlier, a slow drift, or a machine that is now fast and now slow.
 
 The test works on medians, since times have long tails and one slow run must not count. A series is cut into parts so
 that their absolute deviation from their medians is least, with a price for each part. Of these cuts those are taken
@@ -10,14 +12,18 @@ back that are no steps, the least one first. A cut is a step if all of these hol
   where noise is normal (Rousseeuw and Croux, 1993: 1.4826 times; by the square root of two less for changes);
 - LEAST runs of each part are nearer to their own median than to the other, so that three outliers are no step;
 - of all pairs of a run before and a run after, SUPERIORITY have the same order as the medians: the common language
-  effect size (McGraw and Wong, 1992), which does not ask how the figures are distributed.
+  effect size (McGraw and Wong, 1992), which does not ask how the figures are distributed;
+- two levels fit both parts together better by BETTER than one line (Theil and Sen) that rises or falls all along;
+- the lines through each part are apart by JUMP of the medians' difference where they meet, not so where a drift ends;
+- the whole series does not go to and fro between the two levels, STREAKS times or more: a machine of two speeds does.
+  One change and its repair are two steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, groupby, pairwise
 from math import log, sqrt
 from statistics import median
 
@@ -26,6 +32,9 @@ SHARE = 0.15
 SECONDS = 0.5
 SIGMAS = 2.5
 SUPERIORITY = 0.9
+BETTER = 0.75
+JUMP = 0.5
+STREAKS = 4
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -60,7 +69,11 @@ def steps(figures: Sequence[float]) -> list[Step]:
     while True:
         parts = [figures[begin:end] for begin, end in pairwise(cuts)]
         changes = [median(after) - median(before) for before, after in pairwise(parts)]
-        wrong = [n for n, (before, after) in enumerate(pairwise(parts)) if not _is_step(before, after, noise)]
+        wrong = [
+            n
+            for n, (before, after) in enumerate(pairwise(parts))
+            if not (_is_step(before, after, noise) and not _has_two_speeds(figures, before, after))
+        ]
         if not wrong:
             return [
                 Step(cut, median(before), median(after))
@@ -105,7 +118,37 @@ def _is_step(before: Sequence[float], after: Sequence[float], noise: float) -> b
             return False
     sign = 1 if high > low else -1
     ordered = sum(sign * (late - early) > 0 for early in before for late in after)
-    return ordered >= SUPERIORITY * len(before) * len(after)
+    if ordered < SUPERIORITY * len(before) * len(after):
+        return False
+    if _deviation(before) + _deviation(after) > BETTER * _deviation(_without_slope([*before, *after])):
+        return False
+    return sign * (_at(after, -0.5) - _at(before, len(before) - 0.5)) >= JUMP * abs(high - low)
+
+
+def _slope(figures: Sequence[float]) -> float:
+    """Give the slope of the line through figures: the median of all pairs' slopes."""
+    return median((late - early) / (end - begin) for (begin, early), (end, late) in combinations(enumerate(figures), 2))
+
+
+def _without_slope(figures: Sequence[float]) -> list[float]:
+    slope = _slope(figures)
+    return [one - slope * index for index, one in enumerate(figures)]
+
+
+def _at(figures: Sequence[float], index: float) -> float:
+    """Give where the line through figures is at an index, which may be outside of them."""
+    return _slope(figures) * index + median(_without_slope(figures))
+
+
+def _has_two_speeds(figures: Sequence[float], before: Sequence[float], after: Sequence[float]) -> bool:
+    """Tell whether a series goes to and fro between two levels; a single figure on its way is an outlier."""
+    levels = median(before), median(after)
+    reach = abs(levels[1] - levels[0]) / 2
+    sides = [
+        abs(one - levels[0]) > abs(one - levels[1]) for one in figures if min(abs(one - at) for at in levels) < reach
+    ]
+    streaks = [side for side, some in groupby(sides) if len(list(some)) > 1]
+    return len(list(groupby(streaks))) >= STREAKS
 
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -77,6 +77,52 @@ def test_several_steps_are_found_in_order() -> None:
     assert Step(6, 10.0, 15.0).share == pytest.approx(0.5)
 
 
+def drifting(count: int, *, first: float = 10, last: float = 20) -> list[float]:
+    """Give levels from the first to the last, on a line."""
+    return [first + (last - first) * index / (count - 1) for index in range(count)]
+
+
+def two_speeds(count: int, *, change: float, slow: float = 20) -> list[float]:
+    """Give levels of a machine that changes its speed before each run with some chance."""
+    chance, levels = random.Random(7), [10.0]
+    while len(levels) < count:
+        levels.append(10 + slow - levels[-1] if chance.random() < change else levels[-1])
+    return levels
+
+
+SERIES: dict[str, tuple[list[float], list[int]]] = {
+    "a step up": ([10.0] * 12 + [16.0] * 8, [12]),
+    "a step down": ([16.0] * 8 + [10.0] * 12, [8]),
+    "a change and its repair": ([10.0] * 8 + [16.0] * 8 + [10.0] * 8, [8, 16]),
+    "two steps up": ([10.0] * 8 + [16.0] * 8 + [26.0] * 8, [8, 16]),
+    "a step after outliers as slow": ([10.0] * 8 + [16.0] + [10.0] * 4 + [16.0] + [10.0] * 6 + [16.0] * 8, [20]),
+    "a step at the end of a drift": (drifting(12, last=12) + [20.0] * 8, [12]),
+    "drift up": (drifting(20), []),
+    "drift down": (drifting(20, first=20, last=10), []),
+    "a long drift up": (drifting(60, last=40), []),
+    "drift that ends": (drifting(10) + [20.0] * 10, []),
+    "two speeds in turn": ([10.0, 20.0] * 10, []),
+    "two speeds, five runs each": (([10.0] * 5 + [20.0] * 5) * 3, []),
+    "two speeds, by day and by night": (([10.0] * 8 + [14.0] * 4) * 2 + [10.0] * 8, []),
+    "two speeds by chance": (two_speeds(40, change=0.5), []),
+    "two speeds, mostly as before": (two_speeds(40, change=0.2), []),
+    "an outlier": ([10.0] * 9 + [60.0] + [10.0] * 10, []),
+    "three outliers at the end": ([10.0] * 17 + [20.0] * 3, []),
+    "noise alone": ([10.0] * 30, []),
+    "too few": ([10.0] * (LEAST - 1) + [20.0] * 20, []),
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04])
+@pytest.mark.parametrize("name", SERIES)
+def test_only_a_step_is_a_step(name: str, share: float) -> None:
+    levels, wanted = SERIES[name]
+    for seed in range(3):
+        chance = random.Random(seed)
+        figures = [level * (1 + share * chance.gauss(0, 1) / 2) for level in levels]
+        assert [step.index for step in steps(figures)] == wanted, figures
+
+
 def test_a_sparkline_shows_a_series() -> None:
     assert sparkline([1, 8, 4.5]) == "▁█▅"
     assert sparkline([3, 3]) == "▄▄"
