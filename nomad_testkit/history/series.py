@@ -11,6 +11,7 @@ from nomad_testkit.history.store import RunFigures
 from nomad_testkit.history.trend import Step, steps
 
 PASSED = "passed"
+NOT_READY = "not ready"
 READY = "ready"
 """The name of the time from a deployment's start until everything was ready."""
 
@@ -74,9 +75,11 @@ def durations(phases: Mapping[str, float]) -> dict[str, float]:
 def _series(runs: Sequence[RunFigures]) -> tuple[Series, ...]:
     figures: dict[str, list[tuple[RunFigures, float]]] = {}
     for run in runs:
-        if run.outcome != PASSED:  # how far it came is no figure of how fast it is
+        if run.outcome == NOT_READY:  # how far it came is no figure of how fast it is
             continue
-        for name, seconds in {**durations(run.phases), **run.healing}.items():
+        # A test that failed says nothing against the deployment, but something against how long healing took.
+        healing = run.healing if run.outcome == PASSED else {}
+        for name, seconds in {**durations(run.phases), **healing}.items():
             figures.setdefault(name, []).append((run, seconds))
     return tuple(
         Series(name, tuple(run for run, _ in pairs), tuple(seconds for _, seconds in pairs))

@@ -157,6 +157,16 @@ def test_only_what_can_be_compared_is() -> None:
     assert durations({}) == {}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "counted"),
+    [("passed", {"hosts up", "Consul leader", "ready", "kill"}), ("failed", {"hosts up", "Consul leader", "ready"})]
+    + [("not ready", set())],
+)
+def test_a_run_counts_as_far_as_it_came(outcome: str, counted: set[str]) -> None:
+    groups = compared([run(1, outcome=outcome, healing={"kill": 3.0})])
+    assert {series.name for group in groups for series in group.series} == counted
+
+
 def test_what_changed_from_one_run_to_the_next_is_told() -> None:
     assert changes(run(1), run(2)) == []
     assert changes(run(1), run(2, images="ami-2", nomad="1.6.2")) == ["image ami-1 -> ami-2", "Nomad 1.6.1 -> 1.6.2"]
