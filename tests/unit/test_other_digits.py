@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import host_metadata
+import host_options
 import pytest
 
 from nomad_testkit.errors import SettingsError
-from nomad_testkit.modules.host_scripts import host_metadata, host_options
 from nomad_testkit.runs import _RUN_ID
 from nomad_testkit.settings import Settings
 

@@ -159,8 +159,11 @@ def test_only_what_can_be_compared_is() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "counted"),
-    [("passed", {"hosts up", "Consul leader", "ready", "kill"}), ("failed", {"hosts up", "Consul leader", "ready"})]
-    + [("not ready", set())],
+    [
+        ("passed", {"hosts up", "Consul leader", "ready", "kill"}),
+        ("failed", {"hosts up", "Consul leader", "ready"}),
+        ("not ready", set()),
+    ],
 )
 def test_a_run_counts_as_far_as_it_came(outcome: str, counted: set[str]) -> None:
     groups = compared([run(1, outcome=outcome, healing={"kill": 3.0})])
