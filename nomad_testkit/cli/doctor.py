@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from nomad_testkit.settings import Settings
 
 FOUND, LATER, MISSING = "found", "later", "missing"
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_A_HOST = 4
+_FEW_HOSTS = 9
+"""Of the bundled example, which has three servers and six clients by default."""
+_LEAST_FREE = 2**30
+"""Bytes; the images and what is saved of a run take some hundred MiB."""
 _OPTIONAL = (
     setup.Need("packer", program="packer"),
     setup.Need("openssh-client", program="ssh"),
@@ -107,7 +115,7 @@ def findings(settings: Settings) -> list[Finding]:
     if not told:
         version = platform.python_version()
         told = [Finding("machine", FOUND, f"{platform.system()} {platform.machine()}, Python {version}, root")]
-    return [*told, *lacking, *_tools(), _state_folder(), *_prepared(settings), *_optional(settings)]
+    return [*told, *lacking, *_tools(), *_limits(), _state_folder(), *_prepared(settings), *_optional(settings)]
 
 
 def mend(settings: Settings, found: Sequence[Finding], *, optional: bool) -> None:
@@ -133,6 +141,10 @@ def _packages() -> list[Finding]:
 def _package(need: setup.Need, *, optional: bool = False, purpose: str = "") -> Finding:
     place = setup.find_program(need.program) if need.program else need.file
     what = (need.program or need.package) + (f" ({purpose})" if purpose else "")
+    if need.program and place is not None and shutil.which(need.program) is None:
+        # `up` starts it by its name, and root's PATH may lack the folders of administration programs.
+        folder = Path(str(place)).parent
+        return Finding(what, MISSING, f"{place}, which PATH lacks", f"add {folder} to PATH", optional=optional)
     if need.met():
         return Finding(what, FOUND, str(place), optional=optional)
     return Finding(what, MISSING, fix=f"apt-get install {need.package}", package=need.package, optional=optional)
@@ -162,6 +174,44 @@ def _tools() -> list[Finding]:
 
     known = {need.program for need in setup.NEEDS} | {"root", "Linux"}
     return [Finding(one.what, MISSING, fix=one.remedy) for one in handle.preflight() if one.what not in known]
+
+
+def _limits() -> list[Finding]:
+    """Tell what room the kernel's limit of inotify instances and the folders' disks leave for hosts."""
+    from nomad_testkit.cache import Cache
+    from nomad_testkit.runs import state_path
+
+    return [
+        inotify(_INOTIFY),
+        *(free_space(path) for path in (Cache().root, state_path(), Path(tempfile.gettempdir()))),
+    ]
+
+
+def inotify(file: Path) -> Finding:
+    """Tell how many hosts may have their inotify instances, of which systemd and its services need some each."""
+    what = "fs.inotify.max_user_instances"
+    try:
+        most = int(file.read_text())
+    except (OSError, ValueError):
+        return Finding(what, MISSING, f"{file} cannot be read", fix="mount /proc", optional=True)
+    hosts = most // _INOTIFY_A_HOST
+    where = f"{most}, enough for about {hosts} hosts on this machine"
+    if hosts >= _FEW_HOSTS:
+        return Finding(what, FOUND, where)
+    return Finding(what, MISSING, where, fix=f"sysctl {what}=1024")
+
+
+def free_space(path: Path, least: int = _LEAST_FREE) -> Finding:
+    """Tell how much is free where a folder is, or is to be."""
+    what = f"free space in {path}"
+    try:
+        free = shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
+    except OSError as error:
+        return Finding(what, MISSING, str(error.strerror), fix="name another folder")
+    where = f"{free / 2**30:.1f} GiB"
+    if free >= least:
+        return Finding(what, FOUND, where)
+    return Finding(what, MISSING, where, fix=f"free {least / 2**30:.0f} GiB there, or name a folder on another disk")
 
 
 def _state_folder() -> Finding:
