@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator
+import weakref
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ _began = pytest.StashKey[float]()
 """When the set-up of the test that runs began, or when the cluster that it had to wait for was ready."""
 _current = pytest.StashKey[Any]()
 """The value of the fixture, while it is there."""
+_users = pytest.StashKey["weakref.WeakSet[pytest.FixtureDef[Any]]"]()
+"""The fixtures that have asked for it, by an argument or by `getfixturevalue`, when they were set up."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,7 +37,10 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Remember the cluster, and that the test begins only now that it is there."""
+    before = _CLUSTER in _definitions(request)
     value = yield
+    if not before and _CLUSTER in _definitions(request):
+        request.config.stash.setdefault(_users, weakref.WeakSet()).add(fixturedef)
     if fixturedef.argname == _CLUSTER:
         request.config.stash[_current] = value
         request.config.stash[_began] = time.time()
@@ -60,7 +66,7 @@ def pytest_runtest_makereport(
 
 def _told(item: pytest.Item, error: BaseException) -> str | None:
     """Tell what there is to tell; a cluster that is still there is asked, one that could not be made has been."""
-    cluster = item.config.stash.get(_current, None) if _CLUSTER in getattr(item, "fixturenames", ()) else None
+    cluster = item.config.stash.get(_current, None) if _uses_the_cluster(item) else None
     if cluster is None and "evidence of " not in said(error):
         return None  # nothing to do with clusters, so nothing is imported for it
     from nomad_testkit.cluster import Cluster
@@ -75,6 +81,20 @@ def _told(item: pytest.Item, error: BaseException) -> str | None:
         return "no evidence: nomad_cluster is overridden by something that is no Cluster"
     told = section(_collect(item, cluster), error, window)
     return told if cluster.secrets is None else cluster.secrets.hide(told)
+
+
+def _uses_the_cluster(item: pytest.Item) -> bool:
+    """Tell whether a test has really asked for the cluster, by itself or by a fixture, however: its arguments name
+    neither what `getfixturevalue` got nor what the steps of pytest-bdd take.
+    """
+    definitions = _definitions(getattr(item, "_request", None))
+    users = item.config.stash.get(_users, ())
+    return _CLUSTER in definitions or any(one in users for one in definitions.values())
+
+
+def _definitions(request: Any) -> Mapping[str, pytest.FixtureDef[Any]]:
+    """Give the fixtures that a test has asked for so far, by their names; pytest tells them nowhere in public."""
+    return getattr(request, "_fixture_defs", None) or {}
 
 
 def _collect(item: pytest.Item, cluster: Cluster) -> Path:

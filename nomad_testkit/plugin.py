@@ -120,9 +120,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Remember what the test's marks ask for, for the cluster that it may be the first to use."""
-    if topologies.used_by(item):
-        item.config.stash[ASKED_FOR] = topologies.asked_for(item)
+    """Remember what the test's marks ask for, for the cluster that it may be the first to use, however it asks."""
+    item.config.stash[ASKED_FOR] = topologies.asked_for(item)
 
 
 @pytest.hookimpl(wrapper=True)

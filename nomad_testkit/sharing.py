@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -98,6 +98,8 @@ class Sharing:
     worker: str = "this process"
     _members: FileLock | None = None
     _run: FileLock | None = None
+    _failed: dict[str, str] = field(default_factory=dict)
+    """In words, what could not be made here, and why: where there is but one process, it is not tried again."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str], state: Path) -> Sharing:
@@ -150,11 +152,11 @@ class Sharing:
         """Use the thing `name`, which one worker makes for all.
 
         That worker leaves its context, which destroys the thing, when no other uses it any more or can come to. Where
-        it has died, one of the others calls `inherit` instead. Where it could not make the thing, the others raise
-        DeployError with its words, and do not try again.
+        it has died, one of the others calls `inherit` instead. What could not be made is not tried again: the others,
+        and this worker itself, as when pytest reruns a test, raise DeployError with the words of the failure.
         """
         if self.folder is None:
-            with make() as value:
+            with self._alone(name, make) as value:
                 yield value
             return
         self.join()
@@ -180,11 +182,26 @@ class Sharing:
             place.forget()
             place.owner.release()
 
+    @contextmanager
+    def _alone(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+        """Use what no other process does."""
+        if name in self._failed:
+            raise DeployError(f"it failed before: {self._failed[name]}")
+        made = False
+        try:
+            with make() as value:
+                made = True
+                yield value
+        except Exception as error:
+            if not made:
+                self._failed[name] = said(error)
+            raise
+
     def _find(self, place: _Place, inherit: Callable[[Mapping[str, Any]], None]) -> Ok[dict[str, Any] | None] | Pending:
         """Find the thing's description, or None where this worker, now its owner, is to make it."""
         result = place.result()
         if result is not None and "error" in result:
-            raise DeployError(f"worker {result['worker']} could not make it: {result['error']}")
+            raise DeployError(f"it failed before, in worker {result['worker']}: {result['error']}")
         if place.owner.try_acquire():
             result = place.result()
             if result is None:
@@ -257,7 +274,7 @@ def expect_worker(state: Path, run: str) -> FileLock | None:
 
     For the controller: a worker that replaces a dead one joins only when it has collected its tests.
     """
-    lock = FileLock(_folder(state, run) / "run.lock")
+    lock = FileLock(_folder(state, run) / "run.lock", create=False)
     try:
         return lock if lock.try_acquire(shared=True) else None
     except FileNotFoundError:
@@ -305,12 +322,11 @@ def cluster(
         from nomad_testkit.attaching import attached_cluster
 
         return attached_cluster(settings, opened)
-    from nomad_testkit.cluster import Cluster
     from nomad_testkit.lifecycle import deployed
 
     @contextmanager
     def attach(description: Mapping[str, Any]) -> Iterator[Cluster]:
-        attached = Cluster.from_description(description, target=opened, example=example)
+        attached = _as_it_is_now(description, opened, example)
         # Every user of it ends in time: whoever made it would otherwise wait for the others.
         with (
             termination_raises(),
@@ -318,7 +334,10 @@ def cluster(
                 seconds_left(attached.expires), f"the time of {attached.run_id} is up: {attached.expires}", progress
             ),
         ):
-            yield attached
+            try:
+                yield attached
+            finally:
+                attached.close()
 
     return sharing.shared(
         f"cluster-{identity(example)}",
@@ -327,6 +346,20 @@ def cluster(
         attach=attach,
         inherit=partial(_inherit, settings=settings, opened=opened, progress=progress),
     )
+
+
+def _as_it_is_now(description: Mapping[str, Any], opened: Target, example: Example) -> Cluster:
+    """Make a cluster that was described when it was deployed; other workers may have replaced and added hosts since."""
+    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.runs import Run
+
+    run = next((run for run in Run.every() if run.run_id == description["run_id"]), None)
+    now = {**description, **run.description()} if run else description
+    attached = Cluster.from_description(now, target=opened, example=example)
+    if run is not None:
+        attached = replace(attached, save=lambda changed: run.note({**run.description(), **changed.describe()}))
+    attached.refresh()
+    return attached
 
 
 @contextmanager

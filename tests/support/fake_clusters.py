@@ -23,6 +23,15 @@ class FakeTarget:
     def describe(self):
         return {"name": "fake"}
 
+    def client(self, service):
+        return self
+
+    def get_paginator(self, call):
+        return self
+
+    def paginate(self, **how):
+        return [{"Reservations": []}]
+
 class FakeExample:
     variables = {"num_clients": 1}
 

@@ -71,6 +71,80 @@ def test_workers_share_a_failure(project: pytest.Pytester, monkeypatch: pytest.M
     assert result.outlines.count("evidence: /somewhere") == 3
 
 
+@pytest.mark.parametrize("args", [(), ("-n", "1")])
+def test_what_failed_is_not_deployed_again_for_a_rerun(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("FAIL_DEPLOYMENT", "1")
+    result = run(project, "--reruns", "2", *args)
+    result.assert_outcomes(passed=1, errors=3)
+    assert "6 rerun" in result.stdout.str()
+    assert log(project) == ["open", "deploy", "close"]
+    result.stdout.fnmatch_lines(["*it failed before*: host i-1: unit consul failed*"])
+    assert result.outlines.count("evidence: /somewhere") >= 3
+
+
+def test_a_test_that_fails_itself_is_rerun_with_the_same_cluster(project: pytest.Pytester) -> None:
+    run(project, "--reruns", "2").assert_outcomes(passed=3, failed=1)
+    assert log(project) == ["open", "deploy", "destroy", "close"]
+
+
+def test_what_asks_for_the_cluster_late_gets_evidence_and_what_does_not_gets_none(project: pytest.Pytester) -> None:
+    (project.path / "steps.feature").write_text("Feature: steps\n  Scenario: late\n    Then it fails\n")
+    project.makepyfile(
+        test_some="""
+        import pytest
+        from pytest_bdd import scenarios, then
+
+        scenarios("steps.feature")
+
+        @then("it fails")
+        def it_fails(nomad_cluster):
+            raise RuntimeError("step")
+
+        @pytest.fixture(scope="module")
+        def late(request):
+            return request.getfixturevalue("nomad_cluster")
+
+        @pytest.fixture
+        def broken():
+            raise RuntimeError("broken")
+
+        @pytest.mark.separate  # what it asks for is not what the next test asks for
+        def test_unrelated():
+            raise RuntimeError("unrelated")
+
+        def test_by_name(request):
+            request.getfixturevalue("nomad_cluster")
+            raise RuntimeError("by name")
+
+        def test_first(request):
+            request.getfixturevalue("late")
+
+        def test_by_a_fixture_that_is_there(late):
+            raise RuntimeError("fixture")
+
+        def test_by_the_name_of_a_fixture(request):
+            request.getfixturevalue("late")
+            raise RuntimeError("its name")
+
+        def test_unrelated_too(request):
+            raise RuntimeError("unrelated")
+
+        @pytest.mark.usefixtures("nomad_cluster")
+        def test_by_its_mark():
+            raise RuntimeError("mark")
+        """
+    )
+    result = run(project, "--nomad-artifacts", "evidence")
+    result.assert_outcomes(passed=1, failed=7)
+    told = {line.rpartition("/")[2] for line in result.outlines if line.startswith("evidence: ")}
+    assert told == {
+        f"test_some.py-test_{name}"
+        for name in ("late", "by_name", "by_a_fixture_that_is_there", "by_the_name_of_a_fixture", "by_its_mark")
+    }
+
+
 @pytest.mark.parametrize("args", [(), ("-n", "2")])
 def test_a_failing_test_names_its_evidence(project: pytest.Pytester, args: tuple[str, ...]) -> None:
     result = run(project, *args, "--nomad-artifacts", "evidence", "-k", "fails")
