@@ -18,6 +18,8 @@ class FileLock:
     """A lock of a file, shared or exclusive, that the kernel gives back when the process ends."""
 
     path: Path
+    create: bool = True
+    """Whether to make the file where there is none; else that raises FileNotFoundError, and nothing comes to be."""
     _descriptor: int | None = None
 
     @property
@@ -26,17 +28,27 @@ class FileLock:
         return self._descriptor is not None
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take the lock if nobody else's is in the way."""
+        """Take the lock if nobody else's is in the way. Raises FileNotFoundError where it is not to make its file."""
         if self.held:
             return True
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT * self.create | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
+        if not self.create and not self._names(descriptor):
+            os.close(descriptor)
+            raise FileNotFoundError(f"{self.path} was removed while its lock was taken")
         self._descriptor = descriptor
         return True
+
+    def _names(self, descriptor: int) -> bool:
+        """Tell whether the path still names the open file: the lock of one that was removed keeps nobody out."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False
 
     def acquire(self, what: str, *, shared: bool = False) -> None:
         """Take the lock, waiting for as long as others live that are in the way."""

@@ -95,9 +95,9 @@ def new_run(
         forget_dead(progress)
         run = Run.new(name)
         lock = run.lock
-        lock.acquire("a moment's look of another process at the run's lock")
-        run.note({"target": dict(target.describe())})
         try:
+            lock.acquire("a moment's look of another process at the run's lock")
+            run.note({"target": dict(target.describe())})
             why = f"the time of {run.run_id} is up ({target.time_limit} s)"
             with time_limit(target.time_limit, why, progress) as expired:
                 yield run

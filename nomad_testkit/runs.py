@@ -24,6 +24,7 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
 """The folder for runs, their journals, SSH keys and history (default: ~/.local/state/nomad-testkit)."""
 _NAME = "name"
+_LOCK = "used.lock"
 _LOOK_SECONDS = 1.0
 _RUN_ID = re.compile(r"nt-[0-9]{8}-[0-9a-f]{6}")
 
@@ -52,6 +53,7 @@ class Run:
         try:
             run.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             run.folder.mkdir(mode=0o700)
+            (run.folder / _LOCK).touch(mode=0o600)
             if name:
                 (run.folder / _NAME).write_text(name)
         except OSError as error:
@@ -75,8 +77,8 @@ class Run:
     def every(cls) -> list[Run]:
         """List the runs that this machine remembers, the oldest day first."""
         folder = state_path() / "runs"
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        return [cls(name, folder / name) for name in names if _RUN_ID.fullmatch(name)]
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [cls(path.name, path) for path in paths if _RUN_ID.fullmatch(path.name) and path.is_dir()]
 
     @property
     def name(self) -> str:
@@ -96,14 +98,20 @@ class Run:
 
     @property
     def lock(self) -> FileLock:
-        """A lock that whoever uses the run holds: where nobody does, it was left up or left behind."""
-        return FileLock(self.folder / "used.lock")
+        """A lock that whoever uses the run holds: where nobody does, it was left up or left behind.
+
+        Only `new` makes its file: one that a look made while the run is being forgotten would keep the folder.
+        """
+        return FileLock(self.folder / _LOCK, create=False)
 
     @property
     def used(self) -> bool:
-        """Whether a living process uses it."""
+        """Whether a living process uses it; nobody uses one that has been forgotten."""
         lock = self.lock
-        free = lock.try_acquire()
+        try:
+            free = lock.try_acquire()
+        except FileNotFoundError:
+            return False
         lock.release()
         return not free
 

@@ -86,9 +86,8 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 def _state(run: Run, told: dict[str, Any]) -> str:
-    with suppress(FileNotFoundError):  # it is being forgotten
-        if run.used:
-            return IN_USE if told.get("hosts") else DEPLOYING
+    if run.used:
+        return IN_USE if told.get("hosts") else DEPLOYING
     if told.get("kept"):
         return UP if told.get("hosts") else IMAGE
     return LEFT_BEHIND

@@ -154,7 +154,12 @@ def test_the_environment_redirects_nothing(
     monkeypatch.setenv("NOMAD_TOKEN", "another cluster's")
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "another cluster's")
     monkeypatch.setenv("AWS_PROFILE", "another account's")
-    nomad_cluster.require(RaftPeers(sizes.nomad_servers, ("nomad",)), NodesReady(sizes.nomad_clients), within=10)
+    # Made anew: the clients of nomad_cluster's own hosts are kept, from before the environment was another.
+    fresh = Cluster.from_description(nomad_cluster.describe(), target=nomad_cluster.target)
+    try:
+        fresh.require(RaftPeers(sizes.nomad_servers), NodesReady(sizes.nomad_clients), within=10)
+    finally:
+        fresh.close()
     ids = {host.instance_id for host in nomad_cluster.hosts}
     found = nomad_cluster.target.client("ec2").describe_instances(InstanceIds=sorted(ids))["Reservations"]
     assert {instance["InstanceId"] for one in found for instance in one["Instances"]} == ids
