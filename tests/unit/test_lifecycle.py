@@ -17,6 +17,7 @@ from nomad_testkit import creation, diagnostics, lifecycle, targets
 from nomad_testkit.cluster import Cluster
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TeardownError, UsageError
 from nomad_testkit.examples import Roles
+from nomad_testkit.file_lock import FileLock
 from nomad_testkit.host import Host
 from nomad_testkit.interrupts import Expired, Terminated, deferred, termination_raises
 from nomad_testkit.model import Instance, Network
@@ -432,3 +433,42 @@ def test_a_time_limit_that_is_not_reached_interrupts_nobody(stage: Stage, deploy
         lambda: Ok(None) if threading.active_count() == threads else Pending("it lives"),
         deadline=Deadline.after(10),
     )
+
+
+def test_a_run_that_cannot_be_described_leaves_no_lock_and_no_folder(
+    stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks: list[FileLock] = []
+    monkeypatch.setattr(FileLock, "acquire", lambda self, what: locks.append(self) or self.try_acquire())
+
+    def note(self: Run, description: Mapping[str, Any]) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Run, "note", note)
+    with pytest.raises(OSError, match="no space left"), deploy():
+        pass
+    assert [lock.held for lock in locks] == [False]
+    assert Run.every() == []
+
+
+@pytest.mark.parametrize("gone", ["folder", "lock"])
+@pytest.mark.parametrize("look", ["used", "held", "shared", "description", "journal", "name"])
+def test_looking_at_a_run_that_is_forgotten_makes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gone: str, look: str
+) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
+    run = Run.new()
+    if gone == "folder":
+        run.forget()
+    else:  # the moment before its folder goes
+        (run.folder / "used.lock").unlink()
+    looks: dict[str, Callable[[], object]] = {
+        "used": lambda: run.used,
+        "held": run.held,
+        "shared": lambda: run.held(shared=True),
+        "description": run.description,
+        "journal": run.journal.entries,
+        "name": lambda: run.name,
+    }
+    assert not looks[look]()
+    assert list((tmp_path / "state" / "runs").rglob("*")) == ([] if gone == "folder" else [run.folder])
