@@ -71,7 +71,7 @@ def test_workers_share_a_failure(project: pytest.Pytester, monkeypatch: pytest.M
     assert result.outlines.count("evidence: /somewhere") == 3
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "1")])
+@pytest.mark.parametrize("args", [(), ("-n", "2")])
 def test_what_failed_is_not_deployed_again_for_a_rerun(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
 ) -> None:

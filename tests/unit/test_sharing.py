@@ -7,12 +7,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from nomad_testkit import lifecycle, sharing
+from nomad_testkit.cluster import Cluster
+from nomad_testkit.deploy import discover
+from nomad_testkit.examples import Roles
+from nomad_testkit.host import Host
+from nomad_testkit.model import Instance
 from nomad_testkit.runs import Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.sharing import Sharing, expect_worker
@@ -286,3 +292,24 @@ def test_without_xdist_nothing_is_written(tmp_path: Path) -> None:
     assert alone.folder is None
     alone.leave()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_comes_late_sees_the_hosts_that_run_now(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
+
+    def instance(number: int) -> Instance:
+        return Instance(f"i-{number}", "servers", "running", f"172.31.0.{number}", "", "us-east-1a", "ami-1")
+
+    monkeypatch.setattr(discover, "instances", lambda client, run_id, **_: [instance(2), instance(3)])
+    opened: Any = SimpleNamespace(client=None, describe=dict, address=lambda one: f"127.31.0.{one.instance_id[2:]}")
+    example: Any = SimpleNamespace(folder=Path("example"), variables={}, deployed=lambda outputs: None)
+    run = Run.new()
+    host = Host(instance(1), address="127.31.0.1", ssh_user="admin", key_path=Path("key"))
+    deployed = Cluster(run.run_id, opened, [host], Roles(("servers",), ("servers",), ()), "admin", Path("key"))
+    run.note({**deployed.describe(), "sizes": {"servers": 2}})  # another worker has scaled it since
+
+    late = sharing._as_it_is_now(deployed.describe(), opened, example)
+    assert [host.instance_id for host in late.hosts] == ["i-2", "i-3"]
+    assert (late.sizes, list(late.missing_hosts)) == ({"servers": 2}, [])
+    late.resize("servers", 4)
+    assert run.description()["sizes"] == {"servers": 4}
