@@ -330,7 +330,7 @@ def test_a_security_group_in_use_is_tried_again(client: Client, monkeypatch: pyt
     assert left(client) == []
 
 
-def test_sweeps_groups_that_name_each_other(client: Client) -> None:
+def test_sweeps_groups_that_name_each_other(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     ec2 = client("ec2")
     vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
     tags = [{"ResourceType": "security-group", "Tags": [{"Key": "nomad-testkit-run", "Value": RUN}]}]
@@ -346,7 +346,18 @@ def test_sweeps_groups_that_name_each_other(client: Client) -> None:
             "UserIdGroupPairs": [{"GroupId": other}, {"GroupId": mine}],
         }
         ec2.authorize_security_group_ingress(GroupId=mine, IpPermissions=[rule])
+    real, refused = ec2.delete_security_group, []
+
+    def as_aws(GroupId: str) -> Any:  # which keeps a group that another one's rule names, and moto does not
+        for one in ec2.describe_security_groups()["SecurityGroups"]:
+            named = [pair["GroupId"] for rule in one["IpPermissions"] for pair in rule["UserIdGroupPairs"]]
+            if one["GroupId"] != GroupId and GroupId in named:
+                refused.append(GroupId)
+        return real(GroupId=GroupId)
+
+    monkeypatch.setattr(ec2, "delete_security_group", as_aws)
     assert len(sweep(client, RUN, None, deadline=Deadline.after(20))) == 2
+    assert refused == []
     assert left(client) == []
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -313,3 +313,14 @@ def test_a_worker_that_comes_late_sees_the_hosts_that_run_now(monkeypatch: pytes
     assert (late.sizes, list(late.missing_hosts)) == ({"servers": 2}, [])
     late.resize("servers", 4)
     assert run.description()["sizes"] == {"servers": 4}
+
+
+def test_a_worker_that_comes_as_the_last_user_leaves_waits(tmp_path: Path) -> None:
+    """Between its look and its hold on the thing somebody has begun to destroy it."""
+    looks = iter([{"description": {"run": "nt-1"}}, None])
+    users = Mock()
+    owner = SimpleNamespace(try_acquire=lambda: False)
+    place: Any = SimpleNamespace(result=lambda: next(looks), owner=owner, users=users, folder=tmp_path)
+    found = Sharing._find(cast("Any", SimpleNamespace(worker="gw0")), place, lambda left: None)
+    assert found == Pending("it is being destroyed")
+    users.release.assert_called_once_with()
