@@ -201,6 +201,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "deploy_leaks::test_a_run_is_as_old_as_the_first_of_what_is_left "
         "deploy_leaks::test_a_security_group_alone_is_as_old_as_the_day_in_the_runs_id "
         "deploy_leaks::test_a_run_in_use_is_spared "
+        "deploy_leaks::test_a_run_lives_until_the_last_time_that_its_tags_tell "
         "deploy_leaks::test_a_tag_that_names_no_run_is_left_alone",
         ("find_lost", "resource.run_id not in spared and", ""),
         ("find_lost", "_RUN_ID.fullmatch", "_RUN_ID.match"),

@@ -17,6 +17,7 @@ from moto import mock_aws
 from nomad_testkit.cli import main
 from nomad_testkit.deploy.leaks import destroy_lost, find_lost
 from nomad_testkit.errors import TeardownError
+from nomad_testkit.expiry import expiry_tags
 from nomad_testkit.journal import Journal
 from nomad_testkit.runs import Run
 from nomad_testkit.targets import account
@@ -139,6 +140,21 @@ def test_a_security_group_alone_is_as_old_as_the_day_in_the_runs_id() -> None:
 
     assert lost(datetime(2026, 3, 15, 5, 59, tzinfo=UTC)) == []
     assert lost(datetime(2026, 3, 15, 6, 1, tzinfo=UTC)) == [OLD]
+
+
+def test_a_run_lives_until_the_last_time_that_its_tags_tell() -> None:
+    now = datetime.now(UTC)
+    for hours in (2, 1):
+        made, (tag,) = instance(OLD), expiry_tags(hours * 3600, now=now).items()
+        client(NEAR)("ec2").create_tags(Resources=[made], Tags=[{"Key": tag[0], "Value": tag[1]}])
+    instance(OTHER)  # says nothing, and so never expires
+
+    def expired(hours: float) -> list[str]:
+        lost = find_lost(REGIONS, older_than=None, expired=True, now=now + timedelta(hours=hours))
+        return [run.run_id for run in lost]
+
+    assert expired(1.5) == []
+    assert expired(2.5) == [OLD]
 
 
 def test_a_run_in_use_is_spared() -> None:
