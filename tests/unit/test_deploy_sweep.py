@@ -406,7 +406,12 @@ def test_waits_for_a_profile_that_auto_scaling_does_not_know_yet(
 def test_an_image_that_does_not_exist_is_not_waited_for(
     client: Client, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls: list[Any] = []
+
     def refused(**kwargs: Any) -> Any:
+        calls.append(kwargs)
+        if len(calls) > 1:
+            pytest.fail("it was asked again")
         message = "You must use a valid fully-formed launch template. The image id '[ami-0abc]' does not exist"
         raise ClientError({"Error": {"Code": "ValidationError", "Message": message}}, "CreateAutoScalingGroup")
 
