@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nomad_testkit.deploy.plan import Plan, Site, plan
+from nomad_testkit.deploy.plan import Plan, Site, key_pair_step, plan
 from nomad_testkit.errors import UsageError
 from nomad_testkit.examples import Example
 from nomad_testkit.model import Network, Subnet
@@ -170,3 +170,10 @@ def test_a_plan_needs_no_boto3() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout == "[]\n"
+
+
+def test_a_key_pair_bears_the_runs_tag_by_which_it_is_swept() -> None:
+    step = key_pair_step("nt-1", "ssh-ed25519 AAAA", {"nomad-testkit-expires": "never"})
+    tags = {one["Key"]: one["Value"] for spec in step.arguments["TagSpecifications"] for one in spec["Tags"]}
+    assert tags["nomad-testkit-run"] == "nt-1"
+    assert tags["nomad-testkit-expires"] == "never"
