@@ -72,13 +72,15 @@ def wait_until(
     deadline: Deadline,
     where: str = "",
     interval: float = 0.2,
+    longest: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
     on_pending: Callable[[str], None] | None = None,
 ) -> T:
     """Call `probe` until it answers Ok, and return that value.
 
     The first call is made at once, and one more at the deadline, so that a slow probe is not cheated of its
-    last chance. `interval` is in seconds. `on_pending` gets each new thing that was seen.
+    last chance. `interval` is in seconds, and grows by half each time up to `longest`, if that is more. `on_pending`
+    gets each new thing that was seen.
 
     Raises BrokenError as soon as the probe answers Broken, and WaitTimeout at the deadline: it says what was
     wanted, what was last seen, where, for how long and after how many tries.
@@ -109,3 +111,4 @@ def wait_until(
                 f"waited for {what}{place}; last seen: {last or 'nothing'} (after {elapsed:.1f} s and {tries} tries)"
             )
         sleep(min(interval, deadline.remaining()))
+        interval = max(interval, min(interval * 1.5, longest))

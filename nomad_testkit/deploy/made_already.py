@@ -14,7 +14,7 @@ from nomad_testkit.modules.steps import (
     RUN_TAG,
     SECURITY_GROUP,
 )
-from nomad_testkit.refusals import code_of, is_not_found
+from nomad_testkit.refusals import REFUSALS, code_of, is_not_found
 from nomad_testkit.wait import Ok, Pending
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def look_up(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, 
         answer, tags = _described(kind, name, client, arguments)
     except LookupError:
         return Pending(f"{kind} {name} is there by AWS's answer ({code}), but not shown yet")
-    except Exception as other:
+    except REFUSALS as other:
         if is_not_found(other):
             return Pending(f"{kind} {name} is there by AWS's answer ({code}), but not shown yet")
         raise

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.15
-"""Seconds between two looks at what is going away."""
+"""Seconds between the first two looks at what is going away."""
+LONGEST = 3.0
+"""Seconds between later ones: AWS takes minutes, and allows an account few calls."""
 
 
 def sweep(
@@ -233,7 +235,7 @@ class _Sweep:
             return Pending(", ".join(f"{one} {one.state}" for one in seen.values()))
 
         try:
-            wait_until("the instances' end", probe, deadline=self.deadline, interval=INTERVAL)
+            wait_until("the instances' end", probe, deadline=self.deadline, interval=INTERVAL, longest=LONGEST)
         finally:
             self.destroyed += [str(one) for one in self.terminating.values() if one.id not in left]
 
@@ -310,7 +312,7 @@ class _Sweep:
                 raise
             return Ok(None)
 
-        wait_until(f"the end of {group}", probe, deadline=self.deadline, interval=INTERVAL)
+        wait_until(f"the end of {group}", probe, deadline=self.deadline, interval=INTERVAL, longest=LONGEST)
 
     def prove(self) -> None:
         """Look again for everything that bears the tag. Raises TeardownError where something does."""
@@ -325,7 +327,7 @@ class _Sweep:
         deadline = self.deadline.child(0) if self.faults else self.deadline
         proved = self.attempt(
             "proving that nothing is left",
-            lambda: wait_until("nothing to be left", probe, deadline=deadline, interval=INTERVAL),
+            lambda: wait_until("nothing to be left", probe, deadline=deadline, interval=INTERVAL, longest=LONGEST),
         )
         if not proved:
             listed = "\n".join(f"  - {line}" for line in left or ["unknown: it could not be asked for"])

@@ -39,6 +39,18 @@ _NOT_TAKEN = frozenset(
 )
 
 
+_ROLES: dict[str, Any] = {}
+"""The credentials of assumed roles, for all sessions of this process: a profile with MFA asks for its code once."""
+
+
+def _session(region: str | None) -> Any:
+    import boto3
+
+    session = boto3.session.Session(region_name=region)
+    session._session.get_component("credential_provider").get_provider("assume-role").cache = _ROLES
+    return session
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who asks, as STS GetCallerIdentity tells it."""
@@ -61,12 +73,11 @@ class AwsSession:
     """
 
     def __init__(self, region: str | None = None, *, endpoint_url: str | None = None) -> None:
-        import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
         try:
-            self._session: Any = boto3.session.Session(region_name=region)
+            self._session: Any = _session(region)
             chosen = self._session.region_name
             self.endpoint_url = endpoint_url or self._configured_endpoint()
         except BotoCoreError as error:
@@ -116,6 +127,19 @@ class AwsSession:
             ) from error
         except REFUSALS as error:
             raise refused(error, self.region, self._session.profile_name) from error
+        except RuntimeError as error:  # so botocore says it of what it cannot renew
+            raise UsageError(
+                f"the AWS credentials have expired ({error}): get new ones, and set AWS_CREDENTIAL_EXPIRATION with "
+                "them where they come from the environment"
+            ) from error
+        except (TypeError, ValueError) as error:
+            until = os.environ.get("AWS_CREDENTIAL_EXPIRATION")
+            if until is None:
+                raise
+            raise UsageError(
+                f"AWS_CREDENTIAL_EXPIRATION: found {until!r}, expected a time with its zone, "
+                "such as 2026-03-14T09:00:00Z"
+            ) from error
 
     def credentials_seconds(self) -> float | None:
         """Tell how long the credentials are good for, in seconds; None where they do not expire or renew themselves."""
@@ -212,10 +236,9 @@ def clients(region: str, *, endpoint_url: str | None = None) -> Callable[[str], 
 
         return cache(lambda service: aws_client(service, endpoint_url=endpoint_url, region=region))
 
-    import boto3
     from botocore.config import Config
 
-    session = boto3.session.Session(region_name=region)
+    session = _session(region)
     config = Config(connect_timeout=5, read_timeout=60, retries=RETRIES)  # type: ignore[arg-type]
     return cache(lambda service: session.client(service, config=config))
 

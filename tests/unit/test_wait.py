@@ -86,3 +86,11 @@ def test_progress_is_told_once_for_each_new_thing(time: FakeTime) -> None:
         on_pending=seen.append,
     )
     assert seen == ["a", "b"]
+
+
+def test_looks_become_rarer_up_to_the_longest_pause() -> None:
+    pauses: list[float] = []
+    answers = iter([Pending("no")] * 6 + [Ok(1)])
+    deadline = Deadline.after(60)
+    wait_until("it", lambda: next(answers), deadline=deadline, interval=0.2, longest=0.6, sleep=pauses.append)
+    assert pauses == pytest.approx([0.2, 0.3, 0.45, 0.6, 0.6, 0.6])

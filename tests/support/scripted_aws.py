@@ -1,0 +1,106 @@
+"""An AWS API that answers some calls as a test says, and passes the others on to another one: for botocore to read."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+_HOP_BY_HOP = ("connection", "transfer-encoding", "content-length")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of AWS's Query protocol."""
+
+    region: str
+    service: str
+    action: str
+    parameters: Mapping[str, str]
+
+
+Answer = Callable[[Call], tuple[int, str] | None]
+"""Gives a status and an XML document, or None to pass the call on."""
+
+
+@dataclass
+class ScriptedAws:
+    """Where it is, and what it has been asked."""
+
+    url: str
+    calls: list[Call] = field(default_factory=list)
+
+    def count(self, action: str) -> int:
+        """Count the calls of an action."""
+        return sum(call.action == action for call in self.calls)
+
+
+def ec2_error(code: str, message: str = "no", status: int = 403) -> tuple[int, str]:
+    """Refuse as EC2 does."""
+    return (
+        status,
+        f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors></Response>",
+    )
+
+
+@contextmanager
+def scripted_aws(answer: Answer, upstream: str | None = None) -> Iterator[ScriptedAws]:
+    """Serve it on 127.0.0.1."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    served = ScriptedAws(f"http://127.0.0.1:{server.server_port}")
+    server.RequestHandlerClass = _handler(answer, upstream and urlsplit(upstream).netloc, served)
+    thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(answer: Answer, upstream: str | None, served: ScriptedAws) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            scope = re.search(r"Credential=[^/]+/[0-9]+/([^/]+)/(\w+)/", self.headers["Authorization"])
+            assert scope is not None
+            parameters = dict(parse_qsl(body.decode(errors="replace")))
+            call = Call(scope[1], scope[2], parameters.get("Action", ""), parameters)
+            served.calls.append(call)
+            found = answer(call)
+            if found is not None:
+                self.reply(found[0], [("Content-Type", "text/xml")], found[1].encode())
+            elif upstream is not None:
+                self.reply(*self.forward(upstream, body))
+            else:
+                self.reply(400, [], ec2_error("UnknownAction")[1].encode())
+
+        def forward(self, upstream: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+            connection = http.client.HTTPConnection(upstream, timeout=60)
+            try:
+                connection.request("POST", self.path, body, dict(self.headers.items()))
+                reply = connection.getresponse()
+                return reply.status, reply.getheaders(), reply.read()
+            finally:
+                connection.close()
+
+        def reply(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers:
+                if name.lower() not in _HOP_BY_HOP:
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,304 @@
+"""What an account answers that is none like the others, read by botocore itself from a server that answers so."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import botocore.session
+import pytest
+from api_lab import AMI, REGION, Lab, cloud_lab
+from scripted_aws import Answer, Call, ec2_error, scripted_aws
+
+from nomad_testkit.deploy.demand import demands
+from nomad_testkit.deploy.survey import survey
+from nomad_testkit.errors import PreflightError, UsageError
+from nomad_testkit.examples import Example
+from nomad_testkit.settings import Settings
+from nomad_testkit.targets import open_target
+from nomad_testkit.targets.account import AwsSession, Identity, clients
+from nomad_testkit.targets.aws_permissions import missing_permissions
+
+ACCOUNT = "123456789012"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with cloud_lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_read_once() -> Iterator[None]:
+    """Let all of boto3's sessions share what they have read of services: it takes most of a second each time."""
+    shared = functools.cache(botocore.session.create_loader)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(botocore.session, "create_loader", shared)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's credentials, and none of whoever runs this."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobodys")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
+
+
+def settings(url: str, **options: str | None) -> Settings:
+    given = {
+        "target": "aws",
+        "region": REGION,
+        "aws_account": ACCOUNT,
+        "aws_source_cidr": "203.0.113.7/32",
+        "aws_endpoint_url": url,
+        "ami": AMI,
+        **options,
+    }
+    return Settings.load(options={f"nomad_{name}": value for name, value in given.items()})
+
+
+def opened(lab: Lab, answer: Answer, **options: str | None) -> list[str]:
+    """Open the target where some calls are answered otherwise, and give what it says."""
+    said: list[str] = []
+    url = lab.ec2.meta.endpoint_url
+    with scripted_aws(answer, url) as api, open_target(settings(api.url, **options), progress=said.append):
+        return said
+
+
+# -- credentials
+
+_MFA = f"""
+[profile admin]
+role_arn = arn:aws:iam::{ACCOUNT}:role/admin
+source_profile = base
+mfa_serial = arn:aws:iam::{ACCOUNT}:mfa/bob
+[profile base]
+aws_access_key_id = AKIAIOSFODNN7EXAMPLE
+aws_secret_access_key = nobodys
+"""
+_ASK_OFTEN = """
+from concurrent.futures import ThreadPoolExecutor
+from nomad_testkit.errors import UsageError
+from nomad_testkit.targets.account import AwsSession, clients, enabled_regions
+try:
+    with ThreadPoolExecutor(4) as pool:
+        session = AwsSession("us-east-1")
+        list(pool.map(session.client, ["ec2", "iam", "sts", "autoscaling"]))
+        print(AwsSession("eu-west-1").identity().account, clients("eu-west-2")("ec2") and "all", enabled_regions())
+except UsageError as error:
+    print("UsageError:", error)
+"""
+
+
+def assumed_role(call: Call) -> tuple[int, str] | None:
+    until = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if call.action == "AssumeRole":
+        return 200, (
+            '<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>'
+            "<AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+            f"<SessionToken>t</SessionToken><Expiration>{until}</Expiration></Credentials></AssumeRoleResult>"
+            "</AssumeRoleResponse>"
+        )
+    if call.action == "GetCallerIdentity":
+        return 200, (
+            '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
+            f"<Account>{ACCOUNT}</Account><Arn>arn:aws:sts::{ACCOUNT}:assumed-role/admin/x</Arn>"
+            "</GetCallerIdentityResult></GetCallerIdentityResponse>"
+        )
+    if call.action == "DescribeRegions":
+        return 200, "<DescribeRegionsResponse><regionInfo/></DescribeRegionsResponse>"
+    return None
+
+
+@pytest.fixture
+def with_mfa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(_MFA)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_PROFILE", "admin")
+
+
+@pytest.mark.usefixtures("with_mfa")
+def test_a_profile_with_mfa_and_no_terminal_is_told_what_to_do() -> None:
+    with scripted_aws(assumed_role) as api:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _ASK_OFTEN],
+            env={**os.environ, "AWS_ENDPOINT_URL": api.url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            start_new_session=True,  # no terminal by another way
+        )
+    assert done.stdout.startswith("UsageError: the profile 'admin' asks for an MFA code, and there is no terminal"), (
+        done
+    )
+    assert "aws configure export-credentials" in done.stdout
+    assert "EOFError" not in done.stdout + done.stderr
+    assert api.count("AssumeRole") == 0
+
+
+@pytest.mark.usefixtures("with_mfa")
+def test_a_profile_with_mfa_asks_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted_aws(assumed_role) as api:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", api.url)
+        process, terminal = pty.fork()
+        if process == 0:
+            os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", _ASK_OFTEN])
+        seen, answered = b"", 0
+        try:
+            while True:
+                try:
+                    data = os.read(terminal, 4096)
+                except OSError:  # the process has ended
+                    break
+                seen += data
+                if seen.count(b"MFA code for") > answered:
+                    answered += 1
+                    os.write(terminal, b"123456\n")
+        finally:
+            os.waitpid(process, 0)
+            os.close(terminal)
+    assert f"{ACCOUNT} all []" in seen.decode()
+    assert (answered, api.count("AssumeRole")) == (1, 1)
+    (asked,) = [call for call in api.calls if call.action == "AssumeRole"]
+    assert asked.parameters["TokenCode"] == "123456"
+
+
+def in_minutes(minutes: int) -> str:
+    return (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "remarked"),
+    [(None, False), (20, True), (100, True), (3000, False)],
+)
+def test_credentials_that_end_before_the_clusters_time_are_remarked(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, minutes: int | None, remarked: bool
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "nobodys")
+    if minutes:
+        monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", in_minutes(minutes))
+    said = opened(lab, lambda call: None)
+    assert [
+        line for line in said if "these credentials expire in" in line and "(7200 s, --nomad-aws-max-time)" in line
+    ] == ([said[-1]] if remarked else [])
+
+
+@pytest.mark.parametrize(
+    ("until", "said"),
+    [
+        ("", "the AWS credentials have expired"),
+        ("tomorrow", "AWS_CREDENTIAL_EXPIRATION: found 'tomorrow', expected a time with its zone"),
+        (
+            "2030-03-14T09:00:00",
+            "AWS_CREDENTIAL_EXPIRATION: found '2030-03-14T09:00:00', expected a time with its zone",
+        ),
+    ],
+)
+def test_credentials_whose_end_is_past_or_unreadable(monkeypatch: pytest.MonkeyPatch, until: str, said: str) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "nobodys")
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", until or in_minutes(-1))
+    with pytest.raises(UsageError) as caught:
+        AwsSession(REGION)
+    assert str(caught.value).startswith(said)
+
+
+# -- what may be done
+
+
+def no_security_groups(call: Call) -> tuple[int, str] | None:
+    if call.action == "CreateSecurityGroup":
+        return ec2_error("UnauthorizedOperation", "You are not authorized")
+    return None
+
+
+def test_what_may_not_be_done_is_a_remark_where_permissions_are_skipped(lab: Lab) -> None:
+    with pytest.raises(PreflightError, match="the permission ec2:CreateSecurityGroup on what is in"):
+        opened(lab, no_security_groups)
+    said = opened(lab, no_security_groups, aws_skip_permissions="true")
+    (line,) = [line for line in said if "ec2:CreateSecurityGroup" in line and "taken as no obstacle" in line]
+    assert "(option --nomad-aws-skip-permissions): the permission" in line
+
+
+def decision(unknown: str) -> Answer:
+    def answer(call: Call) -> tuple[int, str] | None:
+        if call.action != "SimulatePrincipalPolicy":
+            return ec2_error("DryRunOperation", "Request would have succeeded", 412)
+        names = [value for name, value in call.parameters.items() if name.startswith("ActionNames.member.")]
+        missing = f"<member>{unknown}</member>" if unknown else ""
+        results = "".join(
+            f"<member><EvalActionName>{name}</EvalActionName><EvalResourceName>*</EvalResourceName>"
+            f"<EvalDecision>implicitDeny</EvalDecision><MissingContextValues>{missing}</MissingContextValues></member>"
+            for name in names
+        )
+        return 200, (
+            '<SimulatePrincipalPolicyResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/">'
+            f"<SimulatePrincipalPolicyResult><EvaluationResults>{results}</EvaluationResults>"
+            "<IsTruncated>false</IsTruncated></SimulatePrincipalPolicyResult></SimulatePrincipalPolicyResponse>"
+        )
+
+    return answer
+
+
+@pytest.mark.parametrize("unknown", ["", "aws:SourceIp", "aws:MultiFactorAuthPresent", "aws:PrincipalOrgID"])
+def test_what_the_simulator_was_not_told_is_no_denial(unknown: str) -> None:
+    remarks: list[str] = []
+    with scripted_aws(decision(unknown)) as api:
+        missing = missing_permissions(
+            clients(REGION, endpoint_url=api.url),
+            Identity(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/bob"),
+            region=REGION,
+            vpc_id="vpc-1",
+            remark=remarks.append,
+        )
+    assert bool(missing) is not bool(unknown)
+    assert any(f"the policies ask for {unknown}, which the simulator" in line for line in remarks) is bool(unknown)
+
+
+@pytest.mark.parametrize(
+    ("offered", "refused"), [("abc", ""), ("ab", "c"), ("c", "ab"), ("", "abc")], ids=lambda value: value or "none"
+)
+def test_the_type_has_to_be_offered_in_the_zone_of_every_subnet(lab: Lab, offered: str, refused: str) -> None:
+    def answer(call: Call) -> tuple[int, str] | None:
+        if call.action != "DescribeInstanceTypeOfferings":
+            return None
+        assert call.parameters["LocationType"] == "availability-zone"
+        items = "".join(
+            f"<item><instanceType>t2.micro</instanceType><locationType>availability-zone</locationType>"
+            f"<location>{REGION}{zone}</location></item>"
+            for zone in offered
+        )
+        return 200, (
+            '<DescribeInstanceTypeOfferingsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
+            f"<instanceTypeOfferingSet>{items}</instanceTypeOfferingSet></DescribeInstanceTypeOfferingsResponse>"
+        )
+
+    example = Example.load("nomad-consul-colocated-cluster").replace(num_servers=1, num_clients=1)
+    found = ""
+    with (
+        scripted_aws(answer, lab.ec2.meta.endpoint_url) as api,
+        open_target(settings(api.url), progress=lambda line: None) as target,
+    ):
+        wanted = demands(example, survey(example, target))
+        assert [len(one.subnets) for one in wanted] == [3, 3]
+        try:
+            target.admit(wanted, progress=lambda line: None)
+        except PreflightError as error:
+            found = str(error)
+    for group in ("servers", "clients"):
+        (line,) = [one for one in found.splitlines() if f"t2.micro ({group}) in" in one] or [""]
+        assert [zone for zone in "abc" if f"{REGION}{zone} (subnet-" in line] == list(refused)
