@@ -439,7 +439,12 @@ def test_a_run_that_cannot_be_described_leaves_no_lock_and_no_folder(
     stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locks: list[FileLock] = []
-    monkeypatch.setattr(FileLock, "acquire", lambda self, what: locks.append(self) or self.try_acquire())
+
+    def acquire(self: FileLock, what: str) -> bool:
+        locks.append(self)
+        return self.try_acquire()
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
 
     def note(self: Run, description: Mapping[str, Any]) -> None:
         raise OSError("no space left")
