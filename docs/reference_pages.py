@@ -11,27 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit import checks as bundled_checks
-from nomad_testkit import faults, linearizability, operations, plugin
-from nomad_testkit.bundle import examples_dir
+from nomad_testkit import faults, operations, plugin
 from nomad_testkit.checks import healing
-from nomad_testkit.checks.base import Check
-from nomad_testkit.cli import group, verification
-from nomad_testkit.example_variables import RESERVED, TYPES
+from nomad_testkit.cli import check, group
+from nomad_testkit.cluster.check import Check
+from nomad_testkit.examples.variables import RESERVED, TYPES
+from nomad_testkit.faults import linearizability
+from nomad_testkit.modules.bundle import examples_dir
 from nomad_testkit.settings import table
 
 FOLDER = "reference"
 OTHER_VARIABLES = (
-    ("nomad_testkit.cache", "ENVIRONMENT_VARIABLE"),
-    ("nomad_testkit.runs", "ENVIRONMENT_VARIABLE"),
-    ("nomad_testkit.ec2.base_image", "MIRROR_VARIABLE"),
-    ("nomad_testkit.agents.release", "SITE_VARIABLE"),
+    ("nomad_testkit.images.cache", "ENVIRONMENT_VARIABLE"),
+    ("nomad_testkit.runs.run", "ENVIRONMENT_VARIABLE"),
+    ("nomad_testkit.images.base_image", "MIRROR_VARIABLE"),
+    ("nomad_testkit.images.agents.release", "SITE_VARIABLE"),
 )
 """The environment's variables that are no settings, each by the module and the name that it is kept under."""
 HELD: Mapping[str, Sequence[str]] = {
     "nomad_testkit": ("Example", "Cluster", "Host", "Job"),
-    "nomad_testkit.clients": ("ConsulClient", "NomadClient"),
+    "nomad_testkit.cluster.clients": ("ConsulClient", "NomadClient"),
     "nomad_testkit.wait": ("Deadline", "wait_until", "Ok", "Pending", "Broken"),
-    "nomad_testkit.timeline": ("HostTimeline",),
+    "nomad_testkit.cluster.timeline": ("HostTimeline",),
 }
 """What a test holds in its hands, by where it is imported from."""
 EXAMPLES = sorted(path.parent.name for path in examples_dir().glob("nomad-*/README.md"))
@@ -72,7 +73,7 @@ def write(folder: Path) -> None:
 
 def fixtures() -> dict[str, Any]:
     """Give the plugin's fixtures by name, in the order of the code."""
-    module = importlib.import_module("nomad_testkit.fixtures")
+    module = importlib.import_module("nomad_testkit.plugin.fixtures")
     kind = type(module.nomad_cluster)
     return {name: one for name, one in vars(module).items() if isinstance(one, kind)}
 
@@ -133,7 +134,7 @@ def _settings() -> str:
 def _checks() -> str:
     names = _table(
         ["name", "check"],
-        [[f"`{name}`", f"`{type(make(_sizes())).__name__}`"] for name, make in verification.CHECKS.items()],
+        [[f"`{name}`", f"`{type(make(_sizes())).__name__}`"] for name, make in check.CHECKS.items()],
     )
     return _page(
         "Checks",
@@ -164,7 +165,7 @@ def _checks() -> str:
             _autodoc(f"autoclass:: nomad_testkit.checks.{name}", ":members:")
             for name in ("Answer", "Place", "ClusterView")
         ],
-        _autodoc("autofunction:: nomad_testkit.checks.base.ask_every"),
+        _autodoc("autofunction:: nomad_testkit.cluster.check.ask_every"),
     )
 
 
@@ -176,8 +177,8 @@ def _faults() -> str:
         _autodoc(f"autoclass:: {faults.__name__}.Faults", ":members:"),
         _autodoc(f"autoclass:: {faults.__name__}.Fault", ":members:"),
         "## Writes that go on meanwhile",
-        _autodoc("autofunction:: nomad_testkit.workload.writing"),
-        _autodoc("autoclass:: nomad_testkit.workload.Workload", ":members:"),
+        _autodoc("autofunction:: nomad_testkit.faults.workload.writing"),
+        _autodoc("autoclass:: nomad_testkit.faults.workload.Workload", ":members:"),
     )
 
 
@@ -284,7 +285,7 @@ def _public(module: Any) -> list[Any]:
 
 
 def _sizes() -> Any:
-    from nomad_testkit.examples import Sizes
+    from nomad_testkit.examples.example import Sizes
 
     return Sizes(consul_servers=3, nomad_servers=3, nomad_clients=6)
 

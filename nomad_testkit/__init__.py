@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nomad_testkit.cluster import Cluster
-    from nomad_testkit.examples import Example
-    from nomad_testkit.host import Host
-    from nomad_testkit.jobs import Job
+    from nomad_testkit.cluster.cluster import Cluster
+    from nomad_testkit.cluster.host import Host
+    from nomad_testkit.cluster.jobs import Job
+    from nomad_testkit.examples.example import Example
 
 __version__ = "0.1.0"
 __all__ = ["Cluster", "Example", "Host", "Job", "__version__"]
 
 _HOMES = {
-    "Cluster": "nomad_testkit.cluster",
-    "Example": "nomad_testkit.examples",
-    "Host": "nomad_testkit.host",
-    "Job": "nomad_testkit.jobs",
+    "Cluster": "nomad_testkit.cluster.cluster",
+    "Example": "nomad_testkit.examples.example",
+    "Host": "nomad_testkit.cluster.host",
+    "Job": "nomad_testkit.cluster.jobs",
 }
 
 

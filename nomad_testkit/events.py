@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 Moment = Literal["deploying", "ready", "failed", "state", "kept", "destroyed"]
 
+Progress = Callable[[str], None]
+"""Takes one line that tells a person what is being done now."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckEvent:

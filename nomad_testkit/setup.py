@@ -133,7 +133,7 @@ def lacking_packages(*, has_venv: bool, has_go: bool, python: tuple[int, int]) -
 
 
 def cache_root(environment: Mapping[str, str]) -> Path:
-    """Return the cache folder, by the same rules as `nomad_testkit.cache.Cache`."""
+    """Return the cache folder, by the same rules as `nomad_testkit.images.cache.Cache`."""
     if environment.get("NOMAD_TESTKIT_CACHE"):
         return Path(environment["NOMAD_TESTKIT_CACHE"]).expanduser().absolute()
     base = environment.get("XDG_CACHE_HOME", "").strip() or "~/.cache"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.machine_state import MachineState
+from nomad_testkit.cli.bench.machine_state import MachineState
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 HERE = Path(__file__).parent

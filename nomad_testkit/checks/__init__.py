@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from nomad_testkit.checks.advertised import AdvertisedAddresses
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, require
 from nomad_testkit.checks.health import AutopilotHealthy, HealthyServers, NoFailedMembers
 from nomad_testkit.checks.raft import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
 from nomad_testkit.checks.registration import NodesReady, Registered
@@ -16,6 +15,7 @@ from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceRe
 from nomad_testkit.checks.topology import ConsulAgents, SeparateServers
 from nomad_testkit.checks.units import UnitsActive
 from nomad_testkit.checks.versions import RunsVersion
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, require
 
 __all__ = [
     "AdvertisedAddresses",

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Unanswered, Verdict, ask_every
 from nomad_testkit.checks.health import consul_members
 from nomad_testkit.checks.raft import RAFT_PORT, AgentName, servers_of
 from nomad_testkit.checks.scheduling import JobView, judge_running, observe_job
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Unanswered, Verdict, ask_every
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.jobs import Job
 from nomad_testkit.errors import AgentApiError
-from nomad_testkit.host import Host
-from nomad_testkit.jobs import Job
 from nomad_testkit.wait import Broken, Ok, Pending
 
 WRITTEN_BY_A_MINORITY = "nomad-testkit/minority"

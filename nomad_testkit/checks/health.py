@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, ask_every, places
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of, servers_of
-from nomad_testkit.host import Host
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Ok, Pending
 
 

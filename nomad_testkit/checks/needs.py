@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nomad_testkit.errors import AgentApiError
 
 if TYPE_CHECKING:
-    from nomad_testkit.clients.nomad import NomadClient
+    from nomad_testkit.cluster.clients.nomad import NomadClient
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, WaitTimeout
-from nomad_testkit.host import Host
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 AgentName = Literal["nomad", "consul"]

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nomad_testkit.checks.allocations import Allocation, Rescheduling
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Verdict, ask_every
 from nomad_testkit.checks.deployments import Deployment, why_failed, why_it_waits
 from nomad_testkit.checks.needs import Client, Needs, ready_clients, unmet
 from nomad_testkit.checks.placement import Evaluation, why_not_placed
-from nomad_testkit.host import Host
-from nomad_testkit.jobs import Job
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Verdict, ask_every
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.jobs import Job
 from nomad_testkit.wait import Broken, Ok, Pending
 
 if TYPE_CHECKING:
-    from nomad_testkit.clients.nomad import NomadClient
+    from nomad_testkit.cluster.clients.nomad import NomadClient
 
 __all__ = ["Allocation", "AllocationsRunning", "BatchCompleted", "JobState", "JobView", "Spread"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Verdict, ask_every
 from nomad_testkit.checks.registration import (
     ServiceInstance,
     ServiceView,
@@ -12,7 +11,8 @@ from nomad_testkit.checks.registration import (
     judge_service,
     observe_service,
 )
-from nomad_testkit.host import CONSUL_DNS_PORT, Host
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Verdict, ask_every
+from nomad_testkit.cluster.host import CONSUL_DNS_PORT, Host
 from nomad_testkit.wait import Ok, Pending
 
 
@@ -52,7 +52,7 @@ class DnsView:
 
 
 def _resolve(host: Host, service: str) -> DnsView:
-    from nomad_testkit.clients.dns import ask
+    from nomad_testkit.cluster.clients.dns import ask
 
     name = f"{service}.service.consul"
     addresses = ask(host.address, CONSUL_DNS_PORT, name)
@@ -118,7 +118,7 @@ class GoneView:
 
 
 def _leftovers(host: Host, service: str) -> GoneView:
-    from nomad_testkit.clients.dns import ask
+    from nomad_testkit.cluster.clients.dns import ask
 
     return GoneView(
         instances(host.consul.health(service, stale=True)),

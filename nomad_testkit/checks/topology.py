@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Place, Verdict, ask_every, places
 from nomad_testkit.checks.raft import AGENTS, RaftView, observe_peers
-from nomad_testkit.host import Host
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Broken, Ok, Pending
 
 _KINDS = {"consul": "server", "node": "client"}

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from nomad_testkit.checks.base import Answer, Check, ClusterView, Verdict, ask_every
-from nomad_testkit.host import Host, UnitState
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, Verdict, ask_every
+from nomad_testkit.cluster.host import Host, UnitState
 from nomad_testkit.wait import Broken, Ok, Pending
 
 AGENT_UNITS = ("consul", "nomad")

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from nomad_testkit.cli import (
     addresses,
+    bench,
+    check,
     completion,
-    deployment,
     doctor,
+    down,
     hosts,
     images,
     jobs,
-    measure,
     policy,
     report,
     status,
-    teardown,
-    verification,
+    up,
 )
 from nomad_testkit.cli.group import main
 
 __all__ = [
     "addresses",
+    "bench",
+    "check",
     "completion",
-    "deployment",
     "doctor",
+    "down",
     "hosts",
     "images",
     "jobs",
     "main",
-    "measure",
     "policy",
     "report",
     "status",
-    "teardown",
-    "verification",
+    "up",
 ]

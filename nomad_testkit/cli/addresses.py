@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 import click
 
-from nomad_testkit.cli.choosing import chosen_run, name_option, opened_cluster
 from nomad_testkit.cli.group import json_option, main, say_json
+from nomad_testkit.cli.lookup import chosen_run, name_option, opened_cluster
 
 if TYPE_CHECKING:
-    from nomad_testkit.cluster import Cluster
-    from nomad_testkit.runs import Run
+    from nomad_testkit.cluster.cluster import Cluster
+    from nomad_testkit.runs.run import Run
 
 _AGENTS: Mapping[str, str] = {"nomad": "nomad_servers", "consul": "consul_servers"}
 
@@ -29,7 +29,7 @@ def env(name: str | None, as_json: bool) -> None:
     It is for sh, bash and zsh. Variables of the shell's that would lead to another cluster or account are unset.
     Tokens stand in files, which only their owner can read, and are not printed: --json names the file.
     """
-    from nomad_testkit.shell_environment import shell_environment
+    from nomad_testkit.cluster.shell_environment import shell_environment
 
     run = chosen_run(name)
     with opened_cluster(run) as cluster:
@@ -69,7 +69,7 @@ def _servers(cluster: Cluster) -> dict[str, str]:
 
 
 def _ui(run: Run, cluster: Cluster) -> dict[str, Any]:
-    from nomad_testkit.run_secrets import CONSUL_MANAGEMENT, KIT_CERT, NOMAD_MANAGEMENT
+    from nomad_testkit.cluster.secrets import CONSUL_MANAGEMENT, KIT_CERT, NOMAD_MANAGEMENT
 
     servers = _servers(cluster)
     parts = {agent: urlsplit(url) for agent, url in servers.items()}

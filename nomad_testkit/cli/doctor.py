@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nomad_testkit import setup
-from nomad_testkit.cli.deployment import AGENTS, settings_of, settings_options
 from nomad_testkit.cli.group import FAILED, json_option, main, say, say_json, with_own_options
+from nomad_testkit.cli.up import AGENTS, settings_of, settings_options
 from nomad_testkit.errors import PreflightError, TestkitError, UsageError
 
 if TYPE_CHECKING:
-    from nomad_testkit.agents import AgentName
-    from nomad_testkit.cache import Cache
+    from nomad_testkit.images.agents import AgentName
+    from nomad_testkit.images.cache import Cache
     from nomad_testkit.settings import Settings
 
 FOUND, LATER, MISSING = "found", "later", "missing"
@@ -157,7 +157,7 @@ def _optional(settings: Settings) -> list[Finding]:
 
 def _terraform(named: Path | None) -> Finding:
     """Look for what applies an example of `*.tf`; one that a user names has to be there."""
-    from nomad_testkit.terraform.tool import find_tool
+    from nomad_testkit.examples.terraform_tool import find_tool
 
     what = "tofu or terraform (examples that are Terraform's)"
     try:
@@ -178,8 +178,8 @@ def _tools() -> list[Finding]:
 
 def _limits() -> list[Finding]:
     """Tell what room the kernel's limit of inotify instances and the folders' disks leave for hosts."""
-    from nomad_testkit.cache import Cache
-    from nomad_testkit.runs import state_path
+    from nomad_testkit.images.cache import Cache
+    from nomad_testkit.runs.run import state_path
 
     return [
         inotify(_INOTIFY),
@@ -215,7 +215,7 @@ def free_space(path: Path, least: int = _LEAST_FREE) -> Finding:
 
 
 def _state_folder() -> Finding:
-    from nomad_testkit.runs import ENVIRONMENT_VARIABLE, state_path
+    from nomad_testkit.runs.run import ENVIRONMENT_VARIABLE, state_path
 
     return _folder("folder for runs", state_path(), ENVIRONMENT_VARIABLE)
 
@@ -229,9 +229,9 @@ def _folder(what: str, path: Path, variable: str) -> Finding:
 
 def _prepared(settings: Settings) -> list[Finding]:
     """Tell of what is slow to get and kept in the cache."""
-    from nomad_testkit.cache import Cache
-    from nomad_testkit.ec2 import base_image
-    from nomad_testkit.targets import image_builder
+    from nomad_testkit.images import base_image
+    from nomad_testkit.images.cache import Cache
+    from nomad_testkit.targets.embedded import image_builder
 
     cache = Cache()
     folder = _folder("cache folder", cache.root, "NOMAD_TESTKIT_CACHE")
@@ -244,7 +244,7 @@ def _prepared(settings: Settings) -> list[Finding]:
         return [*told, Finding("base image", MISSING, fix=remedies)]
 
     def make() -> None:
-        from nomad_testkit.targets.embedded import agents_of
+        from nomad_testkit.targets.embedded.target import agents_of
 
         below = image_builder.base(cache, say)
         found = agents_of(settings, cache=cache, progress=say)
@@ -262,7 +262,7 @@ def _prepared(settings: Settings) -> list[Finding]:
 
 
 def _agent(settings: Settings, name: AgentName, cache: Cache) -> Finding:
-    from nomad_testkit.agents import get_agent, preflight
+    from nomad_testkit.images.agents import get_agent, preflight
 
     version, binary = getattr(settings, f"{name}_version"), getattr(settings, f"{name}_binary")
     what = f"{name} {version}"
@@ -279,7 +279,7 @@ def _agent(settings: Settings, name: AgentName, cache: Cache) -> Finding:
 
 
 def _in_cache(name: AgentName, version: str, binary: Path | None, cache: Cache) -> str:
-    from nomad_testkit.agents.sources import cached_agent
+    from nomad_testkit.images.agents.sources import cached_agent
 
     if binary is not None:
         return str(binary)
@@ -288,8 +288,8 @@ def _in_cache(name: AgentName, version: str, binary: Path | None, cache: Cache) 
 
 
 def _agents_image(settings: Settings, cache: Cache) -> str:
-    from nomad_testkit.targets import image_builder
-    from nomad_testkit.targets.embedded import agents_of
+    from nomad_testkit.targets.embedded import image_builder
+    from nomad_testkit.targets.embedded.target import agents_of
 
     below = image_builder.base(cache, say)
     key = image_builder.image_key(below, agents_of(settings, cache=cache, progress=say))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nomad_testkit.deployment.interrupts import termination_raises
 from nomad_testkit.errors import TestkitError, UsageError
-from nomad_testkit.example_variables import near_miss
-from nomad_testkit.interrupts import termination_raises
+from nomad_testkit.examples.variables import near_miss
 
 if TYPE_CHECKING:
-    from nomad_testkit.progress import LiveProgress
+    from nomad_testkit.deployment.progress import LiveProgress
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 EXIT_CODES = """\b
@@ -87,7 +87,7 @@ def say(line: str) -> None:
 @contextmanager
 def progress() -> Iterator[LiveProgress]:
     """Lend what shows how things go: a live area on a terminal, lines elsewhere."""
-    from nomad_testkit.progress import live_progress
+    from nomad_testkit.deployment.progress import live_progress
 
     with live_progress(sys.stderr) as shown:
         yield shown

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nomad_testkit.cli.choosing import (
+from nomad_testkit.cli.group import main
+from nomad_testkit.cli.lookup import (
     NamedHost,
     chosen_host,
     chosen_run,
@@ -19,13 +20,12 @@ from nomad_testkit.cli.choosing import (
     opened_cluster,
     running_host,
 )
-from nomad_testkit.cli.group import main
 from nomad_testkit.errors import TestkitError
 
 if TYPE_CHECKING:
-    from nomad_testkit.cluster import Cluster
-    from nomad_testkit.host import Host
-    from nomad_testkit.runs import Run
+    from nomad_testkit.cluster.cluster import Cluster
+    from nomad_testkit.cluster.host import Host
+    from nomad_testkit.runs.run import Run
 
 OPTIONS = (
     "-F", "none",  # what the user has configured for other hosts is not meant for these
@@ -91,7 +91,7 @@ def logs(host: str, log: str, name: str | None, follow: bool, lines: int) -> Non
 
 
 def _logged(host: Host, log: str, lines: int, *, follow: bool) -> Iterator[str]:
-    from nomad_testkit.diagnostics import mask
+    from nomad_testkit.deployment.evidence import mask
 
     if log == "user-data":
         program = f"tail -n {lines} {'-F ' if follow else ''}{_USER_DATA}"
@@ -106,8 +106,8 @@ def _logged(host: Host, log: str, lines: int, *, follow: bool) -> Iterator[str]:
 
 def _console(run: Run, cluster: Cluster, one: NamedHost, lines: int, *, follow: bool) -> Iterator[str]:
     """Give the console's last lines, and those that come as long as the instance runs."""
-    from nomad_testkit.deploy.discover import instances
-    from nomad_testkit.diagnostics import mask
+    from nomad_testkit.cluster.discovery import instances
+    from nomad_testkit.deployment.evidence import mask
 
     def hidden(text: str) -> str:
         secrets = cluster.secrets

@@ -8,14 +8,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from nomad_testkit.cli.choosing import opened_target
-from nomad_testkit.cli.deployment import AGENTS, left_up, settings_of, settings_options
+from nomad_testkit.cli.down import destroy_run
 from nomad_testkit.cli.group import columns, json_option, main, progress, say_json
-from nomad_testkit.cli.teardown import destroy_run
+from nomad_testkit.cli.lookup import opened_target
+from nomad_testkit.cli.up import AGENTS, left_up, settings_of, settings_options
 from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
-from nomad_testkit.example_variables import near_miss
+from nomad_testkit.examples.variables import near_miss
 from nomad_testkit.modules.steps import IMAGE
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 
 
 @main.group()
@@ -36,7 +36,7 @@ def build(template: Path | None, only: str | None, **given: Any) -> None:
 
     On the embedded target it lives in an embedded EC2 of its own, until `nomad-testkit ami delete ID`.
     """
-    from nomad_testkit.amis import BUILD, built
+    from nomad_testkit.deployment.amis import BUILD, built
     from nomad_testkit.targets import open_target
 
     settings = settings_of(given)

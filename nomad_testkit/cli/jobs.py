@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nomad_testkit.cli.choosing import chosen_run, name_option, opened_cluster
 from nomad_testkit.cli.group import columns, json_option, main, say, say_json
+from nomad_testkit.cli.lookup import chosen_run, name_option, opened_cluster
 from nomad_testkit.errors import AgentApiError, BrokenError, TestkitError, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
-    from nomad_testkit.checks.base import Verdict
     from nomad_testkit.checks.scheduling import Allocation
-    from nomad_testkit.clients.nomad import NomadClient
+    from nomad_testkit.cluster.check import Verdict
+    from nomad_testkit.cluster.clients.nomad import NomadClient
 
 Json = dict[str, Any]
 _FINITE = ("batch", "sysbatch")
@@ -30,7 +30,7 @@ class _Assignment(click.ParamType):  # type: ignore[type-arg]
     name = "assignment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        from nomad_testkit.job_files import Text
+        from nomad_testkit.cluster.job_files import Text
 
         name, equals, text = str(value).partition("=")
         if not (equals and name.strip()):
@@ -70,7 +70,7 @@ def run(
     Variables are set as with `nomad job run`: by --var, else by --var-file, else by NOMAD_VAR_name in the environment.
     The type that the job declares decides what a value is.
     """
-    from nomad_testkit.jobs import parse
+    from nomad_testkit.cluster.jobs import parse
 
     with opened_cluster(chosen_run(name)) as cluster:
         cluster.refresh()
@@ -98,8 +98,8 @@ def run(
 @click.option("--purge", is_flag=True, help="Let Nomad forget it, too.")
 def stop(job_id: str, name: str | None, purge: bool) -> None:
     """Stop the job JOB and the children that it has started, and wait until none of their allocations runs any more."""
-    from nomad_testkit.example_variables import near_miss
-    from nomad_testkit.jobs import Job
+    from nomad_testkit.cluster.jobs import Job
+    from nomad_testkit.examples.variables import near_miss
 
     with opened_cluster(chosen_run(name)) as cluster:
         cluster.refresh()

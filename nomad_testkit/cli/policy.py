@@ -18,7 +18,7 @@ from nomad_testkit.cli.group import main
 def iam_policy(besides: Literal["packer", "terraform"] | None) -> None:
     """Print the least IAM policy with which runs can deploy to an account and destroy all of it again."""
 
-    from nomad_testkit.aws_policy import DEPLOYING, least_policy, seen_calls
+    from nomad_testkit.targets.aws.policy import DEPLOYING, least_policy, seen_calls
 
     calls = seen_calls(besides) if besides else seen_calls(*DEPLOYING)
     click.echo(json.dumps(least_policy(calls, packer=besides == "packer"), indent=2))

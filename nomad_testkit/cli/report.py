@@ -10,7 +10,7 @@ from nomad_testkit.cli.group import columns, json_option, main, say_json
 from nomad_testkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from nomad_testkit.history.series import Comparable, Series
+    from nomad_testkit.report.history.series import Comparable, Series
 
 
 @main.command()
@@ -35,11 +35,11 @@ def report(trend: bool, last: int, example: str | None, as_json: bool) -> None:
 
     The page of a single run is made by pytest, with --nomad-report FILE.html.
     """
-    from nomad_testkit.example_variables import near_miss
-    from nomad_testkit.history import History
-    from nomad_testkit.history.series import as_json as facts_of
-    from nomad_testkit.history.series import compared
-    from nomad_testkit.history.store import history_path
+    from nomad_testkit.examples.variables import near_miss
+    from nomad_testkit.report.history import History
+    from nomad_testkit.report.history.series import as_json as facts_of
+    from nomad_testkit.report.history.series import compared
+    from nomad_testkit.report.history.store import history_path
 
     if not trend:
         raise click.UsageError("say --trend; the page of a single run is made by `pytest --nomad-report FILE.html`")
@@ -59,7 +59,7 @@ def report(trend: bool, last: int, example: str | None, as_json: bool) -> None:
 
 
 def _text(group: Comparable) -> str:
-    from nomad_testkit.history.trend import sparkline
+    from nomad_testkit.report.history.trend import sparkline
     from nomad_testkit.report.words import lasting, moment
 
     last, count = group.runs[-1], len(group.runs)
@@ -73,7 +73,7 @@ def _text(group: Comparable) -> str:
 
 
 def _steps(series: Series) -> list[str]:
-    from nomad_testkit.history.series import changes
+    from nomad_testkit.report.history.series import changes
     from nomad_testkit.report.words import lasting, moment
 
     lines = []

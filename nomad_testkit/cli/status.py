@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nomad_testkit.cli.choosing import NamedHost, complete_runs, fate, named_hosts, opened_cluster, opened_target
 from nomad_testkit.cli.group import FAILED, columns, json_option, main, say_json
+from nomad_testkit.cli.lookup import NamedHost, complete_runs, fate, named_hosts, opened_cluster, opened_target
 from nomad_testkit.errors import AgentApiError, Ec2Error, TestkitError
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 
 if TYPE_CHECKING:
-    from nomad_testkit.cluster import Cluster
+    from nomad_testkit.cluster.cluster import Cluster
 
 UP, IN_USE, DEPLOYING, LEFT_BEHIND, GONE, IMAGE = "up", "in use", "deploying", "left behind", "gone", "image"
 _MEANINGS = {

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, CloudConfig, Connection, ImageOnDisk
-from nomad_testkit.ec2.images import LocalImage
-from nomad_testkit.ec2.network import CloudAddresses
+from nomad_testkit.ec2.machines.layers import LocalImage
+from nomad_testkit.ec2.vpc.network import CloudAddresses
 from nomad_testkit.errors import Ec2Error, Missing
 
 START_TIMEOUT = 60.0

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nomad_testkit.ec2.cgroups import CgroupTree
 from nomad_testkit.ec2.control import CloudConfig
-from nomad_testkit.ec2.images import ImageStore, LocalImage
-from nomad_testkit.ec2.network import (
+from nomad_testkit.ec2.machines.cgroups import CgroupTree
+from nomad_testkit.ec2.machines.layers import ImageStore, LocalImage
+from nomad_testkit.ec2.vpc.network import (
     API_ADDRESS,
     METADATA_ADDRESS,
     RESOLVER_ADDRESSES,
@@ -114,13 +114,13 @@ class Supervisor:
 
     def _serve(self) -> None:
         # Slow imports, so they come when the namespaces stand and connections already queue at the control socket.
-        from nomad_testkit.ec2.api import CloudApi
-        from nomad_testkit.ec2.machine import Cloud
-        from nomad_testkit.ec2.machine_spec import ImageRecord
-        from nomad_testkit.ec2.machines import NspawnMachines
-        from nomad_testkit.ec2.metadata import MetadataService
-        from nomad_testkit.ec2.resolver import Resolver
-        from nomad_testkit.ec2.tls import CloudCa
+        from nomad_testkit.ec2.api.service import CloudApi
+        from nomad_testkit.ec2.imds.server import MetadataService
+        from nomad_testkit.ec2.machines.machine import Cloud
+        from nomad_testkit.ec2.machines.registry import NspawnMachines
+        from nomad_testkit.ec2.machines.spec import ImageRecord
+        from nomad_testkit.ec2.vpc.resolver import Resolver
+        from nomad_testkit.ec2.vpc.tls import CloudCa
 
         config = self._config
         images = [

@@ -17,9 +17,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from nomad_testkit.ec2.cgroups import CgroupTree
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, SOCKET, CloudConfig
-from nomad_testkit.ec2.network import CloudAddresses, claim, claim_first, join_machine, leave_machine
+from nomad_testkit.ec2.machines.cgroups import CgroupTree
+from nomad_testkit.ec2.vpc.network import CloudAddresses, claim, claim_first, join_machine, leave_machine
 from nomad_testkit.errors import Ec2Error, TestkitError
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from nomad_testkit.errors import ExampleError
-from nomad_testkit.example_variables import TYPES, Variable, kind_of, near_miss, refusal, refuse_unusable_key
-from nomad_testkit.examples import Example, Group, Roles, Sizes
-from nomad_testkit.terraform.cluster_outputs import ROLES, GroupOutputs, expected, find_groups, size_variables
-from nomad_testkit.terraform.configuration import Configuration, Declared
-from nomad_testkit.terraform.tool import find_tool
+from nomad_testkit.examples.cluster_outputs import ROLES, GroupOutputs, expected, find_groups, size_variables
+from nomad_testkit.examples.configuration import Configuration, Declared
+from nomad_testkit.examples.example import Example, Group, Roles, Sizes
+from nomad_testkit.examples.terraform_tool import find_tool
+from nomad_testkit.examples.variables import TYPES, Variable, kind_of, near_miss, refusal, refuse_unusable_key
 
 _KNOWN: Mapping[str, str] = {
     "ami_id": "ami-id",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults import agents, changes, clock, disk, instances, network, traffic
 from nomad_testkit.faults.agents import AgentName
 from nomad_testkit.faults.fault import Fault, not_undone, own
-from nomad_testkit.host import Host
 
 __all__ = ["Fault", "Faults", "changes"]
 

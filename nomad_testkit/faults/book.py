@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.errors import FaultError
-from nomad_testkit.file_lock import FileLock
-from nomad_testkit.journal import Journal
+from nomad_testkit.runs.journal import Journal
+from nomad_testkit.runs.locks import FileLock
 
 FOLDER = "faults"
 """In a run's folder: one journal for each process that has made faults, and a lock that it holds while it lives."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError
 from nomad_testkit.faults.repairs import Turn, gone, undoes
-from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 WITHIN = 60.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.agents import at_once
 from nomad_testkit.faults.arguments import whole
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.repairs import Repairs, Turn, undoes
-from nomad_testkit.host import Host
 
 _KEEPERS = "chrony chronyd systemd-timesyncd ntp ntpd ntpsec"
 """The units that would set the clock right again."""

@@ -6,13 +6,13 @@ import secrets
 import shlex
 from collections.abc import Sequence
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError
 from nomad_testkit.faults import arguments
 from nomad_testkit.faults.agents import WITHIN, await_unit
 from nomad_testkit.faults.fault import Fault, own
 from nomad_testkit.faults.repairs import Repairs, Turn, undoes
-from nomad_testkit.host import Host
 
 MOST = 2**30
 """Bytes that are taken unless another limit is given: those of the embedded EC2 are this machine's."""

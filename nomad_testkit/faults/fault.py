@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, TestkitError, UsageError
 from nomad_testkit.events import FaultEvent, emit
 from nomad_testkit.faults.arguments import meant
 from nomad_testkit.faults.repairs import Repairs, in_words
-from nomad_testkit.host import Host
-from nomad_testkit.refusals import REFUSALS
+from nomad_testkit.targets.aws.errors import REFUSALS
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.cluster import Cluster
-from nomad_testkit.deploy.discover import instances
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.discovery import instances
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.host_watch import answers
 from nomad_testkit.errors import FaultError, HostError
 from nomad_testkit.faults.arguments import flag
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.repairs import Repairs, Turn, gone, undoes
-from nomad_testkit.host import Host
-from nomad_testkit.host_watch import answers
-from nomad_testkit.refusals import REFUSALS, told
+from nomad_testkit.targets.aws.errors import REFUSALS, told
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:

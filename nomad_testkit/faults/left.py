@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nomad_testkit.cluster import Cluster
-from nomad_testkit.deploy.discover import instances
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.discovery import instances
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError
 from nomad_testkit.faults.book import FOLDER, run_folder
 from nomad_testkit.faults.repairs import UNDO, Turn, in_words
-from nomad_testkit.file_lock import FileLock
-from nomad_testkit.host import Host
-from nomad_testkit.journal import Entry, Journal
-from nomad_testkit.model import Instance
+from nomad_testkit.modules.network import Instance
+from nomad_testkit.runs.journal import Entry, Journal
+from nomad_testkit.runs.locks import FileLock
 
 State = Literal["held", "undone", "left"]
 _WORDS = {

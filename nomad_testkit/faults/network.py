@@ -11,13 +11,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.agents import at_once
 from nomad_testkit.faults.arguments import flag, number, whole
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.repairs import Repairs, Turn, undoes
-from nomad_testkit.host import Host
 
 _TABLE = "nomad_testkit_fault_"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.faults.book import Book
-from nomad_testkit.host import Host
-from nomad_testkit.refusals import REFUSALS, told
+from nomad_testkit.targets.aws.errors import REFUSALS, told
 
 UNDO: dict[str, Undo] = {}
 """All that undoes a kind of fault, by the names that are in the books of faults."""
@@ -135,7 +135,7 @@ def in_words(error: Exception) -> str:
 
 def gone(cluster: Cluster, host: Host) -> bool:
     """Whether a host's instance has been terminated, so that nothing on it is to be undone (DescribeInstances)."""
-    from nomad_testkit.deploy.discover import instances
+    from nomad_testkit.cluster.discovery import instances
 
     alive = ("pending", "running", "stopping", "stopped")
     found = {one.instance_id: one.state for one in instances(cluster.target.client, cluster.run_id)}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError
 from nomad_testkit.faults.agents import at_once
 from nomad_testkit.faults.arguments import number
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.network import others
 from nomad_testkit.faults.repairs import Repairs, Turn, undoes
-from nomad_testkit.host import Host
 
 # The fourth band of prio gets only what a filter sends there, so nothing but packets to the cluster's hosts is delayed.
 _BAND = "1:4"

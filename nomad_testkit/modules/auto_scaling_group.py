@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nomad_testkit.model import Network
 from nomad_testkit.modules.cluster_variables import ANYWHERE, ClusterModule
 from nomad_testkit.modules.iam_policies import EC2_TRUST
+from nomad_testkit.modules.network import Network
 from nomad_testkit.modules.security_group_rules import Port, fitted, inbound_rules, outbound_rules
 from nomad_testkit.modules.steps import (
     AUTO_SCALING_GROUP,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from nomad_testkit.operations.backup import Backup, restore, save
 from nomad_testkit.operations.drain import drained, node_id
+from nomad_testkit.operations.health import require_whole
 from nomad_testkit.operations.hosts import cut_power, replace_servers, scale
 from nomad_testkit.operations.upgrades import upgrade
-from nomad_testkit.operations.whole import require_whole
 
 __all__ = [
     "Backup",

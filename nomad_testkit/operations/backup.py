@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nomad_testkit.checks.healing import leader_of
-from nomad_testkit.clients.snapshots import check_snapshot
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.clients.snapshots import check_snapshot
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, UsageError
-from nomad_testkit.host import Host
-from nomad_testkit.operations.whole import WITHIN, require_whole
+from nomad_testkit.operations.health import WITHIN, require_whole
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 logger = logging.getLogger(__name__)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults.arguments import meant, number
 from nomad_testkit.faults.changes import make_eligible
 from nomad_testkit.faults.fault import not_undone
 from nomad_testkit.faults.repairs import Repairs
-from nomad_testkit.host import Host
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 DRAIN_SECONDS = 120.0

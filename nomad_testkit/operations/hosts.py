@@ -8,18 +8,18 @@ from typing import Any
 
 from nomad_testkit.checks.healing import leader_of
 from nomad_testkit.checks.raft import AGENTS
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.host_watch import answers
 from nomad_testkit.errors import DeployError, FaultError, UsageError
 from nomad_testkit.faults import instances as instance_faults
 from nomad_testkit.faults.arguments import meant, whole
 from nomad_testkit.faults.changes import protect, unprotect
 from nomad_testkit.faults.fault import not_undone
 from nomad_testkit.faults.repairs import Repairs
-from nomad_testkit.host import Host
-from nomad_testkit.host_watch import answers
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
-from nomad_testkit.operations.whole import WITHIN, require_whole
-from nomad_testkit.refusals import REFUSALS, told
+from nomad_testkit.operations.health import WITHIN, require_whole
+from nomad_testkit.targets.aws.errors import REFUSALS, told
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from packaging.version import Version
 
-from nomad_testkit.agents import Agent, identify
-from nomad_testkit.agents.binary import elf_architecture
 from nomad_testkit.checks import AutopilotHealthy, Check, Leader, NodesReady, RaftPeers, RunsVersion
-from nomad_testkit.checks.base import Unanswered, ask_every
 from nomad_testkit.checks.healing import leader_of
 from nomad_testkit.checks.raft import servers_of
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cluster.check import Unanswered, ask_every
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import CommandFailed, DeployError, UsageError
-from nomad_testkit.host import Host
-from nomad_testkit.operations.whole import WITHIN, require_whole
+from nomad_testkit.images.agents import Agent, identify
+from nomad_testkit.images.agents.binary import elf_architecture
+from nomad_testkit.operations.health import WITHIN, require_whole
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nomad_testkit.cluster.timeline import PHASES
 from nomad_testkit.report.model import ClusterRecord, FaultRecord
-from nomad_testkit.timeline import PHASES
 
 _TICKS = 7
 """At most, along a line."""

@@ -16,11 +16,11 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
+from nomad_testkit.cluster.timeline import PHASES
 from nomad_testkit.errors import SettingsError, TestkitError
 from nomad_testkit.report import drawing
 from nomad_testkit.report.model import ClusterRecord, RunReport, TestRecord
 from nomad_testkit.report.words import lasting, moment
-from nomad_testkit.timeline import PHASES
 
 _INSTANCE = re.compile(r"\bi-[0-9a-f]{8,17}\b")
 _MOST_FILES = 120

@@ -15,8 +15,8 @@ import shlex
 
 import pytest
 
-from nomad_testkit.host import Host
-from nomad_testkit.login_key import public_line
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.examples.login_key import public_line
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 

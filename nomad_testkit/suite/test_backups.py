@@ -16,10 +16,10 @@ import pytest
 
 from nomad_testkit import Cluster, Example
 from nomad_testkit.checks import AllocationsRunning, ServiceHealthy
+from nomad_testkit.cluster.jobs import Job, prepare
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import UsageError
-from nomad_testkit.example_settings import changed
-from nomad_testkit.jobs import Job, prepare
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.examples.settings import changed
 from nomad_testkit.operations import Backup, restore, save
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from nomad_testkit import Cluster, Example
-from nomad_testkit.bundle import fixtures_dir
 from nomad_testkit.checks import (
     AdvertisedAddresses,
     AllocationsRunning,
@@ -27,7 +26,8 @@ from nomad_testkit.checks import (
     UnitsActive,
 )
 from nomad_testkit.errors import CheckFailed
-from nomad_testkit.examples import Sizes
+from nomad_testkit.examples.example import Sizes
+from nomad_testkit.modules.bundle import fixtures_dir
 
 # The fixture too, so that the tests have both topologies even where nomad_cluster is overridden.
 pytestmark = [

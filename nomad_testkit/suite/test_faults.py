@@ -33,17 +33,17 @@ from nomad_testkit.checks.healing import (
     node_ids,
 )
 from nomad_testkit.checks.raft import AGENTS, AgentName
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed, FaultError, UsageError
-from nomad_testkit.example_settings import changed
+from nomad_testkit.examples.settings import changed
 from nomad_testkit.faults import Fault, Faults
-from nomad_testkit.host import Host
-from nomad_testkit.leader_watch import watching_leaders
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.faults.leader_watch import watching_leaders
+from nomad_testkit.faults.workload import Workload, writing
 from nomad_testkit.operations import require_whole
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Deadline
-from nomad_testkit.workload import Workload, writing
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from dataclasses import replace
 import pytest
 
 from nomad_testkit import Cluster, Example
-from nomad_testkit.cache import Cache
 from nomad_testkit.checks import Leader, RaftPeers
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed
-from nomad_testkit.example_settings import changed
+from nomad_testkit.examples.settings import changed
 from nomad_testkit.faults import Faults
-from nomad_testkit.lifecycle import deployed
-from nomad_testkit.linearizability import Step, check_kv
-from nomad_testkit.linearizability.checker import get_checker
+from nomad_testkit.faults.linearizability import Step, check_kv
+from nomad_testkit.faults.linearizability.checker import get_checker
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 

@@ -16,14 +16,14 @@ import pytest
 from nomad_testkit import Cluster, Example
 from nomad_testkit.checks import AllocationsRunning
 from nomad_testkit.checks.healing import NodeGone, SameNodes, node_ids
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import UsageError
-from nomad_testkit.example_settings import changed
-from nomad_testkit.leader_watch import watching_leaders
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.examples.settings import changed
+from nomad_testkit.faults.leader_watch import watching_leaders
+from nomad_testkit.faults.workload import writing
 from nomad_testkit.operations import cut_power, drained, node_id, replace_servers, require_whole, scale
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
-from nomad_testkit.workload import writing
 
 log = logging.getLogger(__name__)
 

@@ -15,20 +15,20 @@ from pathlib import Path
 import pytest
 
 from nomad_testkit import Cluster, Example
-from nomad_testkit.agents import Agent, get_agent
-from nomad_testkit.agents.binary import sha256_of
-from nomad_testkit.cache import Cache
 from nomad_testkit.checks import AllocationsRunning, RunsVersion, ServiceHealthy
 from nomad_testkit.checks.healing import leader_of
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import AgentSourceError, DeployError, UsageError
-from nomad_testkit.example_settings import changed
-from nomad_testkit.host import Host
-from nomad_testkit.leader_watch import watching_leaders
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.examples.settings import changed
+from nomad_testkit.faults.leader_watch import watching_leaders
+from nomad_testkit.faults.workload import writing
+from nomad_testkit.images.agents import Agent, get_agent
+from nomad_testkit.images.agents.binary import sha256_of
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.operations import require_whole, upgrade
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target, open_target
-from nomad_testkit.workload import writing
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from nomad_testkit.errors import UsageError
 from nomad_testkit.targets.base import Target
 
 if TYPE_CHECKING:
-    from nomad_testkit.model import Progress
+    from nomad_testkit.events import Progress
     from nomad_testkit.settings import Settings
 
 __all__ = ["Target", "attach_target", "open_target"]
@@ -23,10 +23,10 @@ def open_target(settings: Settings, *, progress: Progress) -> AbstractContextMan
     change, and Ec2Error when the embedded EC2 cannot be opened.
     """
     if settings.target == "aws":
-        from nomad_testkit.targets.aws import AwsTarget
+        from nomad_testkit.targets.aws.target import AwsTarget
 
         return AwsTarget.open(settings, progress=progress)
-    from nomad_testkit.targets.embedded import EmbeddedTarget
+    from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
     return EmbeddedTarget.open(settings, progress=progress)
 
@@ -38,10 +38,10 @@ def attach_target(description: Mapping[str, Any]) -> AbstractContextManager[Targ
     """
     name = description.get("name")
     if name == "aws":
-        from nomad_testkit.targets.aws import AwsTarget
+        from nomad_testkit.targets.aws.target import AwsTarget
 
         return AwsTarget.attach(description)
-    from nomad_testkit.targets.embedded import EmbeddedTarget
+    from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
     if name != EmbeddedTarget.name:
         raise UsageError(f"there is no target {name!r} in this version; there are: {EmbeddedTarget.name}, aws")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nomad_testkit.errors import DeployError
-from nomad_testkit.model import Instance, Network, Subnet
+from nomad_testkit.modules.network import Instance, Network, Subnet
 
 if TYPE_CHECKING:
-    from nomad_testkit.examples import Example
-    from nomad_testkit.model import Progress
+    from nomad_testkit.events import Progress
+    from nomad_testkit.examples.example import Example
 
 ZONES = 3
 """Availability zones that a cluster is spread over, as upstream's examples are in most regions."""

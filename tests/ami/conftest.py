@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.amis import default_template
+from nomad_testkit.deployment.amis import default_template
 
 PROVISIONERS = "  # A fresh instance is reachable"
 """What stands in the bundled template before its provisioners."""

@@ -11,7 +11,7 @@ import pytest
 from command_line import call, told
 from pytest_runs import Project, project_in, supervisors_of
 
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from deploying import everything
 from recording_endpoint import recording
 
 from nomad_testkit import Example
-from nomad_testkit.amis import built
-from nomad_testkit.aws_policy import seen_calls
-from nomad_testkit.cache import Cache
 from nomad_testkit.checks import NodesReady, RaftPeers
+from nomad_testkit.deployment.amis import built
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import BrokenError, PackerError
-from nomad_testkit.lifecycle import deployed
-from nomad_testkit.runs import ENVIRONMENT_VARIABLE
+from nomad_testkit.images.cache import Cache
+from nomad_testkit.runs.run import ENVIRONMENT_VARIABLE
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
-from nomad_testkit.targets.embedded import EmbeddedTarget
+from nomad_testkit.targets.aws.policy import seen_calls
+from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
 log = logging.getLogger(__name__)
 

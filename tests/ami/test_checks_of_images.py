@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from nomad_testkit import amis
-from nomad_testkit.host import Host
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.deployment import amis
 from nomad_testkit.settings import Settings
 from nomad_testkit.suite import test_ami as suite
-from nomad_testkit.targets.embedded import EmbeddedTarget
+from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import pytest
 from deploying import Deploy, Variant
 
 from nomad_testkit import Cluster, Example
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 

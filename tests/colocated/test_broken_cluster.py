@@ -29,10 +29,10 @@ from nomad_testkit.checks import (
     Spread,
     UnitsActive,
 )
-from nomad_testkit.cli.verification import CHECKS, judge
+from nomad_testkit.cli.check import CHECKS, judge
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed
 from nomad_testkit.faults import Faults
-from nomad_testkit.lifecycle import deployed
 from nomad_testkit.operations import require_whole
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target

@@ -22,12 +22,12 @@ import requests
 from click.testing import CliRunner, Result
 from pytest_runs import Project, PytestRun, project_in
 
-from nomad_testkit.bundle import examples_dir, fixtures_dir
 from nomad_testkit.cli import main
-from nomad_testkit.runs import Run
+from nomad_testkit.modules.bundle import examples_dir, fixtures_dir
+from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import attach_target
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.embedded.target import agents_of
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 EXAMPLE = "nomad-consul-colocated-cluster"

@@ -14,9 +14,9 @@ import pytest
 from nomad_testkit import Cluster
 from nomad_testkit.checks import AllocationsRunning, BatchCompleted
 from nomad_testkit.checks.scheduling import allocations_on
+from nomad_testkit.cluster.job_files import Text
+from nomad_testkit.cluster.jobs import Job, parse
 from nomad_testkit.errors import AgentApiError, CheckFailed, UsageError
-from nomad_testkit.job_files import Text
-from nomad_testkit.jobs import Job, parse
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 pytestmark = pytest.mark.colocated

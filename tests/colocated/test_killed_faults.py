@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 from pytest_runs import Project, PytestRun, project_in
 
 from nomad_testkit.cli import main
-from nomad_testkit.cli.choosing import opened_cluster
-from nomad_testkit.cluster import Cluster
+from nomad_testkit.cli.lookup import opened_cluster
+from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.faults.book import FOLDER
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 
 EXAMPLE = "nomad-consul-colocated-cluster"
 SECONDS = 300.0

@@ -12,9 +12,9 @@ import pytest
 
 from nomad_testkit import Cluster, Example
 from nomad_testkit.checks import Check, Leader, NodesReady, RaftPeers, ServiceResolves, UnitsActive
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed, HostError
-from nomad_testkit.host import Host
-from nomad_testkit.lifecycle import deployed
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until

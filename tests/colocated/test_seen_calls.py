@@ -11,16 +11,17 @@ import pytest
 from deploying import Deploy
 from seen_calls import note_calls
 
-from nomad_testkit import Example, diagnostics
-from nomad_testkit.amis import launched
-from nomad_testkit.aws_policy import seen_calls
-from nomad_testkit.deploy.discover import scaling_activities
+from nomad_testkit import Example
+from nomad_testkit.cluster.discovery import scaling_activities
+from nomad_testkit.deployment import evidence
+from nomad_testkit.deployment.amis import launched
 from nomad_testkit.faults import Faults
 from nomad_testkit.modules.steps import RUN_TAG
 from nomad_testkit.operations import scale
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets.embedded import EmbeddedTarget
+from nomad_testkit.targets.aws.policy import seen_calls
+from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
 COLOCATED, SEPARATE = "nomad-consul-colocated-cluster", "nomad-consul-separate-cluster"
 # Inputs of groups that make calls of their own; a volume that outlives its instance has to be deleted by the sweep.
@@ -75,7 +76,7 @@ def test_whole_runs_make_the_recorded_calls(
         journal = next(run.journal for run in Run.every() if run.run_id == cluster.run_id)
         # As a deployment does whose hosts do not come.
         assert scaling_activities(nomad_target.client, cluster.run_id, "servers") == ""
-        diagnostics.collect(cluster.hosts, tmp_path / "evidence", target=nomad_target, journal=journal)
+        evidence.collect(cluster.hosts, tmp_path / "evidence", target=nomad_target, journal=journal)
     with deploy(Example.load(SEPARATE).replace(num_consul_servers=1, num_nomad_servers=1, num_nomad_clients=0)):
         pass
     with launched(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nomad_testkit import Example
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import BrokenError, TestkitError, UsageError, WaitTimeout
-from nomad_testkit.lifecycle import deployed
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 

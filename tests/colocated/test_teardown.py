@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from pytest_runs import Project, PytestRun, project_in, supervisors_of
 
-from nomad_testkit.bundle import examples_dir
+from nomad_testkit.modules.bundle import examples_dir
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 NothingLeft = Callable[[], None]

@@ -21,11 +21,11 @@ from pathlib import Path
 import pytest
 from documents import ROOT, Block, blocks, has_account, pages
 
-from nomad_testkit.cache import Cache
 from nomad_testkit.ec2.handle import EmbeddedEc2
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import ENV_PREFIX, Settings
-from nomad_testkit.targets import image_builder
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.embedded import image_builder
+from nomad_testkit.targets.embedded.target import agents_of
 
 log = logging.getLogger(__name__)
 

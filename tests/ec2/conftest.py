@@ -12,13 +12,13 @@ import pytest
 from ec2_box import Box, Launch, let_in
 from script_host import ScriptHost, script_hosts
 
-from nomad_testkit.cache import Cache
-from nomad_testkit.ec2.base_image import DESCRIPTION, NAME, OWNER_ID, base_image, image_key
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.images import LocalImage, image_id
+from nomad_testkit.ec2.machines.layers import LocalImage, image_id
+from nomad_testkit.images.base_image import DESCRIPTION, NAME, OWNER_ID, base_image, image_key
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets import image_builder
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.embedded import image_builder
+from nomad_testkit.targets.embedded.target import agents_of
 
 log = logging.getLogger(__name__)
 

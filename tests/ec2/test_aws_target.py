@@ -16,14 +16,14 @@ from deploying import everything
 from pytest_runs import Project, project_in
 from recording_endpoint import recording
 
-from nomad_testkit.aws_policy import seen_calls
-from nomad_testkit.cache import Cache
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.images import LocalImage
+from nomad_testkit.ec2.machines.layers import LocalImage
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.modules.steps import EXPIRES_TAG, RUN_TAG
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets import image_builder
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.aws.policy import seen_calls
+from nomad_testkit.targets.embedded import image_builder
+from nomad_testkit.targets.embedded.target import agents_of
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import pytest
 from ec2_box import Box
 from pytest_runs import supervisors_of
 
+from nomad_testkit.cli.bench.machine_state import listeners_of
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.images import LocalImage
+from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.errors import Ec2Error
-from nomad_testkit.machine_state import listeners_of
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 NothingLeft = Callable[[], None]
@@ -134,7 +134,7 @@ def test_a_killed_holder_ends_it(debian: LocalImage, nothing_left: NothingLeft, 
         "import sys\n"
         "from pathlib import Path\n"
         "from nomad_testkit.ec2.handle import EmbeddedEc2\n"
-        "from nomad_testkit.ec2.images import LocalImage\n"
+        "from nomad_testkit.ec2.machines.layers import LocalImage\n"
         f"image = LocalImage({debian.image_id!r}, 'debian', (Path({str(debian.layers[0])!r}),))\n"
         "cloud = EmbeddedEc2.start(region='us-east-1', images=[image])\n"
         "cloud.client('ec2').run_instances(ImageId=image.image_id, MinCount=1, MaxCount=1)\n"

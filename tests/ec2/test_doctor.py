@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from nomad_testkit.cache import Cache
 from nomad_testkit.cli import main
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets import image_builder
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.embedded import image_builder
+from nomad_testkit.targets.embedded.target import agents_of
 
 IMAGE = "image with Consul and Nomad"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.cache import Cache
 from nomad_testkit.errors import CacheError
+from nomad_testkit.images.cache import Cache
 
 
 @pytest.fixture

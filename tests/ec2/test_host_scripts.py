@@ -8,7 +8,7 @@ import shlex
 import pytest
 from script_host import CONSUL, NOMAD, RUN_CONSUL, RUN_NOMAD, TAGS, ScriptHost
 
-from nomad_testkit.clients.dns import ask
+from nomad_testkit.cluster.clients.dns import ask
 
 Pair = tuple[ScriptHost, ScriptHost]
 

@@ -12,7 +12,7 @@ import pytest
 from script_host import CONSUL as PLAIN_CONSUL
 from script_host import RUN_CONSUL, RUN_NOMAD, TAGS, File, ScriptHost
 
-from nomad_testkit.certificates import CertificateAuthority
+from nomad_testkit.ec2.vpc.certificates import CertificateAuthority
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 Pair = tuple[ScriptHost, ScriptHost]

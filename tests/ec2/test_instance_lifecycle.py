@@ -10,7 +10,7 @@ import pytest
 from ec2_box import Launch
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.images import LocalImage
+from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.errors import HostError
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 

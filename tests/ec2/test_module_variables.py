@@ -13,11 +13,11 @@ import pytest
 from deploying import everything
 
 from nomad_testkit import Cluster, Example
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import ExampleError
-from nomad_testkit.host import Host
-from nomad_testkit.lifecycle import deployed
 from nomad_testkit.modules.iam_policies import CONSUL_AUTO_JOIN, EC2_TRUST
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.targets.key_pair import write_key_pair

@@ -20,12 +20,12 @@ import pytest
 from deploying import everything
 from ec2_box import Launch
 
-from nomad_testkit.bench import soak
-from nomad_testkit.ec2.cgroups import CgroupTree
+from nomad_testkit.cli.bench import soak
+from nomad_testkit.cli.bench.machine_state import MachineState, listeners_of
 from nomad_testkit.ec2.handle import EmbeddedEc2
+from nomad_testkit.ec2.machines.cgroups import CgroupTree
 from nomad_testkit.errors import TeardownError
-from nomad_testkit.machine_state import MachineState, listeners_of
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 MARK = uuid.uuid4().hex[:6]

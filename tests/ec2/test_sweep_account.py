@@ -10,14 +10,14 @@ from ec2_box import Box
 from faulty_api import REFUSED, faults, refusal
 
 from nomad_testkit.cli import main
-from nomad_testkit.deploy.apply import apply
-from nomad_testkit.deploy.discover import instances
-from nomad_testkit.deploy.instance_plan import instance_plan
-from nomad_testkit.deploy.sweep import sweep
+from nomad_testkit.cluster.discovery import instances
+from nomad_testkit.deployment.apply import apply
+from nomad_testkit.deployment.instance_plan import instance_plan
+from nomad_testkit.deployment.sweep import sweep
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.images import LocalImage
+from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.errors import TeardownError
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 from nomad_testkit.targets.base import default_network
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until

@@ -11,7 +11,7 @@ import pytest
 from ec2_box import Box, Launch, let_in
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.images import LocalImage
+from nomad_testkit.ec2.machines.layers import LocalImage
 
 CRLF = b"#!/bin/sh\nprintf '%s' 'a\r\nb' > /run/ran # \xc3\xa9\n"
 

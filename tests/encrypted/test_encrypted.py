@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from pytest_runs import Project
 
-from nomad_testkit import Cluster, diagnostics
+from nomad_testkit import Cluster
 from nomad_testkit.checks import AutopilotHealthy
-from nomad_testkit.lifecycle import how_to_reach
-from nomad_testkit.run_secrets import CA, KIT_CERT, RunSecrets
-from nomad_testkit.runs import Run
+from nomad_testkit.cluster.secrets import CA, KIT_CERT, RunSecrets
+from nomad_testkit.deployment import evidence
+from nomad_testkit.deployment.lifecycle import how_to_reach
+from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.embedded.target import agents_of
 
 pytestmark = pytest.mark.encrypted
 
@@ -46,7 +47,7 @@ import logging
 import pytest
 
 from nomad_testkit.checks import AllocationsRunning, AutopilotHealthy, NodesReady, UnitsActive
-from nomad_testkit.clients import NomadClient
+from nomad_testkit.cluster.clients import NomadClient
 
 
 def test_a_check_fails(nomad_cluster):
@@ -136,7 +137,7 @@ def test_evidence_is_complete_and_shows_no_secret(
 ) -> None:
     nomad_cluster.require(AutopilotHealthy(), within=60)  # before, its answer has another status
     run = Run.find(nomad_cluster.run_id)
-    folder = diagnostics.collect(
+    folder = evidence.collect(
         nomad_cluster.hosts, tmp_path / "evidence", target=nomad_cluster.target, journal=run.journal
     )
     texts = read_all(folder)

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from nomad_testkit import Cluster
 from nomad_testkit.cli import main
-from nomad_testkit.run_secrets import CA, CONSUL_MANAGEMENT, KIT_CERT, KIT_KEY, NOMAD_MANAGEMENT
+from nomad_testkit.cluster.secrets import CA, CONSUL_MANAGEMENT, KIT_CERT, KIT_KEY, NOMAD_MANAGEMENT
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets.embedded import agents_of
+from nomad_testkit.targets.embedded.target import agents_of
 
 pytestmark = pytest.mark.encrypted
 

@@ -11,6 +11,24 @@ class MisplacedError(Exception):
     """A mutant's place is not in the code any more, or more than once."""
 
 
+UNIT = Path(__file__).parents[1] / "unit"
+
+
+def test_file(name: str) -> str:
+    """Find the unit tests of this name, such as ``checks_health``, in whichever folder they are.
+
+    >>> test_file("checks_health")
+    'checks/test_checks_health.py'
+    """
+    file, _, test = name.partition("::")
+    found = [path.relative_to(UNIT) for path in UNIT.rglob(f"test_{file}.py")]
+    path = found[0] if len(found) == 1 else Path(f"test_{file}.py")
+    return f"{path}::{test}" if test else str(path)
+
+
+test_file.__test__ = False  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """A change of `old` to `new` within one function of one file.

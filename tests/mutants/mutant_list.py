@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mutant import Mutant
+from mutant import Mutant, test_file
 
 Change = tuple[str, str, str] | tuple[str, str, str, str]
 """The function, what it says, what it is to say, and where it may survive, why."""
 
 
 def _in(file: str, tests: str, *changes: Change) -> Iterator[Mutant]:
-    paths = [f"test_{name}.py{colons}{test}" for name, colons, test in (one.partition("::") for one in tests.split())]
     for function, old, new, *reason in changes:
-        yield Mutant(file, function, old, new, tuple(paths), "".join(reason))
+        yield Mutant(file, function, old, new, tuple(map(test_file, tests.split())), "".join(reason))
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -68,7 +67,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # The frame of the checks, and their arguments
     *_in(
-        "checks/base.py",
+        "cluster/check.py",
         "checks_frame checks_require",
         ("Check.verdict", "tuple(cluster.missing_hosts)", "()"),
         (
@@ -81,7 +80,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("require", "if again and not failing:", "if False:"),
     ),
     *_in(
-        "checks/arguments.py",
+        "cluster/arguments.py",
         "checks_frame",
         ("check_arguments", "and not value and field.default != value", "and False"),
         ("_wrong_simple", "(isinstance(value, bool) and hint is not bool)", "False"),
@@ -94,25 +93,25 @@ MUTANTS: tuple[Mutant, ...] = (
         ("AdvertisedAddresses.judge", "if not answer.value:", "if False:"),
     ),
     *_in(
-        "clients/session.py",
+        "cluster/clients/session.py",
         "clients_agents",
         ("AgentClient._read", '"true") != "true"', '"true") == "0"'),
     ),
     # Refused before anything is made
     *_in(
-        "deploy/tag_in_use.py",
+        "deployment/tag_in_use.py",
         "tag_in_use",
         ("", '"stopping", "stopped")', ")"),
         ("refuse_tags_in_use", "if run != run_id:", "if run:"),
     ),
     *_in(
-        "overrides.py",
+        "plugin/overrides.py",
         "overrides::test_an_example_that_a_conftest_would_ignore_is_refused",
         ("defeated", "startswith(_FOR_THIS_RUN)", 'startswith("option")'),
         ("_of_example", "example.folder.resolve() != asked.resolve()", "False"),
     ),
     *_in(
-        "overrides.py",
+        "plugin/overrides.py",
         "overrides::test_a_cluster_of_another_size_is_told_whichever_is_greater",
         ("_of_cluster", "len(hosts) != size", "len(hosts) < size"),
     ),
@@ -138,65 +137,65 @@ MUTANTS: tuple[Mutant, ...] = (
         ("_Maker.security_group", "(*module.allowed_inbound_security_group_ids, group)", "(group,)"),
     ),
     *_in(
-        "deploy/plan.py",
+        "deployment/plan.py",
         "deploy_plan",
         ("key_pair_step", "RUN_TAG: run_id, ", ""),
         ("plan", "*inbound_cidrs", ""),
     ),
     *_in(
-        "deploy/apply.py",
+        "deployment/apply.py",
         "deploy_faults::test_every_throttled_call_is_made_again",
         ("_call", "if not_yet or is_throttled(error):", "if not_yet:"),
     ),
     *_in(
-        "deploy/apply.py",
+        "deployment/apply.py",
         "deploy_sweep::test_an_image_that_does_not_exist_is_not_waited_for",
         ("_call", "and part in said", ""),
     ),
     *_in(
-        "deploy/apply.py",
+        "deployment/apply.py",
         "deploy_sweep::test_a_refused_step_is_named_and_journaled",
         ("", "journal.record(step.creates.kind, step.creates.name, step=step.name)", "pass"),
     ),
     *_in(
-        "deploy/survey.py",
+        "deployment/preflight.py",
         "deploy_survey",
         ("_Survey.holds", "group.module.root_volume_size < least", "group.module.root_volume_size > least"),
         ("_Survey.security_groups", "!= network.vpc_id", "is None"),
     ),
     # What is destroyed
     *_in(
-        "deploy/sweep.py",
+        "deployment/sweep.py",
         "deploy_sweep::test_a_security_group_in_use_is_tried_again",
         ("_Sweep.delete_security_group", 'code_of(error) == "DependencyViolation"', "False"),
     ),
     *_in(
-        "deploy/sweep.py",
+        "deployment/sweep.py",
         "deploy_sweep::test_suspends_a_group_before_its_instances_end",
         ("_Sweep.run", 'self.attempt(f"suspending {group}", partial(self.suspend, group))', "pass"),
     ),
     *_in(
-        "deploy/sweep.py",
+        "deployment/sweep.py",
         "deploy_sweep::test_one_protected_instance_does_not_save_the_others",
         ("_Sweep.terminate", "if len(instances) > 1:", "if False:"),
     ),
     *_in(
-        "deploy/sweep.py",
+        "deployment/sweep.py",
         "deploy_sweep::test_applies_and_sweeps_everything",
         ("_Sweep.gone", "self.journal.destroyed(resource.kind, resource.id)", "pass"),
     ),
     *_in(
-        "deploy/sweep.py",
+        "deployment/sweep.py",
         "deploy_sweep::test_sweeps_groups_that_name_each_other",
         ("_Sweep.run", "partial(self.unlink, resource, security_groups)", "lambda: None"),
     ),
     *_in(
-        "deploy/sweep.py",
+        "deployment/sweep.py",
         "deploy_sweep::test_goes_on_after_a_refusal_and_reports_it",
         ("_Sweep.prove", "if not proved:", "if False:"),
     ),
     *_in(
-        "deploy/leaks.py",
+        "deployment/lost_runs.py",
         "deploy_leaks::test_finds_by_tag_in_every_region_and_destroys_that_alone "
         "deploy_leaks::test_a_run_is_as_old_as_the_first_of_what_is_left "
         "deploy_leaks::test_a_security_group_alone_is_as_old_as_the_day_in_the_runs_id "
@@ -209,7 +208,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("_end_of_day", "+ timedelta(days=1)", ""),
     ),
     *_in(
-        "journal.py",
+        "runs/journal.py",
         "journal",
         (
             "Journal._write",
@@ -222,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("Journal.left", "if not entry.destroyed", "if entry.id and not entry.destroyed"),
     ),
     *_in(
-        "lifecycle.py",
+        "deployment/lifecycle.py",
         "lifecycle::test_it_is_lent_and_then_destroyed "
         "lifecycle::test_what_fails_is_destroyed_though_it_was_to_be_left_up "
         "lifecycle::test_the_runs_of_killed_processes_are_forgotten "
@@ -234,7 +233,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Secrets
     *_in(
-        "run_secrets.py",
+        "cluster/secrets.py",
         "run_secrets",
         ("Secret.__repr__", "repr(HIDDEN)", "str.__repr__(self)"),
         ("RunSecrets._known", "*shortened", ""),
@@ -243,30 +242,30 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # The embedded EC2
     *_in(
-        "ec2/metadata.py",
+        "ec2/imds/server.py",
         "ec2_metadata",
         ("TokenMint.remaining", "owner != instance_id or", ""),
         ("_MetadataHandler.do_PUT", '"X-Forwarded-For" in self.headers', "False"),
         ("_MetadataHandler.do_GET", "elif view.token_required:", "elif False:"),
     ),
     *_in(
-        "ec2/metadata_tree.py",
+        "ec2/imds/tree.py",
         "ec2_metadata",
         ("_metadata", "if view.tags_in_metadata:", "if True:"),
     ),
     *_in(
-        "ec2/security_groups.py",
+        "ec2/vpc/security_groups.py",
         "ec2_security_groups",
         ("_protocol", "(0, _LAST_PORT)", "(1, _LAST_PORT)"),
         ("_base", "policy drop;", "policy accept;"),
     ),
     *_in(
-        "ec2/api_security_groups.py",
+        "ec2/api/security_groups.py",
         "ec2_security_groups",
         ("_check", "not 0 <= first <=", "not 1 <= first <="),
     ),
     *_in(
-        "ec2/images.py",
+        "ec2/machines/layers.py",
         "ec2_images",
         ("ImageStore.add", "_cut(layer / CERTIFICATES, certificate)", "pass"),
     ),
@@ -307,25 +306,25 @@ MUTANTS: tuple[Mutant, ...] = (
         ("wait_until", "if isinstance(answer, Broken):", "if isinstance(answer, Broken) and final:"),
     ),
     *_in(
-        "refusals.py",
+        "targets/aws/errors.py",
         "deploy_faults::test_an_api_that_never_answers_does_not_keep_a_sweep_for_ever",
         ("patiently", "deadline.passed or not passes", "not passes"),
     ),
     *_in(
-        "sharing.py",
+        "plugin/xdist_cluster.py",
         "sharing",
         ("_inherit", "run is None or settings.keep", "run is None"),
         ("Sharing._find", "if place.result() != result:", "if False:"),
         ("Sharing._await_the_last", 'last.acquire("the other workers to end")', "pass"),
     ),
     *_in(
-        "jobs.py",
+        "cluster/jobs.py",
         "jobs",
         ("Job._deregister", "error.status is None or error.status >= 500", "error.status is None"),
         ("Job._ended", "not in _ENDED", 'not in (*_ENDED, "pending")'),
     ),
     *_in(
-        "workload.py",
+        "faults/workload.py",
         "workload",
         ("Register._look", "number < self.acknowledged", "number > self.acknowledged"),
         ("Register.verify", "if not self.writes:", "if False:"),
@@ -344,14 +343,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("Fault.__enter__", "_note(error, self.repairs.run())", "pass"),
     ),
     *_in(
-        "linearizability/check.py",
+        "faults/linearizability/check.py",
         "linearizability::test_a_sequence_without_a_fault_proves_nothing "
         "linearizability::test_what_is_undecided_is_no_success",
         ("_nothing", "if faults_due and not done", "if False"),
         ("check_kv", 'found.verdict != "ok"', 'found.verdict == "illegal"'),
     ),
     *_in(
-        "history/trend.py",
+        "report/history/trend.py",
         "trend",
         ("_is_step", "SIGMAS * noise", "0"),
         ("_is_step", "SUPERIORITY * len(before)", "0 * len(before)"),

@@ -9,7 +9,7 @@ import pytest
 
 from nomad_testkit import Cluster, Example
 from nomad_testkit.checks import ConsulAgents, SeparateServers
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until

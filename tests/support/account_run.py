@@ -15,9 +15,9 @@ from moto import mock_aws
 
 from nomad_testkit import targets
 from nomad_testkit.errors import Ec2Error
-from nomad_testkit.examples import Example
+from nomad_testkit.examples.example import Example
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 
 HERE = {"name": "embedded", "endpoint_url": "http://127.31.255.1", "state_dir": "/run/cloud-0"}
 EXAMPLE = "nomad-consul-colocated-cluster"

@@ -14,10 +14,10 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from nomad_testkit.ec2.api import CloudApi
-from nomad_testkit.ec2.machine_spec import ImageRecord, InstanceView, MachineSpec
-from nomad_testkit.ec2.security_groups import SecurityGroups
-from nomad_testkit.ec2.tls import CloudCa
+from nomad_testkit.ec2.api.service import CloudApi
+from nomad_testkit.ec2.machines.spec import ImageRecord, InstanceView, MachineSpec
+from nomad_testkit.ec2.vpc.security_groups import SecurityGroups
+from nomad_testkit.ec2.vpc.tls import CloudCa
 from nomad_testkit.errors import ImageError, MachineError
 
 REGION = "us-east-1"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nomad_testkit.terraform.configuration import Configuration
-from nomad_testkit.terraform.environment import environment
-from nomad_testkit.terraform.process import Runner
-from nomad_testkit.terraform.tool import Tool
-from nomad_testkit.terraform.workspace import Workspace
+from nomad_testkit.deployment.terraform.environment import environment
+from nomad_testkit.deployment.terraform.process import Runner
+from nomad_testkit.deployment.terraform.workspace import Workspace
+from nomad_testkit.examples.configuration import Configuration
+from nomad_testkit.examples.terraform_tool import Tool
 from nomad_testkit.wait import Deadline
 
 OUTPUTS = """

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from nomad_testkit import Cluster, Example
-from nomad_testkit.runs import Run
+from nomad_testkit.runs.run import Run
 
 Deploy = Callable[..., AbstractContextManager[Cluster]]
 Variant = Callable[..., Example]

@@ -36,7 +36,7 @@ class FakeExample:
     variables = {"num_clients": 1}
 
     def __init__(self, topology="colocated"):
-        from nomad_testkit.examples import Roles
+        from nomad_testkit.examples.example import Roles
 
         self.name, self.folder, self.file = topology, Path(topology), Path(topology, "example.toml")
         servers = ("servers",) if topology == "colocated" else ("nomad_servers",)
@@ -52,9 +52,10 @@ def nomad_example():
     return FakeExample()
 
 def replace():
-    from nomad_testkit import lifecycle, targets
-    from nomad_testkit.cluster import Cluster
-    from nomad_testkit.examples import Roles
+    from nomad_testkit import targets
+    from nomad_testkit.deployment import lifecycle
+    from nomad_testkit.cluster.cluster import Cluster
+    from nomad_testkit.examples.example import Roles
 
     @contextmanager
     def open_target(settings, *, progress):

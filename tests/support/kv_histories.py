@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nomad_testkit.linearizability.checker import Judgement, judge
-from nomad_testkit.linearizability.history import Ending, History, Kind, Operation
+from nomad_testkit.faults.linearizability.checker import Judgement, judge
+from nomad_testkit.faults.linearizability.history import Ending, History, Kind, Operation
 
 KEY = "k"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nomad_testkit.errors import AgentApiError
-from nomad_testkit.linearizability.kv_clients import Reads, Server
+from nomad_testkit.faults.linearizability.kv_clients import Reads, Server
 
 Entry = tuple[bytes, int]
 

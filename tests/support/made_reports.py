@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nomad_testkit.cluster.timeline import PHASES
 from nomad_testkit.events import CheckEvent, ClusterEvent, Event, FaultEvent
 from nomad_testkit.report.collector import Collector, PhaseFacts, as_facts
 from nomad_testkit.report.model import RunReport
-from nomad_testkit.timeline import PHASES
 
 BEGAN = 1_790_000_000.0
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.examples import Example
+from nomad_testkit.examples.example import Example
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 HERE = Path(__file__).parent

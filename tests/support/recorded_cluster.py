@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import requests
 
-from nomad_testkit.bundle import fixtures_dir
-from nomad_testkit.clients import dns
-from nomad_testkit.clients.dns import DnsAnswer
-from nomad_testkit.host import Host
-from nomad_testkit.jobs import Job
-from nomad_testkit.model import Instance
+from nomad_testkit.cluster.clients import dns
+from nomad_testkit.cluster.clients.dns import DnsAnswer
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.jobs import Job
+from nomad_testkit.modules.bundle import fixtures_dir
+from nomad_testkit.modules.network import Instance
 from nomad_testkit.ssh import CommandResult
 
 

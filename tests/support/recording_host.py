@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import CommandFailed
-from nomad_testkit.host import Host
-from nomad_testkit.model import Instance
+from nomad_testkit.modules.network import Instance
 from nomad_testkit.ssh import CommandResult
 
 

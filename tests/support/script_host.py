@@ -14,9 +14,9 @@ from typing import Any
 
 from ec2_box import Box, let_in
 
-from nomad_testkit.bundle import host_scripts
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.errors import HostError
+from nomad_testkit.modules.bundle import host_scripts
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 

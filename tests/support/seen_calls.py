@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nomad_testkit.ec2.handle import aws_client
-from nomad_testkit.targets.embedded import EmbeddedTarget
+from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
 
 def note_calls(target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch) -> set[str]:

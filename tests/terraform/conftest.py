@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.agents.opentofu import get_opentofu
-from nomad_testkit.cache import Cache
+from nomad_testkit.examples.terraform_tool import Tool, checked
+from nomad_testkit.images.agents.opentofu import get_opentofu
+from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import Settings
-from nomad_testkit.terraform.tool import Tool, checked
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ import pytest
 from pytest_runs import Project, PytestRun, project_in
 
 from nomad_testkit import Example
-from nomad_testkit.deploy.inventory import Inventory
+from nomad_testkit.deployment.inventory import Inventory
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import TerraformError
-from nomad_testkit.lifecycle import deployed
-from nomad_testkit.runs import Run
+from nomad_testkit.examples.terraform_tool import Tool
+from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
-from nomad_testkit.terraform.tool import Tool
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ IN_A_PROCESS = """
 import json, logging, sys
 from pathlib import Path
 from nomad_testkit import Example
-from nomad_testkit.lifecycle import deployed
+from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import attach_target
 

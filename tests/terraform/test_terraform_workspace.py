@@ -14,7 +14,7 @@ import pytest
 from configurations import OUTPUTS, Applying, applying, write
 
 from nomad_testkit.errors import ExampleError, TeardownError, TerraformError
-from nomad_testkit.terraform.tool import Tool
+from nomad_testkit.examples.terraform_tool import Tool
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 SECRET = "kept-from-everybody"
@@ -44,7 +44,7 @@ IN_A_PROCESS = """
 import sys
 from pathlib import Path
 from configurations import applying
-from nomad_testkit.terraform.tool import checked
+from nomad_testkit.examples.terraform_tool import checked
 
 tofu, configuration, run_folder, sign = map(Path, sys.argv[1:])
 applying(checked(tofu), configuration, run_folder, given={"sign": str(sign)}).apply()

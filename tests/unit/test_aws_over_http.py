@@ -16,14 +16,14 @@ import pytest
 from api_lab import AMI, REGION, Lab, cloud_lab
 from scripted_aws import Answer, Call, ec2_error, scripted_aws
 
-from nomad_testkit.deploy.demand import demands
-from nomad_testkit.deploy.survey import survey
+from nomad_testkit.deployment.demand import demands
+from nomad_testkit.deployment.preflight import survey
 from nomad_testkit.errors import PreflightError, UsageError
-from nomad_testkit.examples import Example
+from nomad_testkit.examples.example import Example
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import open_target
-from nomad_testkit.targets.account import AwsSession, Identity, clients
-from nomad_testkit.targets.aws_permissions import missing_permissions
+from nomad_testkit.targets.aws.account import AwsSession, Identity, clients
+from nomad_testkit.targets.aws.permissions import missing_permissions
 
 ACCOUNT = "123456789012"
 
@@ -91,7 +91,7 @@ aws_secret_access_key = nobodys
 _ASK_OFTEN = """
 from concurrent.futures import ThreadPoolExecutor
 from nomad_testkit.errors import UsageError
-from nomad_testkit.targets.account import AwsSession, clients, enabled_regions
+from nomad_testkit.targets.aws.account import AwsSession, clients, enabled_regions
 try:
     with ThreadPoolExecutor(4) as pool:
         session = AwsSession("us-east-1")

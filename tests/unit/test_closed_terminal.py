@@ -14,7 +14,7 @@ import pytest
 DEPLOYMENT = """
 import os, signal, sys, time
 from pathlib import Path
-from nomad_testkit.interrupts import deferred, termination_raises
+from nomad_testkit.deployment.interrupts import deferred, termination_raises
 
 done, how = Path(sys.argv[1]), sys.argv[2]
 if how == "nohup":

@@ -22,7 +22,7 @@ import nomad_testkit
 from nomad_testkit import plugin
 from nomad_testkit.checks import healing
 from nomad_testkit.cli import main
-from nomad_testkit.examples import Example
+from nomad_testkit.examples.example import Example
 from nomad_testkit.modules.iam_policies import POLICIES
 from nomad_testkit.modules.security_group_rules import RULE_SETS
 from nomad_testkit.settings import Settings, table
@@ -205,7 +205,7 @@ def test_every_variable_of_the_environment_is_in_the_reference() -> None:
 
 def test_every_fixture_is_in_the_reference() -> None:
     text = reference_pages.pages()["fixtures.md"]
-    tree = ast.parse((PACKAGE / "fixtures.py").read_text())
+    tree = ast.parse((PACKAGE / "plugin" / "fixtures.py").read_text())
     found = {
         node.name: ast.get_docstring(node)
         for node in tree.body
@@ -266,7 +266,7 @@ def test_the_readmes_of_examples_tell_what_is_added_to_each_group() -> None:
 
 def test_the_guide_tells_which_variables_of_a_configuration_a_run_fills_in() -> None:
     text = (DOCS / "how-to/terraform.md").read_text()
-    tree = ast.parse((PACKAGE / "deploy/by_terraform.py").read_text())
+    tree = ast.parse((PACKAGE / "deployment/terraform/apply.py").read_text())
     (function,) = (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == "_suggested")
     keys = [key for node in ast.walk(function) if isinstance(node, ast.Dict) for key in node.keys]
     keys += [

@@ -13,17 +13,17 @@ from recorded_cluster import recorded
 
 from nomad_testkit.checks import Leader, RaftPeers, require
 from nomad_testkit.checks.healing import LeaderReelected
-from nomad_testkit.cluster import Cluster
-from nomad_testkit.cluster_events import lived
-from nomad_testkit.cluster_state import state_of
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.state import state_of
+from nomad_testkit.deployment.lifecycle_events import lived
 from nomad_testkit.errors import AgentApiError, CheckFailed, FaultError
 from nomad_testkit.events import CheckEvent, ClusterEvent, Event, FaultEvent, emit, listening, wanted
-from nomad_testkit.examples import Roles
+from nomad_testkit.examples.example import Roles
 from nomad_testkit.faults.fault import Fault
+from nomad_testkit.faults.leader_watch import Claim, LeaderWatch, _tell
 from nomad_testkit.faults.repairs import Repairs
-from nomad_testkit.host import Host
-from nomad_testkit.leader_watch import Claim, LeaderWatch, _tell
-from nomad_testkit.model import Instance
+from nomad_testkit.modules.network import Instance
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_checks_that_fail_are_told_beside_those_that_held(heard: list[Event]) ->
 
 
 def test_a_check_of_one_agent_is_named_with_it() -> None:
-    from nomad_testkit.checks.base import name_of
+    from nomad_testkit.cluster.check import name_of
 
     assert name_of(LeaderReelected("nomad", recorded("healthy").hosts[0])) == "LeaderReelected nomad"
     assert name_of(Leader()) == "Leader"
@@ -192,7 +192,7 @@ def test_what_is_not_answered_is_left_out_of_a_state_and_waited_for_no_longer() 
 
 
 def test_a_deployment_that_fails_is_told_with_how_far_it_came(heard: list[Event]) -> None:
-    from nomad_testkit.timeline import HostTimeline
+    from nomad_testkit.cluster.timeline import HostTimeline
 
     example, target = SimpleNamespace(name="mine"), SimpleNamespace(name="embedded", region="us-east-1")
     hosts = [HostTimeline("i-1", "servers", "us-east-1a", "172.31.0.1", {"pending": 1.0})]

@@ -9,8 +9,8 @@ import pytest
 
 from nomad_testkit import Example
 from nomad_testkit.checks.raft import RAFT_PORT
+from nomad_testkit.cluster.host import CONSUL_DNS_PORT
 from nomad_testkit.errors import ExampleError
-from nomad_testkit.host import CONSUL_DNS_PORT
 from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.fixed_ports import FIXED_PORTS, fixed_port_fault
 from nomad_testkit.modules.nomad_cluster import NomadCluster

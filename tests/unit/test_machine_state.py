@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nomad_testkit import machine_state
+from nomad_testkit.cli.bench import machine_state
 
 
 def test_a_folder_that_vanishes_while_it_is_looked_at_is_passed_over(

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from nomad_testkit import plugin
-from nomad_testkit.bundle import examples_dir
 from nomad_testkit.cli import main
+from nomad_testkit.modules.bundle import examples_dir
 from nomad_testkit.settings import TARGETS, Settings, table
 
 FOLDER = examples_dir() / "nightly"

@@ -9,7 +9,7 @@ import host_options
 import pytest
 
 from nomad_testkit.errors import SettingsError
-from nomad_testkit.runs import _RUN_ID
+from nomad_testkit.runs.run import _RUN_ID
 from nomad_testkit.settings import Settings
 
 ARABIC = str.maketrans("0123456789", "\u0660\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668\u0669")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nomad_testkit import setup
-from nomad_testkit.cache import Cache
+from nomad_testkit.images.cache import Cache
 
 
 class Runner:

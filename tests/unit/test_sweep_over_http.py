@@ -16,8 +16,8 @@ from moto.server import ThreadedMotoServer
 from scripted_aws import Call, ec2_error, scripted_aws
 
 from nomad_testkit.cli import main
-from nomad_testkit.deploy.sweep import sweep
-from nomad_testkit.targets.account import clients
+from nomad_testkit.deployment.sweep import sweep
+from nomad_testkit.targets.aws.account import clients
 from nomad_testkit.wait import Deadline
 
 REGION, RUN = "us-east-1", "nt-20260314-ab12cd"
@@ -139,7 +139,7 @@ def test_a_long_sweep_lists_roles_rarely_and_looks_ever_more_seldom(moto: str, m
     direct("ec2").create_security_group(
         GroupName="slow", Description="s", TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}]
     )
-    monkeypatch.setattr("nomad_testkit.deploy.sweep.LONGEST", 0.5)
+    monkeypatch.setattr("nomad_testkit.deployment.sweep.LONGEST", 0.5)
     with scripted_aws(answer, moto) as api:
         client = clients(REGION, endpoint_url=api.url)
         sweep(client, RUN, None, deadline=Deadline.after(120))

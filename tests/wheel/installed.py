@@ -79,9 +79,9 @@ def test_every_file_is_in_it(in_wheel: set[str]) -> None:
         "nomad_testkit/py.typed",
         "nomad_testkit/suite/test_cluster.py",
         "nomad_testkit/modules/host_scripts/run_nomad.py",
-        "nomad_testkit/agents/gomod/nomad/1.6.1/go.sum",
-        "nomad_testkit/linearizability/gomod/main.go",
-        "nomad_testkit/ec2/base_image.py",
+        "nomad_testkit/images/agents/gomod/nomad/1.6.1/go.sum",
+        "nomad_testkit/faults/linearizability/gomod/main.go",
+        "nomad_testkit/images/base_image.py",
         "nomad_testkit/_bundled/examples/nomad-consul-colocated-cluster/example.toml",
         "nomad_testkit/_bundled/fixtures/jobs/web.nomad.hcl",
     } <= wanted

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit import Example
-from nomad_testkit.deploy.apply import apply
-from nomad_testkit.deploy.plan import plan
-from nomad_testkit.deploy.survey import survey
-from nomad_testkit.journal import Entry, Journal
-from nomad_testkit.model import Network
+from nomad_testkit.deployment.apply import apply
+from nomad_testkit.deployment.plan import plan
+from nomad_testkit.deployment.preflight import survey
+from nomad_testkit.modules.network import Network
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
-from nomad_testkit.refusals import REFUSALS, code_of, is_not_found
-from nomad_testkit.targets import account
+from nomad_testkit.runs.journal import Entry, Journal
+from nomad_testkit.targets.aws import account
+from nomad_testkit.targets.aws.errors import REFUSALS, code_of, is_not_found
 from nomad_testkit.targets.base import default_network
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 

@@ -1,0 +1,1 @@
+"""A deployed cluster and what it is made of: hosts, SSH, the agents' APIs, jobs."""

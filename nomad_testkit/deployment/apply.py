@@ -1,0 +1,108 @@
+"""Applying a plan: one call after the other, each journaled before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nomad_testkit.deployment.made_already import look_up
+from nomad_testkit.errors import DeployError, WaitTimeout
+from nomad_testkit.modules.steps import Ref, Step, resolve
+from nomad_testkit.targets.aws.errors import REFUSALS, code_of, is_throttled, told
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+if TYPE_CHECKING:
+    from nomad_testkit.deployment.plan import Plan
+    from nomad_testkit.events import Progress
+    from nomad_testkit.runs.journal import Journal
+
+Outputs = Mapping[str, Any]
+"""What a deployment tells, under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
+
+INTERVAL = 1.0
+"""Seconds between two tries of such a call."""
+
+CONSISTENCY_SECONDS = 60.0
+"""How long AWS may take to know a new role or group everywhere; IAM's documentation promises no time."""
+
+
+def apply(
+    plan: Plan,
+    client: Callable[[str], Any],
+    journal: Journal,
+    *,
+    deadline: Deadline | None = None,
+    progress: Progress | None = None,
+) -> Outputs:
+    """Carry out a plan's steps in their order, with the boto3 clients that `client` makes by service.
+
+    A step that is throttled, or that needs what AWS does not know everywhere yet, is tried again, for a minute at most.
+    One that had no answer is not: it may have been carried out. Where botocore itself has sent a call again, AWS
+    answers that its resource is there already: it is this run's own if it bears the run's tag, and else an error.
+
+    Raises DeployError, which names the step, the API's call, the resource, and AWS's code and message. What was made
+    until then stays, and is in the journal: `sweep` destroys it.
+    """
+    deadline = deadline or Deadline.after(10 * CONSISTENCY_SECONDS)
+    clients: dict[str, Any] = {}
+    known: dict[Ref, Any] = {}
+    for step in plan.steps:
+        if deadline.passed:
+            raise DeployError(f"there was no time left for the step {step.name!r} of run {plan.run_id}")
+        if progress is not None:
+            progress(f"creating {step.name}")
+        if step.service not in clients:
+            clients[step.service] = client(step.service)
+        limit = deadline.child(CONSISTENCY_SECONDS)
+        _apply(step, clients[step.service], journal, known, plan.run_id, limit)
+    return {name: resolve(value, known.__getitem__) for name, value in plan.outputs.items()}
+
+
+def _apply(step: Step, client: Any, journal: Journal, known: dict[Ref, Any], run_id: str, deadline: Deadline) -> None:
+    arguments = resolve(step.arguments, known.__getitem__)
+    if step.creates is not None:
+        journal.record(step.creates.kind, step.creates.name, step=step.name)
+    answer = _call(step, client, arguments, run_id, deadline)
+    known.update({Ref(step.name, name): _at(answer, path) for name, path in step.values.items()})
+    if step.creates is not None:
+        created = str(_at(answer, step.creates.id)) if step.creates.id else step.creates.name
+        known[Ref(step.name)] = created
+        journal.created(step.creates.kind, step.creates.name, created)
+
+
+def _call(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, deadline: Deadline) -> Mapping[str, Any]:
+    def probe() -> Ok[Mapping[str, Any]] | Pending:
+        try:
+            return Ok(getattr(client, step.action)(**arguments))
+        except REFUSALS as error:
+            said = told(error)
+            try:
+                found = look_up(step, client, arguments, run_id, error)
+            except REFUSALS as other:
+                return Pending(f"{said}; and whose it is could not be asked: {told(other)}")
+            if isinstance(found, str):
+                raise _refused(step, client, f"{said} ({found})") from error
+            if found is not None:
+                return found
+            not_yet = any(code_of(error) == code and part in said for code, part in step.transient)
+            if not_yet or is_throttled(error):
+                return Pending(said)
+            raise _refused(step, client, said) from error
+
+    try:
+        return wait_until(f"AWS to carry out {step.name!r}", probe, deadline=deadline, interval=INTERVAL)
+    except WaitTimeout as error:
+        raise _refused(step, client, str(error)) from error
+
+
+def _refused(step: Step, client: Any, said: str) -> DeployError:
+    operation = client.meta.method_to_api_mapping.get(step.action, step.action)
+    resource = f" of the {step.creates.kind} {step.creates.name}" if step.creates else ""
+    return DeployError(f"the step {step.name!r} was refused: {step.service} {operation}{resource} answered {said}")
+
+
+def _at(answer: Mapping[str, Any], path: str) -> Any:
+    value: Any = answer
+    for part in path.split("."):
+        value = value[part]
+    return value

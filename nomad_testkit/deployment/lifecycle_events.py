@@ -1,0 +1,84 @@
+"""What is told of a cluster's life to whoever listens: deployed, ready or failed, and its state at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from nomad_testkit.cluster.state import as_facts, state_of
+from nomad_testkit.cluster.timeline import HostTimeline
+from nomad_testkit.events import ClusterEvent, emit, wanted
+
+if TYPE_CHECKING:
+    from nomad_testkit.cluster.cluster import Cluster
+    from nomad_testkit.examples.example import Example
+    from nomad_testkit.targets.base import Target
+
+
+@dataclass
+class Life:
+    """The life of one cluster, while it is deployed and lent."""
+
+    run_id: str
+    cluster: Cluster | None = None
+    timeline: Callable[[], Sequence[HostTimeline]] = tuple
+    """Tells how far each host has come, while it is deployed."""
+
+    def ready(self, cluster: Cluster) -> Cluster:
+        """Tell that a cluster is ready, with its first state; gives the cluster."""
+        self.cluster = cluster
+        if wanted():
+            emit(ClusterEvent(self.run_id, "ready", _facts(cluster)))
+            emit(ClusterEvent(self.run_id, "state", as_facts(state_of(cluster))))
+        return cluster
+
+
+@contextmanager
+def lived(run_id: str, example: Example, target: Target) -> Iterator[Life]:
+    """Tell of a cluster that is deployed in a `with` block, which says when it is ready.
+
+    >>> with lived(run.run_id, example, target) as life:  # doctest: +SKIP
+    ...     yield life.ready(deploy())
+    """
+    life = Life(run_id)
+    facts = {"example": example.name, "target": target.name, "region": target.region}
+    emit(ClusterEvent(run_id, "deploying", facts))
+    try:
+        yield life
+    except BaseException as error:
+        if life.cluster is None:
+            timeline = [asdict(host) for host in life.timeline()]
+            emit(ClusterEvent(run_id, "failed", {"error": str(error) or type(error).__name__, "timeline": timeline}))
+        raise
+    finally:
+        if life.cluster is not None and wanted():
+            emit(ClusterEvent(run_id, "state", as_facts(state_of(life.cluster))))
+
+
+@contextmanager
+def visited(cluster: Cluster) -> Iterator[None]:
+    """Tell of a cluster that was up before the `with` block, and is so after it: its states, and that it is kept."""
+    target = cluster.target
+    example = cluster.example.name if cluster.example else ""
+    emit(
+        ClusterEvent(cluster.run_id, "deploying", {"example": example, "target": target.name, "region": target.region})
+    )
+    try:
+        if wanted():
+            emit(ClusterEvent(cluster.run_id, "state", as_facts(state_of(cluster))))
+        yield
+    finally:
+        if wanted():
+            emit(ClusterEvent(cluster.run_id, "state", as_facts(state_of(cluster))))
+        emit(ClusterEvent(cluster.run_id, "kept"))
+
+
+def _facts(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "timings": dict(cluster.timings),
+        "timeline": [asdict(host) for host in cluster.timeline],
+        "images": sorted({host.instance.image_id for host in cluster.hosts}),
+        "security": cluster.secrets is not None,
+    }

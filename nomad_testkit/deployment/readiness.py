@@ -1,0 +1,205 @@
+"""From the first instance to a cluster that is ready, phase by phase, ending at once when it can no longer come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
+from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
+from nomad_testkit.cluster.check import explained
+from nomad_testkit.cluster.discovery import group_names, instances, scaling_activities
+from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.host_watch import HostWatch
+from nomad_testkit.cluster.timeline import USER_DATA
+from nomad_testkit.deployment.agent_watch import AgentWatch
+from nomad_testkit.deployment.stuck_hosts import stuck_hosts
+from nomad_testkit.errors import BrokenError, WaitTimeout
+from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
+from nomad_testkit.targets.aws.errors import REFUSALS, looked
+from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
+
+if TYPE_CHECKING:
+    from nomad_testkit.cluster.check import ClusterView
+    from nomad_testkit.deployment.boot import Boot
+    from nomad_testkit.deployment.plan import Plan
+    from nomad_testkit.examples.example import Roles
+    from nomad_testkit.modules.network import Instance
+    from nomad_testkit.targets.base import Target
+
+T = TypeVar("T")
+
+HOSTS_UP, CONSUL_LEADER, NOMAD_LEADER, CLIENTS_READY = "hosts up", "Consul leader", "Nomad leader", "clients ready"
+_ALIVE = ("pending", "running")
+_INSTANCES_INTERVAL = 2.0
+"""Seconds between looks at the instances once all of them run: one that ends after that is rare."""
+
+
+def expected_hosts(plan: Plan) -> dict[str, int]:
+    """Count the hosts that a plan makes, by group."""
+    counts: dict[str, int] = {}
+    for step in plan.steps:
+        if step.creates is not None and step.creates.kind == AUTO_SCALING_GROUP:
+            tags = {tag["Key"]: tag["Value"] for tag in step.arguments.get("Tags", ())}
+            counts[str(tags.get(GROUP_TAG, ""))] = int(step.arguments["DesiredCapacity"])
+    return counts
+
+
+@dataclass
+class Readiness:
+    """The wait for one deployment; `timings` gets the seconds from the boot's start to the end of each phase.
+
+    `prepare` is called for each host as soon as it lets one in. The boot's deadline is the wait's.
+    """
+
+    target: Target
+    run_id: str
+    boot: Boot
+    roles: Roles
+    prepare: Callable[[Host], None] | None = None
+    watch: HostWatch = field(init=False)
+    agents: AgentWatch = field(init=False)
+    timings: dict[str, float] = field(default_factory=dict)
+    _looked: float = 0.0
+    _hosts: list[Host] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.watch = HostWatch(self.deadline, self.prepare, lambda host: self.target.console(host.instance))
+        self.agents = AgentWatch(self.boot, self.roles)
+
+    @property
+    def deadline(self) -> Deadline:
+        """Until when everything has to be ready."""
+        return self.boot.deadline
+
+    def __enter__(self) -> Readiness:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.watch.stop()
+        self.agents.stop()
+
+    def await_hosts(
+        self,
+        expected: Mapping[str, int],
+        make: Callable[[Instance], Host],
+        limits: Mapping[str, float | None] | None = None,
+    ) -> list[Host]:
+        """Wait until every host lets us in, and give the hosts; `limits` has the seconds that a group may take.
+
+        Raises BrokenError and WaitTimeout.
+        """
+        hosts: dict[str, Host] = {}
+        greeted: set[str] = set()
+        self.boot.expect(expected)
+
+        def probe() -> Ok[list[Host]] | Pending | Broken:
+            found = self._instances()
+            if ended := self._ended(found):
+                return ended
+            for instance in found:
+                if instance.state == "running" and instance.instance_id not in hosts:
+                    hosts[instance.instance_id] = make(instance)
+                    self.watch.add(hosts[instance.instance_id])
+            self._hosts = list(hosts.values())
+            up = [host for host in hosts.values() if self.watch.is_up(host)]
+            for host in up:
+                if host.instance_id not in greeted:
+                    greeted.add(host.instance_id)
+                    self.boot.enter(host.instance_id, USER_DATA)
+                    self.agents.add(host)
+            counts = {group: sum(host.instance.group == group for host in up) for group in expected}
+            if counts == dict(expected) and len(up) == len(found):
+                return Ok(sorted(up, key=lambda host: (host.instance.group, host.instance_id)))
+            seen = ", ".join(f"{counts[group]} of {expected[group]} {group}" for group in expected) + " are up"
+            for group, seconds in (limits or {}).items():
+                if seconds is not None and counts[group] < expected[group] and self.boot.elapsed() > seconds:
+                    why = scaling_activities(self.target.client, self.run_id, group)
+                    return Broken(f"{seen} after {seconds:g} s, the wait_for_capacity_timeout of {group}{why}")
+            return Pending(seen)
+
+        return self._phase(HOSTS_UP, probe)
+
+    def await_agents(self, cluster: ClusterView) -> None:
+        """Wait until Consul and Nomad have leaders that all servers agree on, and every client is ready.
+
+        The agents' services in Consul are not waited for: their checks begin as critical, and pass only when each has
+        run for the first time, up to 10 s later.
+
+        Raises BrokenError and WaitTimeout.
+        """
+        for phase, agent in zip((CONSUL_LEADER, NOMAD_LEADER), AGENTS, strict=True):
+            self._await(phase, cluster, *_one_leader(agent))
+        peers = (
+            RaftPeers(len(cluster.consul_servers), ("consul",)),
+            RaftPeers(len(cluster.nomad_servers), ("nomad",)),
+        )
+        self._await(CLIENTS_READY, cluster, NodesReady(len(cluster.nomad_clients)), Leader(), *peers)
+        self.boot.all_ready()
+
+    def _await(self, phase: str, cluster: ClusterView, *checks: Check[Any]) -> None:
+        self._phase(phase, lambda: all_of([check.verdict(cluster) for check in checks]), lambda: explained(cluster))
+
+    def _phase(
+        self, name: str, probe: Callable[[], Ok[T] | Pending | Broken], explain: Callable[[], str] = lambda: ""
+    ) -> T:
+        def guarded() -> Ok[T] | Pending | Broken:
+            if reason := self.watch.broken:
+                return Broken(reason)
+            answer = looked(lambda: (self._look() if name != HOSTS_UP else None) or probe())
+            if isinstance(answer, Pending):
+                self.boot.waits(name, answer.seen)
+            return answer
+
+        self.boot.waits(name)
+        try:
+            value = wait_until(name, guarded, deadline=self.deadline, where=f"run {self.run_id}")
+        except (WaitTimeout, BrokenError) as error:
+            # What is broken has said where and why.
+            stuck = "" if self.watch.broken else stuck_hosts(self._stuck(), self.target)
+            raise type(error)(f"{error}{explain()}{stuck}") from None
+        self.timings[name] = self.boot.ended(name)
+        return value
+
+    def _stuck(self) -> list[tuple[str, Host]]:
+        """List the hosts that are not ready, or all where each of them is, with their names."""
+        rows = self.boot.view().rows
+        names = group_names([(row.host.instance_id, row.host.group) for row in rows])
+        ready = {row.host.instance_id for row in rows if row.ready}
+        waiting = [host for host in self._hosts if host.instance_id not in ready] or self._hosts
+        return [(names.get(host.instance_id, host.instance.group), host) for host in waiting]
+
+    def _instances(self) -> list[Instance]:
+        found = instances(self.target.client, self.run_id, terminated=True)
+        self.boot.see(found)
+        return found
+
+    def _look(self) -> Broken | None:
+        """Look at the instances, but not at each try."""
+        now = self.deadline.clock()
+        if now - self._looked < _INSTANCES_INTERVAL:
+            return None
+        self._looked = now
+        return self._ended(self._instances())
+
+    def _ended(self, found: Sequence[Instance]) -> Broken | None:
+        ended = [instance for instance in found if instance.state not in _ALIVE]
+        if not ended:
+            return None
+        return Broken("; ".join(_obituary(self.target, instance) for instance in ended))
+
+
+def _obituary(target: Target, instance: Instance) -> str:
+    try:
+        facts = target.client("ec2").describe_instances(InstanceIds=[instance.instance_id])
+        told = facts["Reservations"][0]["Instances"][0]
+    except (*REFUSALS, IndexError):  # AWS forgets what is terminated; that it is known already
+        told = {}
+    reason = told.get("StateReason", {}).get("Message") or told.get("StateTransitionReason") or "no reason is given"
+    return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"
+
+
+def _one_leader(agent: AgentName) -> tuple[Check[Any], ...]:
+    """Choose what tells that servers have a leader, and at once that they never will have one together."""
+    return Leader((agent,)), NotSplit((agent,)), BootstrapExpectAgrees((agent,))

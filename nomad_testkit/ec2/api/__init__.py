@@ -1,0 +1,1 @@
+"""The cloud's AWS API: moto, subclassed."""

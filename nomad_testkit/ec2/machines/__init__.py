@@ -1,0 +1,1 @@
+"""The machines behind the instances: disks, boot, cgroups, end."""

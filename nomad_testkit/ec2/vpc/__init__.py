@@ -1,0 +1,1 @@
+"""The cloud's network: addresses, security groups, names and certificates."""

@@ -1,0 +1,1 @@
+"""How programs and disks come to be: agents, the base image, Packer, and the cache that keeps them."""

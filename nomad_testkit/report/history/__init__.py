@@ -1,0 +1,8 @@
+"""The history of runs: their figures in a file of SQLite, and whether they have changed by a step."""
+
+from __future__ import annotations
+
+from nomad_testkit.report.history.store import History, append, runs_of
+from nomad_testkit.report.history.trend import Step, steps
+
+__all__ = ["History", "Step", "append", "runs_of", "steps"]

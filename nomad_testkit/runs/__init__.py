@@ -1,0 +1,1 @@
+"""Runs, as this machine remembers them: their folders, journals and locks."""

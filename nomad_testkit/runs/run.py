@@ -1,0 +1,170 @@
+"""Runs, as this machine remembers them: a folder each with the journal, the SSH key and how to reach the cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_state_path
+
+from nomad_testkit.errors import TestkitError, UsageError, WaitTimeout
+from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.runs.journal import Journal
+from nomad_testkit.runs.locks import FileLock
+from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
+
+ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_STATE"
+"""The folder for runs, their journals, SSH keys and history (default: ~/.local/state/nomad-testkit)."""
+_NAME = "name"
+_LOCK = "used.lock"
+_LOOK_SECONDS = 1.0
+_RUN_ID = re.compile(r"nt-[0-9]{8}-[0-9a-f]{6}")
+
+
+def state_path() -> Path:
+    """Give the folder for all that outlives a process: $NOMAD_TESTKIT_STATE, or the user's state folder."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(named).absolute() if named else user_state_path("nomad-testkit")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run and its folder, which only its owner can read."""
+
+    run_id: str
+    folder: Path
+
+    @classmethod
+    def new(cls, name: str = "") -> Run:
+        """Start a run: a new id, and a folder for it; `name` is what its user calls it.
+
+        Raises TestkitError where the folder cannot be made.
+        """
+        run_id = f"nt-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
+        run = cls(run_id, state_path() / "runs" / run_id)
+        try:
+            run.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            run.folder.mkdir(mode=0o700)
+            (run.folder / _LOCK).touch(mode=0o600)
+            if name:
+                (run.folder / _NAME).write_text(name)
+        except OSError as error:
+            remedy = f"set {ENVIRONMENT_VARIABLE} to a folder that can be written"
+            raise TestkitError(f"the run's folder cannot be made: {error}; {remedy}") from error
+        return run
+
+    @classmethod
+    def find(cls, name: str) -> Run:
+        """Find a run by its id, or by the name that its user gave it. Raises UsageError that lists those there are."""
+        known = cls.every()
+        for run in known:
+            if name in (run.run_id, run.name):
+                return run
+        hint = near_miss(name, [one for run in known for one in (run.name or run.run_id,)])
+        meant = f"; {hint}" if hint.startswith("perhaps") else ""
+        listed = ", ".join(map(str, known)) or "none"
+        raise UsageError(f"there is no run {name!r} in {state_path() / 'runs'}; there are: {listed}{meant}")
+
+    @classmethod
+    def every(cls) -> list[Run]:
+        """List the runs that this machine remembers, the oldest day first."""
+        folder = state_path() / "runs"
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [cls(path.name, path) for path in paths if _RUN_ID.fullmatch(path.name) and path.is_dir()]
+
+    @property
+    def name(self) -> str:
+        """What its user calls it; empty where it got no name."""
+        try:
+            return (self.folder / _NAME).read_text()
+        except OSError:
+            return ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.run_id})" if self.name else self.run_id
+
+    @property
+    def journal(self) -> Journal:
+        """The record of what the run creates."""
+        return Journal(self.folder / "journal.jsonl")
+
+    @property
+    def lock(self) -> FileLock:
+        """A lock that whoever uses the run holds: where nobody does, it was left up or left behind.
+
+        Only `new` makes its file: one that a look made while the run is being forgotten would keep the folder.
+        """
+        return FileLock(self.folder / _LOCK, create=False)
+
+    @property
+    def used(self) -> bool:
+        """Whether a living process uses it; nobody uses one that has been forgotten."""
+        lock = self.lock
+        try:
+            free = lock.try_acquire()
+        except FileNotFoundError:
+            return False
+        lock.release()
+        return not free
+
+    def held(self, *, shared: bool = False) -> FileLock | None:
+        """Take the run's lock, shared with others that only use it; None where somebody else's is in the way.
+
+        It waits out the moment that another process may look at it.
+        """
+        lock = self.lock
+
+        def probe() -> Ok[FileLock | None] | Pending:
+            try:
+                return Ok(lock) if lock.try_acquire(shared=shared) else Pending("it is held")
+            except FileNotFoundError:  # the run has just been forgotten
+                return Ok(None)
+
+        try:
+            return wait_until("the run's lock", probe, deadline=Deadline.after(_LOOK_SECONDS), interval=0.05)
+        except WaitTimeout:
+            return None
+
+    @property
+    def key_path(self) -> Path:
+        """The private SSH key to the run's hosts."""
+        return self.folder / "id_ed25519"
+
+    @property
+    def secrets_path(self) -> Path:
+        """The folder of the cluster's secrets, where its example demands any."""
+        return self.folder / "secrets"
+
+    def note(self, description: Mapping[str, Any]) -> None:
+        """Write down how to reach the run's target and cluster, whole or not at all."""
+        part = self.folder / "run.json.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(dict(description), file, indent=1)
+        part.replace(self.folder / "run.json")
+
+    def description(self) -> dict[str, Any]:
+        """Read what `note` wrote; empty where there is nothing. Raises TestkitError for a file that is damaged."""
+        path = self.folder / "run.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise TestkitError(f"{path} cannot be read: {error}") from error
+
+    def leave_up(self) -> None:
+        """Let whoever deploys it leave it up in the end, unless that fails."""
+        self.note({**self.description(), "kept": True})
+
+    def forget(self) -> None:
+        """Remove the folder: nothing is left to destroy."""
+        shutil.rmtree(self.folder, ignore_errors=True)

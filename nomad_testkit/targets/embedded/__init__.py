@@ -1,0 +1,1 @@
+"""The embedded EC2 as a target."""

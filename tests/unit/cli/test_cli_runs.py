@@ -1,0 +1,218 @@
+"""The command line without hosts: runs and their hosts, how they are named, found, refused and reached."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from account_run import AccountTarget, account_of_its_own, launch, left_up
+from command_line import call, told
+from faulty_api import REFUSED, faults, refusal
+
+from nomad_testkit.cli import hosts, status
+from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.errors import AgentApiError
+from nomad_testkit.runs.run import Run
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AccountTarget]:
+    monkeypatch.setattr(status, "_leaders", lambda cluster: {"consul": cluster.servers[0].instance_id, "nomad": None})
+    with account_of_its_own(monkeypatch, tmp_path) as made:
+        yield made
+
+
+def test_a_name_can_be_left_out_where_one_run_is_up() -> None:
+    result = call("env")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: no cluster is up; `nomad-testkit up EXAMPLE` deploys one\n",
+    )
+    first = left_up("dev")
+    assert f"there is no host 'servers-9' in {first}" in call("logs", "servers-9").stderr
+    second = left_up("test")
+    result = call("env")
+    assert result.exit_code == 2
+    head, _, names = result.stderr.partition("Error: 2 runs are there; name one of them: ")
+    assert (head, sorted(names.strip().split(", "))) == ("", sorted([str(first), str(second)]))
+    assert told("status", first.run_id)["runs"][0]["name"] == "dev"
+
+
+def test_status_tells_scripts_of_runs_and_hosts() -> None:
+    run = left_up("dev")
+    (found,) = told("status")["runs"]
+    assert {name: value for name, value in found.items() if name not in ("hosts", "leaders", "example")} == {
+        "run_id": run.run_id,
+        "name": "dev",
+        "state": "up",
+        "meaning": None,
+        "target": "embedded",
+        "endpoint_url": "http://127.31.255.1",
+        "expires": None,
+        "faults": [],
+    }
+    recorded = run.description()["hosts"]
+    servers = [host["instance_id"] for host in recorded if host["group"] == "servers"]
+    assert [host["name"] for host in found["hosts"]] == ["clients-0", "servers-0", "servers-1"]
+    assert found["hosts"][1] == {
+        "name": "servers-0",
+        "instance_id": servers[0],
+        "group": "servers",
+        "state": "running",
+        "private_ip": recorded[1]["private_ip"],
+        "address": recorded[1]["address"],
+        "availability_zone": "us-east-1a",
+        "roles": ["consul server", "nomad server"],
+        "leads": ["consul"] if found["leaders"]["consul"] == servers[0] else [],
+        "ended": None,
+    }
+    assert found["leaders"]["nomad"] is None
+    assert "Nomad has no leader" in call("status", "dev").stdout
+
+
+def test_a_host_keeps_its_name_when_it_has_ended_and_its_successor_gets_the_next(account: AccountTarget) -> None:
+    run = left_up()
+    before = run.description()["hosts"]
+    account.client("ec2").terminate_instances(InstanceIds=[before[1]["instance_id"]])
+    successor = launch(run, "servers")
+    (found,) = told("status")["runs"]
+    names = {host["name"]: host for host in found["hosts"]}
+    assert names["servers-0"]["instance_id"] == before[1]["instance_id"]
+    assert names["servers-0"]["ended"].startswith("is terminated: User initiated (20")
+    assert names["servers-1"]["instance_id"] == before[2]["instance_id"]
+    assert (names["servers-2"]["instance_id"], names["servers-2"]["ended"]) == (successor["instance_id"], None)
+
+    result = call("ssh", "servers-0", "true")
+    assert result.exit_code == 1
+    assert f"servers-0 ({before[1]['instance_id']}) of {run.run_id} is terminated: User initiated" in result.stderr
+
+
+def test_a_cloud_that_is_gone_is_told_so(account: AccountTarget) -> None:
+    left_up("dev")
+    account.gone = True
+    result = call("status")
+    assert result.exit_code == 0
+    assert "dev (nt-" in result.stdout
+    assert "): gone (" in result.stdout
+    assert call("status", "dev").exit_code == 1
+    result = call("env")
+    assert result.exit_code == 1
+    assert "is gone with its embedded EC2" in result.stderr
+    assert "`nomad-testkit down dev` forgets it" in result.stderr
+
+
+def test_an_api_that_refuses_is_told_in_its_words(account: AccountTarget) -> None:
+    run = left_up("dev")
+    with faults(account.client, ["ec2"], lambda operation, _: refusal(*REFUSED, operation)):
+        result = call("status")
+        assert (result.exit_code, "dev (nt-" in result.stdout) == (0, True), result.output
+        assert "the EC2 API does not answer what it is asked: " in result.stdout
+        assert "not you" in result.stdout
+        result = call("ssh", "servers-0", "true")
+    assert result.exit_code == 1
+    assert f"{run}: the EC2 API does not answer" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_run_in_use_is_shown_and_not_destroyed() -> None:
+    run = left_up("dev")
+    lock = run.lock
+    assert lock.try_acquire(shared=True)
+    try:
+        assert told("status")["runs"][0]["state"] == "in use"
+        result = call("down")
+        assert result.exit_code == 1
+        assert "is in use: tests are attached to it" in result.stderr
+    finally:
+        lock.release()
+    assert Run.every() == [run]
+
+
+def test_ssh_becomes_the_systems_with_the_runs_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = left_up("dev")
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda file, arguments: became.append([file, *arguments]))
+    server = run.description()["hosts"][1]
+    for name in ("servers-0", server["instance_id"], server["private_ip"], server["address"]):
+        assert call("ssh", "--name", "dev", name, "ls", "-l", "--name", "a b").exit_code == 0
+    assert len(became) == 4
+    assert all(one == became[0] for one in became)
+    assert became[0][:2] == ["ssh", "ssh"]
+    assert became[0][-7:] == [
+        *("-i", str(run.key_path), f"admin@{server['address']}"),
+        *("ls", "-l", "--name", "a b"),
+    ]
+
+
+@pytest.mark.parametrize("wanted", ["server-0", "servers-7", "nothing-like-it"])
+def test_an_unknown_host_is_refused(wanted: str) -> None:
+    left_up()
+    result = call("ssh", wanted)
+    assert result.exit_code == 2
+    assert f"there is no host '{wanted}' in nt-" in result.stderr
+    assert "servers-0" in result.stderr
+
+
+def test_what_is_new_on_a_console_of_which_only_the_end_is_kept() -> None:
+    assert hosts._added("a\nb\n", "a\nb\nc\n") == "c\n"
+    assert hosts._added("a\nb\n", "b\nc\n") == "c\n"
+    assert hosts._added("a\n", "z\n") == "z\n"
+    assert hosts._added("a\n", "a\n") == ""
+
+
+def test_env_is_evaluated_by_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = left_up("dev")
+    server = run.description()["hosts"][1]["address"]
+    monkeypatch.setattr(
+        "nomad_testkit.cli.addresses._servers", lambda cluster: {"nomad": f"http://{server}:4646", "consul": "http://x"}
+    )
+    monkeypatch.setenv("NOMAD_TOKEN", "another cluster's")
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    lines = call("env").stdout
+    assert lines.splitlines()[0] == "unset NOMAD_TOKEN AWS_PROFILE"
+    shell = f'{lines}\necho "$NOMAD_ADDR $AWS_REGION $AWS_ACCESS_KEY_ID ${{NOMAD_TOKEN-none}} ${{AWS_PROFILE-none}}"'
+    said = subprocess.run(["sh", "-euc", shell], capture_output=True, text=True, check=True).stdout
+    assert said == f"http://{server}:4646 us-east-1 embedded none none\n"
+    assert told("env") == {
+        "run_id": run.run_id,
+        "variables": {
+            "NOMAD_ADDR": f"http://{server}:4646",
+            "CONSUL_HTTP_ADDR": "http://x",
+            "AWS_ENDPOINT_URL": "http://127.31.255.1",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "embedded",
+            "AWS_SECRET_ACCESS_KEY": "embedded",
+        },
+        "files": {},
+        "unset": ["NOMAD_TOKEN", "AWS_PROFILE"],
+    }
+
+
+def test_a_leader_is_asked_for_until_a_server_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    asked: list[str] = []
+
+    class Agent:
+        def __init__(self, name: str, answer: str | None) -> None:
+            self.name, self.answer = name, answer
+
+        def leader(self) -> str:
+            asked.append(self.name)
+            if self.answer is None:
+                raise AgentApiError("consul", "http://x", None, "refused")
+            return self.answer
+
+    class Host:
+        def __init__(self, name: str, answer: str | None) -> None:
+            self.instance_id, self.private_ip = name, f"172.31.0.{name[-1]}"
+            self.nomad = self.consul = Agent(name, answer)
+
+    found: Any = [Host("i-1", None), Host("i-2", ""), Host("i-3", "172.31.0.2:4647")]
+    cluster: Any = type("FakeCluster", (Cluster,), {"consul_servers": found, "nomad_servers": []})
+    assert status._leaders(cluster) == {"consul": "i-2", "nomad": None}
+    assert asked == ["i-1", "i-2", "i-3"]

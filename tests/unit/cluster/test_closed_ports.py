@@ -1,0 +1,119 @@
+"""Which rules are missing for agents to reach each other: asked of the embedded EC2's own API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from api_lab import Lab, cloud_lab
+from botocore.exceptions import ClientError
+
+from nomad_testkit.cluster.missing_rules import closed_ports
+from nomad_testkit.examples.example import Roles
+from nomad_testkit.modules.security_group_rules import (
+    consul_client_ports,
+    consul_ports,
+    inbound_rules,
+    nomad_ports,
+)
+
+RUN, MACHINE = "nt-20261125-abcdef", "203.0.113.7/32"
+ROLES = Roles(("servers",), ("servers",), ("clients",))
+SUBNETS = ("172.31.0.0/16", MACHINE)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A colocated cluster's instances, with the rules that the modules write."""
+
+    lab: Lab
+    servers: str
+    clients: str
+
+    def missing(self, **options: Any) -> list[str]:
+        """Ask which rules are missing."""
+        return closed_ports(lambda _: self.lab.ec2, RUN, ROLES, machine_cidrs=[MACHINE], **options)
+
+    def close(self, group: str, protocol: str, port: int) -> None:
+        """Take every rule for a port away."""
+        (found,) = self.lab.ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+        rules = [one for one in found["IpPermissions"] if one.get("FromPort") == port]
+        rules = [one for one in rules if one["IpProtocol"] == protocol]
+        assert rules
+        self.lab.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rules)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with cloud_lab() as lab:
+        made = {}
+        both = (*nomad_ports(), *consul_client_ports())
+        for name, ports, count in (("servers", (*both, *consul_ports()), 3), ("clients", both, 2)):
+            group = lab.ec2.create_security_group(GroupName=name, Description=name)["GroupId"]
+            rules = inbound_rules(ports, cidr_blocks=SUBNETS, security_groups=[])
+            lab.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rules)
+            tags = {"nomad-testkit-run": RUN, "nomad-testkit-group": name}
+            for _ in range(count):
+                lab.running(
+                    SecurityGroupIds=[group],
+                    TagSpecifications=[
+                        {"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
+                    ],
+                )
+            made[name] = group
+        yield Site(lab, made["servers"], made["clients"])
+
+
+def test_the_modules_rules_miss_nothing(site: Site) -> None:
+    assert site.missing() == []
+
+
+def test_a_port_of_the_servers_that_is_closed(site: Site) -> None:
+    site.close(site.servers, "tcp", 4647)
+    rule = f"on tcp 4647 (Nomad RPC): no inbound rule of {site.servers} (servers) lets them in"
+    assert site.missing() == [f"clients cannot reach servers {rule}", f"servers cannot reach servers {rule}"]
+
+
+def test_protocols_are_told_apart(site: Site) -> None:
+    site.close(site.clients, "udp", 8301)
+    rule = f"on udp 8301 (Consul Serf LAN): no inbound rule of {site.clients} (clients) lets them in"
+    assert site.missing() == [f"servers cannot reach clients {rule}", f"clients cannot reach clients {rule}"]
+
+
+def test_this_machine_is_one_that_asks(site: Site) -> None:
+    site.close(site.servers, "tcp", 8500)
+    rule = f"no inbound rule of {site.servers} (servers) lets them in"
+    assert site.missing() == [f"this machine cannot reach servers on tcp 8500 (Consul HTTP API): {rule}"]
+    assert site.missing(https=True) == [f"this machine cannot reach servers on tcp 8501 (Consul HTTPS API): {rule}"]
+
+
+def test_what_does_not_go_out_is_told_too(site: Site) -> None:
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    site.lab.ec2.revoke_security_group_egress(GroupId=site.clients, IpPermissions=everything)
+    missing = site.missing()
+    assert missing[0] == (
+        "clients cannot reach servers on tcp 4647 (Nomad RPC): "
+        f"no outbound rule of {site.clients} (clients) lets them out"
+    )
+    pairs = [{"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, "UserIdGroupPairs": [{"GroupId": site.servers}]}]
+    site.lab.ec2.authorize_security_group_egress(GroupId=site.clients, IpPermissions=pairs)
+    assert not any("on tcp" in line and "cannot reach servers" in line for line in site.missing())
+
+
+def test_members_of_a_group_and_ranges_of_ports(site: Site) -> None:
+    site.close(site.servers, "tcp", 4647)
+    pairs = [{"GroupId": site.clients}, {"GroupId": site.servers}]
+    wide = [{"IpProtocol": "tcp", "FromPort": 4000, "ToPort": 5000, "UserIdGroupPairs": pairs}]
+    site.lab.ec2.authorize_security_group_ingress(GroupId=site.servers, IpPermissions=wide)
+    assert site.missing() == []
+
+
+def test_a_refusal_tells_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeSecurityGroups")
+
+    site.close(site.servers, "tcp", 4647)
+    monkeypatch.setattr(site.lab.ec2, "describe_security_groups", refuse)
+    assert site.missing() == []

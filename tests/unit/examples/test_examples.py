@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nomad_testkit.errors import ExampleError
+from nomad_testkit.examples.example import Example, Roles, Sizes
+from nomad_testkit.examples.variables import TYPES, expand_user_data
+
+COLOCATED = "nomad-consul-colocated-cluster"
+SEPARATE = "nomad-consul-separate-cluster"
+TOML = """
+[variables.cluster_name]
+type = "cluster-name"
+default = "mine"
+
+[variables.size]
+type = "server-count"
+default = 3
+
+[variables.zones]
+type = "strings"
+default = ["a", "b"]
+
+[roles]
+consul_servers = ["servers"]
+nomad_servers = ["servers"]
+nomad_clients = ["servers"]
+
+[groups.servers]
+module = "consul-cluster"
+extra_modules = ["nomad-security-group-rules"]
+user_data = "boot.sh"
+
+[groups.servers.inputs]
+cluster_name = "${cluster_name}-x"
+cluster_size = "${size}"
+instance_type = "t2.micro"
+allowed_inbound_cidr_blocks = "${inbound_cidr_blocks}"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "example.toml").write_text(TOML)
+    (tmp_path / "boot.sh").write_text("#!/bin/bash\necho ${size} ${cluster_name} ${zones} ${HOME} $${size}\n")
+    return tmp_path
+
+
+def changed(folder: Path, old: str, new: str) -> str:
+    """Load the example with a fault in its file, and give what is said about it, without the file's name."""
+    assert TOML.count(old) >= 1
+    (folder / "example.toml").write_text(TOML.replace(old, new, 1))
+    with pytest.raises(ExampleError) as caught:
+        Example.load(folder)
+    said = str(caught.value)
+    assert str(folder / "example.toml") in said
+    return said.partition("example.toml: ")[2]
+
+
+def test_the_colocated_example_has_the_variables_and_defaults_of_upstream() -> None:
+    assert dict(Example.load(COLOCATED).variables) == {
+        "ami_id": "",
+        "cluster_name": "nomad-example",
+        "server_instance_type": "t2.micro",
+        "instance_type": "t2.micro",
+        "num_servers": 3,
+        "num_clients": 6,
+        "cluster_tag_key": "nomad-servers",
+        "cluster_tag_value": "auto-join",
+        "ssh_key_name": "",
+        "ssh_private_key_file": "",
+        "vpc_id": "",
+        "ssh_user": "admin",
+    }
+
+
+def test_the_colocated_example_has_its_roles() -> None:
+    example = Example.load(COLOCATED)
+    assert example.groups == ("servers", "clients")
+    assert example.roles == Roles(("servers",), ("servers",), ("clients",))
+    assert (example.name, example.ssh_user, example.ami_id) == (COLOCATED, "admin", "")
+
+
+def test_the_separate_example_has_the_variables_and_defaults_of_upstream() -> None:
+    assert dict(Example.load(SEPARATE).variables) == {
+        "ami_id": "",
+        "nomad_cluster_name": "nomad-example",
+        "consul_cluster_name": "consul-example",
+        "server_instance_type": "t2.micro",
+        "instance_type": "t2.micro",
+        "num_nomad_servers": 3,
+        "num_nomad_clients": 6,
+        "num_consul_servers": 3,
+        "cluster_tag_key": "consul-servers",
+        "cluster_tag_value": "auto-join",
+        "ssh_key_name": "",
+        "ssh_private_key_file": "",
+        "vpc_id": "",
+        "ssh_user": "admin",
+    }
+
+
+def test_the_separate_examples_agents_join_consul_by_its_tag_and_no_other_runs() -> None:
+    example = Example.load(SEPARATE)
+    groups = {group.name: group.module for group in example.render(run_id="nt-1")}
+    assert list(groups) == ["consul_servers", "nomad_servers", "nomad_clients"]
+    tags = {(module.cluster_tag_key, module.cluster_tag_value) for module in groups.values()}
+    assert tags == {(key, "auto-join-nt-1") for key in ("consul-servers", "nomad-servers", "nomad-clients")}
+    for name, module in groups.items():
+        kind = "--server" if name == "consul_servers" else "--client"
+        assert f'run-consul {kind} \\\n  --cluster-tag-key "consul-servers"' in module.user_data.decode()
+        assert '--cluster-tag-value "auto-join-nt-1"' in module.user_data.decode()
+        assert (b"run-nomad" in module.user_data) == (name != "consul_servers")
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "variables", "sizes"),
+    [
+        (COLOCATED, "colocated", {}, Sizes(3, 3, 6)),
+        (COLOCATED, "colocated", {"num_servers": 1, "num_clients": 0}, Sizes(1, 1, 0)),
+        (SEPARATE, "separate", {"num_consul_servers": 5, "num_nomad_clients": 2}, Sizes(5, 3, 2)),
+    ],
+)
+def test_an_example_tells_its_topology_and_sizes(
+    name: str, topology: str, variables: dict[str, int], sizes: Sizes
+) -> None:
+    example = Example.load(name).replace(**variables)
+    assert (example.roles.topology, example.sizes) == (topology, sizes)
+
+
+def test_servers_that_are_partly_together_are_mixed() -> None:
+    assert Roles(("both", "consul"), ("both",), ("clients",)).topology == "mixed"
+
+
+def test_replace_makes_another_example() -> None:
+    example = Example.load(COLOCATED)
+    other = example.replace(num_clients=0, ami_id="ami-0abc")
+    assert (example.variables["num_clients"], other.variables["num_clients"], other.ami_id) == (6, 0, "ami-0abc")
+    with pytest.raises(TypeError):
+        other.variables["num_clients"] = 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"num_servers": 0},
+            "variable num_servers: found the integer 0; right is an odd number from 1 to 7: Raft elects",
+        ),
+        ({"num_servers": -1}, "found the integer -1; right is an odd number from 1 to 7: Raft elects"),
+        (
+            {"num_servers": 2},
+            "found the integer 2; right is an odd number from 1 to 7: Raft needs a majority, so 2 servers",
+        ),
+        ({"num_servers": 9}, "found the integer 9; right is an odd number from 1 to 7: every write"),
+        ({"num_servers": "3"}, "variable num_servers: found the string '3'; right is an integer"),
+        ({"num_servers": True}, "variable num_servers: found the boolean true; right is an integer"),
+        ({"num_servers": 3.0}, "variable num_servers: found the float 3.0; right is an integer"),
+        ({"num_clients": -1}, "variable num_clients: found the integer -1; right is 0 or more"),
+        (
+            {"num_client": 3},
+            "variable num_client: found a variable that this example does not declare; right is perhaps num_clients",
+        ),
+        ({"ami": "ami-0abc"}, "right is perhaps ami_id"),
+        ({"ami_id": "debian"}, "variable ami_id: found the string 'debian'; right is an AMI id such as ami-0abc1234"),
+        ({"instance_type": "micro"}, "variable instance_type: found the string 'micro'; right is an instance type"),
+        (
+            {"cluster_name": "a/b"},
+            "variable cluster_name: found the string 'a/b'; right is letters, digits, -, _ and . only",
+        ),
+        ({"cluster_name": "sg-1"}, "groups.servers.inputs.cluster_name: found 'sg-1-server'; right is letters"),
+        ({"cluster_name": "n" * 300}, "307 characters; right is at most 43, 264 fewer: with the run's id of up to 20"),
+        ({"cluster_name": "n" * 37}, "44 characters; right is at most 43, 1 fewer"),
+        (
+            {"cluster_tag_value": "$(reboot)"},
+            "variable cluster_tag_value: found the string '$(reboot)'; right is a tag value",
+        ),
+        ({"cluster_tag_key": "aws:x"}, "right is a tag key"),
+        ({"ssh_user": "Root"}, "right is a user's name"),
+    ],
+)
+def test_refuses_a_value_and_says_what_is_right(variables: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExampleError) as caught:
+        Example.load(COLOCATED).replace(**variables)
+    assert str(caught.value).startswith(str(Example.load(COLOCATED).file))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 7])
+def test_takes_odd_numbers_of_servers(count: int) -> None:
+    servers = Example.load(COLOCATED).replace(num_servers=count).render()[0]
+    assert servers.module.sizes == (count, count, count)
+
+
+def test_the_longest_name_fits() -> None:
+    assert (
+        Example.load(COLOCATED).replace(cluster_name="n" * 36).render()[0].module.cluster_name == "n" * 36 + "-server"
+    )
+
+
+def test_an_own_example_declares_own_variables(folder: Path) -> None:
+    example = Example.load(folder / "example.toml").replace(size=5, zones=["c"])
+    (group,) = example.render(inbound_cidr_blocks=["10.0.0.0/8"])
+    assert group.module.cluster_name == "mine-x"
+    assert group.module.sizes == (5, 5, 5)
+    assert group.module.allowed_inbound_cidr_blocks == ("10.0.0.0/8",)
+    assert group.module.user_data == b"#!/bin/bash\necho 5 mine c ${HOME} ${size}\n"
+    assert {port.number for port in group.ports} == {4646, 4647, 4648}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[roles]", "[rolls]", "rolls: found a key that means nothing here; right is perhaps roles"),
+        (
+            "default = 3",
+            "defualt = 3",
+            "variables.size.defualt: found a key that means nothing here; right is perhaps default",
+        ),
+        ("default = 3", "default = 4", "variables.size.default: found the integer 4; right is an odd number"),
+        ("default = 3", "", "variables.size.default: found nothing; right is a default"),
+        (
+            '"server-count"',
+            '"figure"',
+            "variables.size.type: found the string 'figure'; right is one of string, integer",
+        ),
+        (
+            '"consul-cluster"',
+            '"consul"',
+            "groups.servers.module: found the string 'consul'; right is one of consul-cluster, nomad-cluster",
+        ),
+        (
+            '"nomad-security-group-rules"',
+            '"nomad-security-rules"',
+            "groups.servers.extra_modules: found the string 'nomad-security-rules'; right is perhaps nomad-security",
+        ),
+        (
+            "cluster_size =",
+            "cluster_sise =",
+            "groups.servers.inputs.cluster_sise: found a key that means nothing here; right is perhaps cluster_size",
+        ),
+        (
+            "${size}",
+            "${sise}",
+            "groups.servers.inputs.cluster_size: found ${sise}, which is not declared; right is perhaps size",
+        ),
+        ('"${size}"', '"n${size}"', "groups.servers.inputs.cluster_size: found the string 'n3'; right is an integer"),
+        (
+            'instance_type = "t2.micro"',
+            "",
+            "groups.servers.inputs.instance_type: found nothing; right is a string: consul-cluster requires it",
+        ),
+        ('"boot.sh"', '"boot.bash"', "groups.servers.user_data: found 'boot.bash', which cannot be read"),
+        (
+            'nomad_clients = ["servers"]',
+            'nomad_clients = ["server"]',
+            "roles.nomad_clients: found the string 'server'; right is perhaps servers",
+        ),
+        ('nomad_clients = ["servers"]', "", "roles.nomad_clients: found nothing; right is a list of groups"),
+        (
+            "[variables.size]",
+            "[variables.inbound_cidr_blocks]",
+            "variables.inbound_cidr_blocks: found a name that every deployment gives",
+        ),
+        ("instance_type =", 'user_data = "x"\ninstance_type =', "groups.servers.inputs.user_data: found an input"),
+        (
+            "instance_type =",
+            "dns_port = 0\ninstance_type =",
+            "groups.servers.inputs.dns_port: found 0; right is a port from 1 to 65535",
+        ),
+    ],
+)
+def test_names_the_key_and_what_is_right(folder: Path, old: str, new: str, said: str) -> None:
+    assert changed(folder, old, new).startswith(said)
+
+
+def test_says_where_a_file_is_no_toml(folder: Path) -> None:
+    (folder / "example.toml").write_text("[variables\n")
+    with pytest.raises(ExampleError, match=r"example\.toml is not TOML: .*line 1"):
+        Example.load(folder)
+
+
+def test_suggests_a_bundled_example(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match=f"right is perhaps {COLOCATED}"):
+        Example.load("nomad-consul-collocated-cluster")
+
+
+@pytest.mark.parametrize(("bytes_", "fits"), [(16_384, True), (16_385, False)])
+def test_user_data_has_a_limit(folder: Path, bytes_: int, fits: bool) -> None:
+    script = folder / "boot.sh"
+    script.write_text("#!/bin/bash\n#é\n".ljust(bytes_ - 1, "x"))  # é has two bytes
+    assert script.stat().st_size == bytes_
+    if fits:
+        assert len(Example.load(folder).render()[0].module.user_data) == bytes_
+        return
+    with pytest.raises(ExampleError, match=rf"boot\.sh: .*user_data: found {bytes_} bytes; right is at most 16384"):
+        Example.load(folder)
+
+
+def test_user_data_is_measured_with_its_values(folder: Path) -> None:
+    (folder / "boot.sh").write_text("#!${cluster_name}".ljust(16_384, "x"))
+    with pytest.raises(ExampleError, match=r"found 16394 bytes"):
+        Example.load(folder).replace(cluster_name="n" * 25)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("${n}", "3"),
+        ("$n ${n:-1} ${#n} ${N} ${other} $$ $((n))", "$n ${n:-1} ${#n} ${N} ${other} $$ $((n))"),
+        ("$${n} $${other}", "${n} $${other}"),
+        ("${yes}", "true"),
+        ("${all}", "a b"),
+    ],
+)
+def test_the_shell_keeps_what_is_its_own(script: str, expected: str) -> None:
+    assert expand_user_data(script.encode(), {"n": 3, "yes": True, "all": ("a", "b")}) == expected.encode()
+
+
+@pytest.mark.parametrize(("status", "side"), [(0, "server"), (0, "client"), (3, "server")])
+def test_user_data_logs_and_keeps_its_status(tmp_path: Path, status: int, side: str) -> None:
+    group = next(one for one in Example.load(COLOCATED).render(run_id="nt-1") if one.name == f"{side}s")
+    script = group.module.user_data.decode()
+    for agent in ("consul", "nomad"):
+        fake = tmp_path / f"run-{agent}"
+        fake.write_text(f'#!/bin/sh\necho "{agent} $@"\nexit {status if agent == "nomad" else 0}\n')
+        fake.chmod(0o755)
+        script = script.replace(f"/opt/{agent}/bin/run-{agent}", str(fake))
+    log = tmp_path / "user-data.log"
+    ended = subprocess.run(
+        ["bash", "-c", script.replace("/var/log/user-data.log", str(log))], capture_output=True, text=True, timeout=30
+    )
+    join = "--cluster-tag-key nomad-servers --cluster-tag-value auto-join-nt-1"
+    nomad = "--server --num-servers 3" if side == "server" else "--client --enable-raw-exec"
+    expected = f"consul --{side} {join}\nnomad {nomad}\nuser data ended with status {status}\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, expected, "")
+    assert log.read_text() == expected
+
+
+def test_the_readme_tells_every_variable() -> None:
+    example = Example.load(COLOCATED)
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", (example.folder / "README.md").read_text(), re.MULTILINE)
+    told = {name: default.strip('"') for name, default in rows}
+    assert told == {name: str(value) for name, value in example.variables.items()}
+
+
+def test_every_variable_is_described() -> None:
+    for variable in Example.load(COLOCATED).declarations.values():
+        assert variable.type in TYPES
+        assert variable.description
