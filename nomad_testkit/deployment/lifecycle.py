@@ -244,7 +244,7 @@ def _deploy(
             timeline=boot.timeline(),
             expires=tags.get(EXPIRES_TAG),
             sizes=created.hosts,
-            save=lambda changed: run.note({**run.description(), **changed.describe()}),
+            save=lambda changed: run.amend(changed.describe()),
         )
         run.note({**cluster.describe(), "example": example.describe()})
         readiness.await_agents(cluster)

@@ -94,7 +94,7 @@ def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
     run = attached_run(settings)
     cluster = replace(
         Cluster.from_description(run.description(), target=target, example=example),
-        save=lambda changed: run.note({**run.description(), **changed.describe()}),
+        save=lambda changed: run.amend(changed.describe()),
     )
     try:
         try:

@@ -357,7 +357,7 @@ def _as_it_is_now(description: Mapping[str, Any], opened: Target, example: Examp
     now = {**description, **run.description()} if run else description
     attached = Cluster.from_description(now, target=opened, example=example)
     if run is not None:
-        attached = replace(attached, save=lambda changed: run.note({**run.description(), **changed.describe()}))
+        attached = replace(attached, save=lambda changed: run.amend(changed.describe()))
     attached.refresh()
     return attached
 

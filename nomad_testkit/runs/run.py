@@ -151,6 +151,10 @@ class Run:
             json.dump(dict(description), file, indent=1)
         part.replace(self.folder / "run.json")
 
+    def amend(self, facts: Mapping[str, Any]) -> None:
+        """Write some facts of the description down anew, and leave the others. Raises as `description`."""
+        self.note({**self.description(), **facts})
+
     def description(self) -> dict[str, Any]:
         """Read what `note` wrote; empty where there is nothing. Raises TestkitError for a file that is damaged."""
         path = self.folder / "run.json"
@@ -163,7 +167,7 @@ class Run:
 
     def leave_up(self) -> None:
         """Let whoever deploys it leave it up in the end, unless that fails."""
-        self.note({**self.description(), "kept": True})
+        self.amend({"kept": True})
 
     def forget(self) -> None:
         """Remove the folder: nothing is left to destroy."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from forwarding import Forwarding
 
 LOSE = "lose the answer"
 CLOSE = "close the connection"
@@ -19,7 +19,6 @@ DELAY = "delay"
 FAULTS = (LOSE, CLOSE, UNAVAILABLE, THROTTLE, DELAY)
 DELAY_SECONDS = 0.3
 
-_HOP_BY_HOP = ("connection", "transfer-encoding", "content-length")
 _ERROR = (
     b"<Response><Errors><Error><Code>%s</Code><Message>Try again</Message></Error></Errors>"
     b"<RequestID>0</RequestID></Response>"
@@ -49,7 +48,7 @@ def first(fault: str, *actions: str) -> Strike:
 @contextmanager
 def faulty_proxy(endpoint_url: str, strike: Strike) -> Iterator[Proxy]:
     """Serve on 127.0.0.1 what stands for an AWS API and is as unreliable as `strike` says."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forwarding)
     proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass = _handler(urlsplit(endpoint_url).netloc, strike, proxy)
     thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05})
@@ -62,10 +61,10 @@ def faulty_proxy(endpoint_url: str, strike: Strike) -> Iterator[Proxy]:
         thread.join()
 
 
-def _handler(upstream: str, strike: Strike, proxy: Proxy) -> type[BaseHTTPRequestHandler]:
+def _handler(upstream: str, strike: Strike, proxy: Proxy) -> type[Forwarding]:
     counting = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Forwarding):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             (action,) = parse_qs(body.decode()).get("Action", ["unknown"])
@@ -80,35 +79,14 @@ def _handler(upstream: str, strike: Strike, proxy: Proxy) -> type[BaseHTTPReques
             if fault in (UNAVAILABLE, THROTTLE):
                 ec2 = "/ec2/" in self.headers.get("Authorization", "")
                 code = b"Unavailable" if fault == UNAVAILABLE else b"RequestLimitExceeded"
-                self.answer(503, [], (_ERROR if ec2 else _IAM_ERROR) % code)
+                self.reply(503, [], (_ERROR if ec2 else _IAM_ERROR) % code)
                 return
             if fault == DELAY:
                 time.sleep(DELAY_SECONDS)
-            status, headers, content = self.forward(body)
+            status, headers, content = self.forward(upstream, body)
             if fault == LOSE:
                 self.close_connection = True
                 return
-            self.answer(status, headers, content)
-
-        def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(upstream, timeout=60)
-            try:
-                connection.request("POST", self.path, body, dict(self.headers.items()))
-                answer = connection.getresponse()
-                return answer.status, answer.getheaders(), answer.read()
-            finally:
-                connection.close()
-
-        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers:
-                if name.lower() not in _HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
+            self.reply(status, headers, content)
 
     return Handler

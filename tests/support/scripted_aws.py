@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
-_HOP_BY_HOP = ("connection", "transfer-encoding", "content-length")
+from forwarding import Forwarding
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def ec2_error(code: str, message: str = "no", status: int = 403) -> tuple[int, s
 @contextmanager
 def scripted_aws(answer: Answer, upstream: str | None = None) -> Iterator[ScriptedAws]:
     """Serve it on 127.0.0.1."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forwarding)
     served = ScriptedAws(f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass = _handler(answer, upstream and urlsplit(upstream).netloc, served)
     thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05})
@@ -65,8 +63,8 @@ def scripted_aws(answer: Answer, upstream: str | None = None) -> Iterator[Script
         thread.join()
 
 
-def _handler(answer: Answer, upstream: str | None, served: ScriptedAws) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(answer: Answer, upstream: str | None, served: ScriptedAws) -> type[Forwarding]:
+    class Handler(Forwarding):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             scope = re.search(r"Credential=[^/]+/[0-9]+/([^/]+)/(\w+)/", self.headers["Authorization"])
@@ -81,26 +79,5 @@ def _handler(answer: Answer, upstream: str | None, served: ScriptedAws) -> type[
                 self.reply(*self.forward(upstream, body))
             else:
                 self.reply(400, [], ec2_error("UnknownAction")[1].encode())
-
-        def forward(self, upstream: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(upstream, timeout=60)
-            try:
-                connection.request("POST", self.path, body, dict(self.headers.items()))
-                reply = connection.getresponse()
-                return reply.status, reply.getheaders(), reply.read()
-            finally:
-                connection.close()
-
-        def reply(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers:
-                if name.lower() not in _HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
 
     return Handler
