@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from deploying import Deploy, Variant, stuck
 
 from nomad_testkit import Example
-from nomad_testkit.deployment.lifecycle import deployed
-from nomad_testkit.errors import BrokenError, TestkitError, UsageError, WaitTimeout
+from nomad_testkit.errors import BrokenError, UsageError, WaitTimeout
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
-
-if TYPE_CHECKING:
-    from deploying import Deploy, Variant
 
 UNKNOWN_PART = (
     'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="=="\n\n'
@@ -30,21 +25,9 @@ TOO_MANY = """
 /opt/consul/bin/run-consul --server --cluster-tag-key ${cluster_tag_key} --cluster-tag-value ${cluster_tag_value}
 until curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q :8300; do sleep 0.2; done
 runuser -u consul -- prlimit --nofile=8:8 --pid "$(systemctl show --property MainPID --value consul.service)"
+for _ in 1 2 3; do curl -s -m 2 http://127.0.0.1:8500/v1/status/leader || true; done
 """
-"""Consul leads, and may from then on open no file, and so take no connection."""
-
-
-def stuck(
-    settings: Settings, target: Target, example: Example, folder: Path, *, error: type[TestkitError], seconds: float
-) -> str:
-    """Deploy what cannot get ready; gives what is said of it."""
-    settings = replace(settings, artifacts=folder / "artifacts", timeout=seconds)
-    with (
-        pytest.raises(error) as caught,
-        deployed(settings, example, target=target, progress=lambda line: None),
-    ):
-        pytest.fail("the deployment was called ready")
-    return str(caught.value)
+"""Consul leads, may from then on open no file, and is asked for something: it takes no connection, and says so."""
 
 
 def test_a_user_who_cannot_log_in_is_not_ready(

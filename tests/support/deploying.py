@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from nomad_testkit import Cluster, Example
+from nomad_testkit.deployment.lifecycle import deployed
+from nomad_testkit.errors import TestkitError
 from nomad_testkit.runs.run import Run
+from nomad_testkit.settings import Settings
+from nomad_testkit.targets import Target
 
 Deploy = Callable[..., AbstractContextManager[Cluster]]
 Variant = Callable[..., Example]
@@ -39,3 +47,16 @@ def everything(account: Account) -> dict[str, list[str]]:
     }
     listed = {kind: sorted(one[key] for one in these) for kind, (key, these) in found.items()}
     return listed | {"runs": sorted(run.run_id for run in Run.every())}
+
+
+def stuck(
+    settings: Settings, target: Target, example: Example, folder: Path, *, error: type[TestkitError], seconds: float
+) -> str:
+    """Deploy what cannot get ready; gives what is said of it."""
+    settings = replace(settings, artifacts=folder / "artifacts", timeout=seconds)
+    with (
+        pytest.raises(error) as caught,
+        deployed(settings, example, target=target, progress=lambda line: None),
+    ):
+        pytest.fail("the deployment was called ready")
+    return str(caught.value)
