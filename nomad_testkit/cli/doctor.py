@@ -23,14 +23,11 @@ if TYPE_CHECKING:
     from nomad_testkit.images.agents import AgentName
     from nomad_testkit.images.cache import Cache
     from nomad_testkit.settings import Settings
+    from nomad_testkit.targets.base import Room
 
 FOUND, LATER, MISSING = "found", "later", "missing"
-_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
-_INOTIFY_A_HOST = 4
 _FEW_HOSTS = 9
 """Of the bundled example, which has three servers and six clients by default."""
-_LEAST_FREE = 2**30
-"""Bytes; the images and what is saved of a run take some hundred MiB."""
 _OPTIONAL = (
     setup.Need("packer", program="packer"),
     setup.Need("openssh-client", program="ssh"),
@@ -177,35 +174,35 @@ def _tools() -> list[Finding]:
 
 
 def _limits() -> list[Finding]:
-    """Tell what room the kernel's limit of inotify instances and the folders' disks leave for hosts."""
+    """Tell what room memory, the kernel's limit of inotify instances and the folders' disks leave for hosts."""
     from nomad_testkit.images.cache import Cache
     from nomad_testkit.runs.run import state_path
+    from nomad_testkit.targets.embedded import room
 
+    limits = {"memory": room.memory(), "fs.inotify.max_user_instances": room.inotify()}
     return [
-        inotify(_INOTIFY),
-        *(free_space(path) for path in (Cache().root, state_path(), Path(tempfile.gettempdir()))),
+        *(hosts_that_fit(what, found) for what, found in limits.items()),
+        *(free_space(path, room.IMAGES_FREE) for path in (Cache().root, state_path(), Path(tempfile.gettempdir()))),
     ]
 
 
-def inotify(file: Path) -> Finding:
-    """Tell how many hosts may have their inotify instances, of which systemd and its services need some each."""
-    what = "fs.inotify.max_user_instances"
-    try:
-        most = int(file.read_text())
-    except (OSError, ValueError):
-        return Finding(what, MISSING, f"{file} cannot be read", fix="mount /proc", optional=True)
-    hosts = most // _INOTIFY_A_HOST
-    where = f"{most}, enough for about {hosts} hosts on this machine"
-    if hosts >= _FEW_HOSTS:
+def hosts_that_fit(what: str, room: Room | None) -> Finding:
+    """Tell how many more hosts a limit of this machine lets boot."""
+    if room is None:
+        return Finding(what, MISSING, "it cannot be read", fix="mount /proc", optional=True)
+    where = f"enough for about {room.hosts} more hosts: {room.limit}"
+    if room.hosts >= _FEW_HOSTS:
         return Finding(what, FOUND, where)
-    return Finding(what, MISSING, where, fix=f"sysctl {what}=1024")
+    return Finding(what, MISSING, where, fix=room.remedy)
 
 
-def free_space(path: Path, least: int = _LEAST_FREE) -> Finding:
+def free_space(path: Path, least: int) -> Finding:
     """Tell how much is free where a folder is, or is to be."""
+    from nomad_testkit.targets.embedded.room import free_bytes
+
     what = f"free space in {path}"
     try:
-        free = shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
+        free = free_bytes(path)
     except OSError as error:
         return Finding(what, MISSING, str(error.strerror), fix="name another folder")
     where = f"{free / 2**30:.1f} GiB"

@@ -246,8 +246,10 @@ class _Survey:
 
     def capacity(self, networks: Mapping[str, Network]) -> None:
         """Compare the number of hosts with what the target has room for, and with the subnets' addresses."""
-        if (most := self.target.most_hosts()) is not None and sum(g.module.sizes[2] for g in self.groups) > most:
-            raise self.too_many(self.groups, f"at most {most} hosts together, for which this machine has memory left")
+        most = self.target.most_hosts()
+        if most is not None and sum(group.module.sizes[2] for group in self.groups) > most.hosts:
+            right = f"at most {most.hosts} hosts together, for which this machine has {most.limit}; {most.remedy}"
+            raise self.too_many(self.groups, right)
         sets = {name: frozenset(subnet.subnet_id for subnet in network.subnets) for name, network in networks.items()}
         every = frozenset[str]().union(*sets.values())
         free = {one.subnet.subnet_id: one.free for one in self.subnets("subnet-id", sorted(every))}

@@ -37,6 +37,20 @@ class Demand:
     """All of its subnets, with their availability zones; empty where only the first is used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For how many more hosts a target has room, and what sets that limit.
+
+    >>> Room(12, "memory left (960 MiB, of which a host takes 80)", "free memory").hosts
+    12
+    """
+
+    hosts: int
+    limit: str
+    """What there is of it, such as ``memory left (960 MiB, of which a host takes 80)``."""
+    remedy: str
+
+
 class Target(Protocol):
     """An EC2 with what lies around it: the embedded one, or an account."""
 
@@ -103,8 +117,8 @@ class Target(Protocol):
         """End a target that was kept, where it exists for one cluster only."""
         ...
 
-    def most_hosts(self) -> int | None:
-        """Tell how many more hosts it has room for; None where only the API knows."""
+    def most_hosts(self) -> Room | None:
+        """Tell how many more hosts it has room for, and by which limit; None where only the API knows."""
         ...
 
     def lost(self) -> str | None:

@@ -70,7 +70,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             patch.delenv(name)
         patch.setenv("NOMAD_TESTKIT_STATE", str(project.state))
         options = ("--servers", "1", "--clients", "1", "--name", "dev", "--artifacts", str(project.folder / "evidence"))
-        run = project.start_module("nomad_testkit", "up", EXAMPLE, *options)
+        before = os.umask(0o027)  # as careful users have it: what is written on the hosts is to be as with any other
+        try:
+            run = project.start_module("nomad_testkit", "up", EXAMPLE, *options)
+        finally:
+            os.umask(before)
         try:
             assert run.await_end() == 0, run.text
             yield Shell(project, run)

@@ -24,8 +24,9 @@ def test_user_data_is_not_touched(launch: Launch, data: bytes) -> None:
         assert base64.b64decode(box.run("base64 /run/ran")) == b"a\r\nb"
 
 
-def test_a_narrow_umask_of_its_maker_is_not_that_of_the_disk(debian: LocalImage, tmp_path: Path) -> None:
-    before = os.umask(0o077)
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_a_narrow_umask_of_its_maker_is_not_that_of_the_disk(debian: LocalImage, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         with EmbeddedEc2.start(region="us-east-1", images=[debian]) as ec2:
             api = ec2.client("ec2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,9 @@ from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TestkitError
 from nomad_testkit.images import base_image
 from nomad_testkit.images.cache import Cache
+from nomad_testkit.runs.run import state_path
 from nomad_testkit.targets.base import console_output, default_network
+from nomad_testkit.targets.embedded import room
 
 if TYPE_CHECKING:
     from nomad_testkit.events import Progress
@@ -22,12 +23,10 @@ if TYPE_CHECKING:
     from nomad_testkit.images.agents import Agent, AgentName
     from nomad_testkit.modules.network import Instance, Network
     from nomad_testkit.settings import Settings
-    from nomad_testkit.targets.base import Demand
+    from nomad_testkit.targets.base import Demand, Room
 
 
 TEARDOWN_SECONDS = 120.0
-HOST_BYTES = 80 * 2**20
-"""What a host with both agents takes of this machine's memory, measured by ``bench deploy``, and some more."""
 
 
 class EmbeddedTarget:
@@ -161,10 +160,9 @@ class EmbeddedTarget:
         """End the cloud, whoever uses it. Raises Ec2Error when something of it is left."""
         self.ec2.shutdown()
 
-    def most_hosts(self) -> int | None:
-        """Divide the memory that this machine has available (proc_meminfo(5)) by what a host with its agents takes."""
-        available = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        return int(available[1]) * 1024 // HOST_BYTES if available else None
+    def most_hosts(self) -> Room | None:
+        """Tell the limit of this machine that the fewest hosts fit in."""
+        return min(room.rooms(), key=lambda one: one.hosts, default=None)
 
     def lost(self) -> str | None:
         """Tell how the cloud has ended, where its process has died."""
@@ -207,8 +205,11 @@ def preflight(settings: Settings, cache: Cache) -> list[Missing]:
     from nomad_testkit.images import agents
 
     missing = [*ec2_handle.preflight(), *_cache_preflight(cache)]
+    folders = [("runs", state_path(), room.LEAST_FREE), ("evidence", settings.artifacts.absolute(), room.LEAST_FREE)]
     if cache.find("base-image", base_image.image_key()) is None:
         missing += base_image.preflight()
+        folders.append(("images", cache.root, room.IMAGES_FREE))
+    missing += room.lacking(folders, room.rooms())
     for name, version, binary in _wanted(settings):
         missing += agents.preflight(name, version, binary=binary, cache=cache)
     return list(dict.fromkeys(missing))

@@ -8,17 +8,25 @@ import pytest
 
 from nomad_testkit import setup
 from nomad_testkit.cli import doctor
+from nomad_testkit.targets.base import Room
 
 
-@pytest.mark.parametrize(
-    ("most", "state", "hosts"), [("128", doctor.FOUND, 32), ("36", doctor.FOUND, 9), ("35", doctor.MISSING, 8)]
-)
-def test_inotify_instances_say_how_many_hosts_fit(tmp_path: Path, most: str, state: str, hosts: int) -> None:
-    file = tmp_path / "max_user_instances"
-    file.write_text(f"{most}\n")
-    found = doctor.inotify(file)
-    assert (found.state, found.where) == (state, f"{most}, enough for about {hosts} hosts on this machine")
-    assert bool(found.fix) == (state == doctor.MISSING)
+@pytest.mark.parametrize(("hosts", "state"), [(9, doctor.FOUND), (8, doctor.MISSING)])
+def test_a_limit_says_how_many_hosts_fit(hosts: int, state: str) -> None:
+    found = doctor.hosts_that_fit("memory", Room(hosts, "memory left (640 MiB)", "free memory"))
+    where = f"enough for about {hosts} more hosts: memory left (640 MiB)"
+    assert (found.state, found.where) == (state, where)
+    assert found.fix == ("free memory" if state == doctor.MISSING else "")
+
+
+def test_a_limit_that_cannot_be_read_is_no_reason_to_stop() -> None:
+    found = doctor.hosts_that_fit("memory", None)
+    assert (found.state, found.optional) == (doctor.MISSING, True)
+
+
+def test_every_limit_is_looked_at() -> None:
+    assert [one.what for one in doctor._limits()][:2] == ["memory", "fs.inotify.max_user_instances"]
+    assert sum(one.what.startswith("free space in ") for one in doctor._limits()) == 3
 
 
 @pytest.mark.parametrize(("least", "state"), [(1, doctor.FOUND), (2**62, doctor.MISSING)])

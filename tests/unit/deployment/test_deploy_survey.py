@@ -21,7 +21,7 @@ from nomad_testkit.errors import DeployError, ExampleError
 from nomad_testkit.examples.example import Example
 from nomad_testkit.examples.login_key import public_line
 from nomad_testkit.modules.network import Network
-from nomad_testkit.targets.base import default_network
+from nomad_testkit.targets.base import Room, default_network
 from nomad_testkit.targets.key_pair import write_key_pair
 
 REGION, BUNDLED = "us-east-1", "nomad-consul-colocated-cluster"
@@ -38,7 +38,7 @@ class Account:
 
     name, region = "aws", REGION
     own_image = ""
-    room: int | None = None
+    room: Room | None = None
 
     def __init__(self, chosen: str = "") -> None:
         self.ec2 = self.client("ec2")
@@ -53,7 +53,7 @@ class Account:
     def image(self, example: Example) -> str:
         return self.chosen
 
-    def most_hosts(self) -> int | None:
+    def most_hosts(self) -> Room | None:
         return self.room
 
     def image_facts(self, image_id: str) -> Any:
@@ -176,11 +176,11 @@ def edited(example: Example, old: str, new: str) -> Path:
 
 
 def test_a_cluster_larger_than_its_target(account: Account) -> None:
-    account.room = 12
+    account.room = Room(12, "memory left (960 MiB)", "free memory")
     assert sites(account, Example.load(BUNDLED).replace(num_clients=9))
     assert refused(account, Example.load(BUNDLED).replace(num_clients=10)) == (
         "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; right is at most 12 hosts together, for "
-        "which this machine has memory left"
+        "which this machine has memory left (960 MiB); free memory"
     )
 
 

@@ -62,7 +62,7 @@ class FakeTarget:
     def lost(self) -> str | None:
         return self.lost_by
 
-    def most_hosts(self) -> int | None:
+    def most_hosts(self) -> None:
         return None
 
     def describe(self) -> dict[str, str]:
