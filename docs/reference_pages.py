@@ -163,7 +163,7 @@ def _checks() -> str:
         _autodoc("autoclass:: nomad_testkit.checks.Check", ":members:"),
         *[
             _autodoc(f"autoclass:: nomad_testkit.checks.{name}", ":members:")
-            for name in ("Answer", "Place", "ClusterView")
+            for name in ("Answer", "HostRef", "ClusterView")
         ],
         _autodoc("autofunction:: nomad_testkit.cluster.check.ask_every"),
     )

@@ -3,7 +3,7 @@
 ::
 
     TestkitError
-    ├── UsageError                bad input: names the file, key or option, what was found, what would be right
+    ├── UsageError                bad input: names the file, key or option, what was found, what was expected
     │   ├── SettingsError         an option, environment variable or ini value
     │   └── ExampleError          an example folder
     ├── PreflightError            what this machine or the AWS account lacks, all at once, with the remedy for each
@@ -28,7 +28,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -159,3 +160,27 @@ def said(error: BaseException) -> str:
         return "\n".join([str(error), *map(str, getattr(error, "__notes__", None) or ())])
     except Exception as second:
         return f"({type(error).__name__} that cannot be shown: {type(second).__name__})"
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """Suggest the names nearest to an unknown one, to append to a message; empty if none is near.
+
+    >>> did_you_mean("num_server", ["num_servers", "ami_id"])
+    '; did you mean num_servers?'
+    """
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    if not close and isinstance(name, str) and name:
+        close = [one for one in known if one.startswith(name)][:2]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def near_miss(name: object, names: Iterable[str]) -> str:
+    """Suggest the nearest names, or else list all of them.
+
+    >>> near_miss("zone", ["num_servers", "ami_id"])
+    'expected one of ami_id, num_servers'
+    """
+    known = sorted(names)
+    every = f"expected one of {', '.join(known)}" if known else "expected none"
+    return did_you_mean(name, known).removeprefix("; ") or every

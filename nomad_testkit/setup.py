@@ -210,7 +210,7 @@ def install_optional(names: Sequence[str], run: Callable[[list[str], int], objec
     unknown = [name for name in names if name not in OPTIONAL_NEEDS]
     if unknown or not names:
         found = " ".join(unknown) or "nothing"
-        print(f"--install names {found}; right is one or more of: {' '.join(OPTIONAL_NEEDS)}", file=sys.stderr)
+        print(f"--install names {found}; expected one or more of: {' '.join(OPTIONAL_NEEDS)}", file=sys.stderr)
         return 2
 
     def lacking() -> list[str]:

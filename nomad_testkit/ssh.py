@@ -65,7 +65,7 @@ class SshConnection:
     def connect(cls, address: str, user: str, key_path: Path, *, deadline: Deadline, port: int = 22) -> SshConnection:
         """Connect, trying again until `deadline`, since a booting host refuses first and gets its keys late.
 
-        Raises HostError that names the address and what was seen last; at once for a key file that is none.
+        Raises HostError that names the address and what was seen last; at once for a file that is not a private key.
         """
         connection = cls(address, user, key_path, port=port)
         connection.ensure(deadline)
@@ -185,7 +185,7 @@ class SshConnection:
             self.run(command, sudo=sudo, stdin=data, timeout=timeout)
 
     def read(self, remote: str, *, sudo: bool = False) -> str:
-        """Read a text file on the host. Raises CommandFailed where there is none."""
+        """Read a text file on the host. Raises CommandFailed if it does not exist."""
         return self.run(f"cat -- {shlex.quote(remote)}", sudo=sudo).stdout
 
     def close(self) -> None:

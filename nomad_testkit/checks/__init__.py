@@ -15,7 +15,7 @@ from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceRe
 from nomad_testkit.checks.topology import ConsulAgents, SeparateServers
 from nomad_testkit.checks.units import UnitsActive
 from nomad_testkit.checks.versions import RunsVersion
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, require
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, require
 
 __all__ = [
     "AdvertisedAddresses",
@@ -28,11 +28,11 @@ __all__ = [
     "ClusterView",
     "ConsulAgents",
     "HealthyServers",
+    "HostRef",
     "Leader",
     "NoFailedMembers",
     "NodesReady",
     "NotSplit",
-    "Place",
     "RaftPeers",
     "Registered",
     "RunsVersion",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Ok, Pending
 
@@ -33,7 +33,7 @@ class Claim:
 class AdvertisedView:
     """The claims that every server passes on, beside the hosts and their availability zones."""
 
-    hosts: tuple[Place, ...]
+    hosts: tuple[HostRef, ...]
     zones: Mapping[str, str]
     """By instance id."""
     answers: tuple[Answer[tuple[Claim, ...]], ...]
@@ -107,7 +107,7 @@ class AdvertisedAddresses(Check[AdvertisedView]):
         """Compare each claim with its instance, and all of them with each other."""
         by_name = {place.instance_id: place for place in observed.hosts}
         by_address = {place.private_ip: place for place in observed.hosts}
-        wrong: dict[str, list[Place]] = {}
+        wrong: dict[str, list[HostRef]] = {}
         claims = []
         for answer in observed.answers:
             if not answer.value:
@@ -124,7 +124,7 @@ class AdvertisedAddresses(Check[AdvertisedView]):
         return Ok(f"{len(observed.hosts)} hosts are advertised with their own addresses")
 
 
-def _wrong_addresses(claim: Claim, place: Place | None) -> Iterator[str]:
+def _wrong_addresses(claim: Claim, place: HostRef | None) -> Iterator[str]:
     for what, address in claim.addresses:
         if place is None:
             yield f"{claim.agent}, in {claim.source}: {claim.name} has {address} for {what}, which no host has"
@@ -135,7 +135,7 @@ def _wrong_addresses(claim: Claim, place: Place | None) -> Iterator[str]:
             )
 
 
-def _differing(claims: Sequence[tuple[Claim, Place | None]], zones: Mapping[str, str]) -> Iterator[str]:
+def _differing(claims: Sequence[tuple[Claim, HostRef | None]], zones: Mapping[str, str]) -> Iterator[str]:
     """Say where agents of one kind are of several regions, versions or datacenters, and which."""
     for agent in ("consul", "nomad"):
         for field in ("region", "version", "datacenter"):

@@ -10,7 +10,7 @@ from typing import ClassVar
 from nomad_testkit.checks.health import consul_members
 from nomad_testkit.checks.raft import RAFT_PORT, AgentName, servers_of
 from nomad_testkit.checks.scheduling import JobView, judge_running, observe_job
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Unanswered, Verdict, ask_every
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Unanswered, Verdict, ask_every
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.jobs import Job
 from nomad_testkit.errors import AgentApiError
@@ -114,8 +114,8 @@ class RefusesWrites(Check[tuple[Answer[Attempt], ...]]):
             except AgentApiError as second:
                 # Consul passes this question on as any other, and finds nobody to answer it.
                 leader = "" if second.status is not None else str(second)
-            return Answer(Place.of(host), Attempt(False, str(error), leader))
-        return Answer(Place.of(host), Attempt(done))
+            return Answer(HostRef.of(host), Attempt(False, str(error), leader))
+        return Answer(HostRef.of(host), Attempt(done))
 
     def judge(self, observed: tuple[Answer[Attempt], ...]) -> Verdict:
         """Look at each attempt."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of, servers_of
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Ok, Pending
 
@@ -189,7 +189,7 @@ class MembersView:
     """The gossip members of one agent as each of its servers sees them."""
 
     agent: AgentName
-    expected: tuple[Place, ...]
+    expected: tuple[HostRef, ...]
     answers: tuple[Answer[dict[str, str]], ...]
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, WaitTimeout
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
@@ -32,12 +32,12 @@ class RaftView:
     """What every server of one agent says of Raft."""
 
     agent: AgentName
-    servers: tuple[Place, ...]
+    servers: tuple[HostRef, ...]
     peers: tuple[Answer[tuple[str, ...]], ...]
     leader: tuple[Answer[str], ...] = ()
 
     @property
-    def expected(self) -> dict[str, Place]:
+    def expected(self) -> dict[str, HostRef]:
         """The addresses that the peers should have, and whose they are."""
         return {f"{server.private_ip}:{RAFT_PORT[self.agent]}": server for server in self.servers}
 
@@ -93,7 +93,7 @@ def _leader_or_none(host: Host, agent: AgentName) -> str:
     except AgentApiError as error:
         if error.status is None:
             raise
-        return ""  # Consul passes the question on to a leader, and calls it an error where there is none
+        return ""  # Consul forwards the question to a leader; without one that is an error
 
 
 def split(view: RaftView) -> str | None:
@@ -102,7 +102,7 @@ def split(view: RaftView) -> str | None:
     They do where two sets of peers have no member in common, whatever their overlap where a server is the only peer of
     a cluster that it leads while others follow somebody else, and where two servers lead.
 
-    >>> a, b = Place("i-1", "10.0.0.1", "10.0.0.1"), Place("i-2", "10.0.0.2", "10.0.0.2")
+    >>> a, b = HostRef("i-1", "10.0.0.1", "10.0.0.1"), HostRef("i-2", "10.0.0.2", "10.0.0.2")
     >>> alone = (Answer(a, ("10.0.0.1:8300",)), Answer(b, ("10.0.0.2:8300",)))
     >>> split(RaftView("consul", (a, b), alone))
     'consul is split: i-1 (10.0.0.1) sees only itself; i-2 (10.0.0.2) sees only itself'
@@ -115,11 +115,11 @@ def split(view: RaftView) -> str | None:
     return f"{view.agent} is split: " + "; ".join(_sees(view, answer) for answer in view.peers) + leaders
 
 
-def _own_address(view: RaftView, place: Place) -> str:
+def _own_address(view: RaftView, place: HostRef) -> str:
     return f"{place.private_ip}:{RAFT_PORT[view.agent]}"
 
 
-def _leading(view: RaftView) -> list[Place]:
+def _leading(view: RaftView) -> list[HostRef]:
     """List the servers that name themselves as leader."""
     return [answer.place for answer in view.leader if answer.value == _own_address(view, answer.place)]
 
@@ -172,7 +172,7 @@ def _in(agents: Sequence[AgentName]) -> str:
     return " and ".join(f"in {agent.capitalize()}" for agent in agents)
 
 
-def _list(some: Sequence[Place]) -> str:
+def _list(some: Sequence[HostRef]) -> str:
     return ", ".join(str(place) for place in some) or "none"
 
 

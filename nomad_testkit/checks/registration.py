@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Ok, Pending
 
@@ -48,7 +48,7 @@ class ServiceView:
     """One service as every Consul server knows it; `nodes` are where it should be, None if that is open."""
 
     service: str
-    nodes: tuple[Place, ...] | None
+    nodes: tuple[HostRef, ...] | None
     answers: tuple[Answer[tuple[ServiceInstance, ...]], ...]
 
 
@@ -80,7 +80,7 @@ def judge_service(view: ServiceView, count: int) -> Verdict:
     )
 
 
-def _on_wrong_nodes(wanted: Sequence[Place], nodes: Sequence[str]) -> list[str]:
+def _on_wrong_nodes(wanted: Sequence[HostRef], nodes: Sequence[str]) -> list[str]:
     faults = [f"missing on {place}" for place in wanted if place.instance_id not in nodes]
     known = {place.instance_id for place in wanted}
     # A node may have several instances: Nomad registers its servers' HTTP, RPC and Serf ports, each as
@@ -167,7 +167,7 @@ def nomad_nodes(answer: Sequence[Mapping[str, Any]]) -> tuple[NomadNode, ...]:
 class NodesView:
     """The client nodes as every Nomad server knows them."""
 
-    clients: tuple[Place, ...]
+    clients: tuple[HostRef, ...]
     answers: tuple[Answer[tuple[NomadNode, ...]], ...]
 
 

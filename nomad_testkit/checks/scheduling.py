@@ -60,7 +60,7 @@ class JobState:
         policies = dict(self.rescheduling)
         return (
             *(f"{one} {one.status}" for one in self.deployments if one.version == self.version and one.goes_on),
-            *(_told(one) for one in self.evaluations if one.unfinished),
+            *(_describe_evaluation(one) for one in self.evaluations if one.unfinished),
             *(
                 f"Nomad will replace {one.name}"
                 for one in self.allocations
@@ -69,7 +69,7 @@ class JobState:
         )
 
 
-def _told(evaluation: Evaluation) -> str:
+def _describe_evaluation(evaluation: Evaluation) -> str:
     until = f" until {evaluation.wait_until}" if evaluation.wait_until else ""
     return f"evaluation {evaluation.id[:8]} {'delayed' if until else 'pending'}{until}"
 

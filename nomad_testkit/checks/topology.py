@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nomad_testkit.checks.raft import AGENTS, RaftView, observe_peers
-from nomad_testkit.cluster.check import Answer, Check, ClusterView, Place, Verdict, ask_every, places
+from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Broken, Ok, Pending
 
@@ -18,8 +18,8 @@ _ALIVE = 1
 class ConsulAgentsView:
     """Each alive Consul member's role, ``consul`` for a server and ``node`` for a client, as every server sees it."""
 
-    hosts: tuple[Place, ...]
-    servers: tuple[Place, ...]
+    hosts: tuple[HostRef, ...]
+    servers: tuple[HostRef, ...]
     answers: tuple[Answer[dict[str, str]], ...]
 
 

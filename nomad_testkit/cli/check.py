@@ -12,8 +12,7 @@ from click.shell_completion import CompletionItem
 
 from nomad_testkit.cli.group import FAILED, json_option, main, say_json
 from nomad_testkit.cli.lookup import chosen_run, name_option, opened_cluster
-from nomad_testkit.errors import UsageError, WaitTimeout
-from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.errors import UsageError, WaitTimeout, near_miss
 
 if TYPE_CHECKING:
     from nomad_testkit.checks import Check, Verdict
@@ -100,7 +99,7 @@ def check(
     from nomad_testkit.cluster.check import explained
 
     if unknown := [one for one in checks if one not in CHECKS]:
-        raise UsageError(f"there is no check {unknown[0]!r}; right is {near_miss(unknown[0], CHECKS)}")
+        raise UsageError(f"there is no check {unknown[0]!r}; {near_miss(unknown[0], CHECKS)}")
     if as_list:
         click.echo("\n".join(CHECKS))
         return

@@ -34,7 +34,7 @@ class _Age(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         number, unit = str(value)[:-1], str(value)[-1:]
         if not (unit in self._UNITS and number.isascii() and number.isdecimal() and 0 < int(number) < 100_000):
-            self.fail(f"{value!r}; right is a whole number above 0 with s, m, h or d, such as 6h", param, ctx)
+            self.fail(f"{value!r}; expected a whole number above 0 with s, m, h or d, such as 6h", param, ctx)
         return timedelta(**{self._UNITS[unit]: int(number)})
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nomad_testkit.deployment.interrupts import termination_raises
-from nomad_testkit.errors import TestkitError, UsageError
-from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.errors import TestkitError, UsageError, near_miss
 
 if TYPE_CHECKING:
     from nomad_testkit.deployment.progress import LiveProgress
@@ -59,7 +58,7 @@ class Group(click.Group):
         name = args[0]
         if not ctx.resilient_parsing and self.get_command(ctx, name) is None and name[:1].isalnum():
             hint = near_miss(name, self.list_commands(ctx))
-            ctx.fail(f"there is no command {name!r} in {ctx.command_path}; right is {hint}")
+            ctx.fail(f"there is no command {name!r} in {ctx.command_path}; {hint}")
         return super().resolve_command(ctx, args)
 
 

@@ -12,8 +12,7 @@ from nomad_testkit.cli.down import destroy_run
 from nomad_testkit.cli.group import columns, json_option, main, progress, say_json
 from nomad_testkit.cli.lookup import opened_target
 from nomad_testkit.cli.up import AGENTS, left_up, settings_of, settings_options
-from nomad_testkit.errors import Ec2Error, TestkitError, UsageError
-from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.errors import Ec2Error, TestkitError, UsageError, near_miss
 from nomad_testkit.modules.steps import IMAGE
 from nomad_testkit.runs.run import Run
 
@@ -76,7 +75,7 @@ def delete(ami_id: str) -> None:
     run = built_amis().get(ami_id)
     if run is None:
         hint = near_miss(ami_id, built_amis())
-        raise UsageError(f"this machine has built no AMI {ami_id!r} that is still there; right is {hint}")
+        raise UsageError(f"this machine has built no AMI {ami_id!r} that is still there; {hint}")
     click.echo(destroy_run(run))
 
 

@@ -99,14 +99,14 @@ def run(
 def stop(job_id: str, name: str | None, purge: bool) -> None:
     """Stop the job JOB and the children that it has started, and wait until none of their allocations runs any more."""
     from nomad_testkit.cluster.jobs import Job
-    from nomad_testkit.examples.variables import near_miss
+    from nomad_testkit.errors import near_miss
 
     with opened_cluster(chosen_run(name)) as cluster:
         cluster.refresh()
         nomad = cluster.nomad
         known = [str(one["ID"]) for one in nomad.get("/v1/jobs")]
         if job_id not in known:
-            raise UsageError(f"there is no job {job_id!r}; right is {near_miss(job_id, known)}")
+            raise UsageError(f"there is no job {job_id!r}; {near_miss(job_id, known)}")
         Job(nomad, nomad.job(job_id)).stop(purge=purge)
     click.echo(f"{job_id} is stopped")
 

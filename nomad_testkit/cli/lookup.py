@@ -11,8 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from nomad_testkit.cluster.discovery import group_names
-from nomad_testkit.errors import DeployError, Ec2Error, TestkitError, UsageError
-from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.errors import DeployError, Ec2Error, TestkitError, UsageError, did_you_mean
 from nomad_testkit.runs.run import Run
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def chosen_run(name: str | None) -> Run:
 
 
 def the_only(runs: Sequence[Run]) -> Run:
-    """Give the only run. Raises TestkitError where there is none, and UsageError that lists several."""
+    """Return the only run. Raises TestkitError if there is none; UsageError lists several."""
     if not runs:
         raise TestkitError("no cluster is up; `nomad-testkit up EXAMPLE` deploys one")
     if len(runs) > 1:
@@ -72,7 +71,7 @@ def the_only(runs: Sequence[Run]) -> Run:
 def opened_target(run: Run) -> Iterator[Target]:
     """Use the target of a run. Raises Ec2Error where it is gone, and DeployError where it refuses to tell."""
     from nomad_testkit.targets import attach_target
-    from nomad_testkit.targets.aws.errors import REFUSALS, told
+    from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 
     description = run.description()
     if "target" not in description:
@@ -87,8 +86,8 @@ def opened_target(run: Run) -> Iterator[Target]:
             ) from error
         try:
             yield target
-        except REFUSALS as error:
-            raise DeployError(f"{run}: the EC2 API does not answer what it is asked: {told(error)}") from error
+        except AWS_ERRORS as error:
+            raise DeployError(f"{run}: the EC2 API refuses to answer: {describe_error(error)}") from error
 
 
 @contextmanager
@@ -187,9 +186,8 @@ def chosen_host(run: Run, hosts: Sequence[NamedHost], wanted: str) -> NamedHost:
             return one
     names = [one.name for one in hosts]
     every = [*names, *(one.instance.instance_id for one in hosts), *(one.instance.private_ip for one in hosts)]
-    hint = near_miss(wanted, every)
-    right = hint if hint.startswith("perhaps") else f"one of {', '.join(names)}"
-    raise UsageError(f"there is no host {wanted!r} in {run}; right is {right}; `nomad-testkit status` shows them")
+    hint = did_you_mean(wanted, every) or f"; expected one of {', '.join(names)}"
+    raise UsageError(f"there is no host {wanted!r} in {run}{hint}; `nomad-testkit status` shows them")
 
 
 def running_host(run: Run, cluster: Cluster, wanted: str) -> Host:

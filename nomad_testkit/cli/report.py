@@ -29,14 +29,14 @@ def report(trend: bool, last: int, example: str | None, as_json: bool) -> None:
     """Show how long clusters have taken to boot, to form and to heal over the last runs of pytest on this machine.
 
     A step is a change for good, such as by an image that got slower: a change of the median by 15 % and half a second
-    or more, that is clear of the noise, over four runs or more before and after it. An outlier is none.
+    or more, that is clear of the noise, over four runs or more before and after it. A lone outlier does not count.
 
     Each phase counts by itself, from the end of the one before; `ready` is all of them.
 
     The page of a single run is made by pytest, with --nomad-report FILE.html.
     """
-    from nomad_testkit.examples.variables import near_miss
-    from nomad_testkit.report.history import History
+    from nomad_testkit.errors import near_miss
+    from nomad_testkit.report.history import RunHistory
     from nomad_testkit.report.history.series import as_json as facts_of
     from nomad_testkit.report.history.series import compared
     from nomad_testkit.report.history.store import history_path
@@ -44,11 +44,11 @@ def report(trend: bool, last: int, example: str | None, as_json: bool) -> None:
     if not trend:
         raise click.UsageError("say --trend; the page of a single run is made by `pytest --nomad-report FILE.html`")
     path = history_path()
-    runs = History(path).last(last, example=example)
+    runs = RunHistory(path).last(last, example=example)
     if not runs and example is not None:
-        known = sorted({run.example for run in History(path).last()})
+        known = sorted({run.example for run in RunHistory(path).last()})
         if known:
-            raise UsageError(f"no run of example {example!r} is in {path}; right is {near_miss(example, known)}")
+            raise UsageError(f"no run of example {example!r} is in {path}; {near_miss(example, known)}")
     groups = compared(runs)
     if as_json:
         say_json(facts_of(groups))

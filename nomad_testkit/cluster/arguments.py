@@ -8,8 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from nomad_testkit.errors import UsageError
-from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.errors import UsageError, did_you_mean
 
 _SIMPLE = {int: "an integer", str: "a string", float: "a number", bool: "a boolean"}
 
@@ -67,8 +66,7 @@ def _wrong(value: object, hint: Any) -> str | None:
 def _wrong_choice(value: object, choices: Sequence[object]) -> str | None:
     if value in choices:
         return None
-    meant = near_miss(str(value).lower(), [str(one) for one in choices])
-    hint = f"; did you mean {meant.removeprefix('perhaps ')}?" if meant.startswith("perhaps") else ""
+    hint = did_you_mean(str(value).lower(), [str(one) for one in choices])
     return f"expected {' or '.join(map(repr, choices))}, found {_kind(value)}{hint}"
 
 

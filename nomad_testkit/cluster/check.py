@@ -54,16 +54,16 @@ class ClusterView(Protocol):
         """Say of each group that has fewer hosts than the example asks for how many, and what became of the others."""
         ...
 
-    def obstacles(self) -> Sequence[str]:
+    def missing_rules(self) -> Sequence[str]:
         """List what keeps its agents from reaching each other, where something outside of them tells."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HostRef:
     """Which host something was seen on, or expected on.
 
-    >>> str(Place("i-0a1b", "172.31.16.5", "127.31.16.5"))
+    >>> str(HostRef("i-0a1b", "172.31.16.5", "127.31.16.5"))
     'i-0a1b (127.31.16.5)'
     """
 
@@ -72,7 +72,7 @@ class Place:
     address: str
 
     @classmethod
-    def of(cls, host: Host) -> Place:
+    def of(cls, host: Host) -> HostRef:
         """Make the place of a host."""
         return cls(host.instance_id, host.private_ip, host.address)
 
@@ -84,7 +84,7 @@ class Place:
 class Answer(Generic[T_co]):
     """What one host answered."""
 
-    place: Place
+    place: HostRef
     value: T_co
 
 
@@ -129,12 +129,12 @@ class Check(ABC, Generic[ObservationT]):
 
 
 class Unanswered(TestkitError):
-    """Some hosts did not answer while all of them have to, or there is none; leaves this package as a Pending."""
+    """Some hosts did not answer although all have to, or the list is empty; leaves this package as a Pending."""
 
 
-def places(hosts: Iterable[Host]) -> tuple[Place, ...]:
+def places(hosts: Iterable[Host]) -> tuple[HostRef, ...]:
     """List the places of some hosts."""
-    return tuple(Place.of(host) for host in hosts)
+    return tuple(HostRef.of(host) for host in hosts)
 
 
 def ask_every(hosts: Sequence[Host], question: Callable[[Host], T]) -> tuple[Answer[T], ...]:
@@ -148,7 +148,7 @@ def ask_every(hosts: Sequence[Host], question: Callable[[Host], T]) -> tuple[Ans
 
     def ask(host: Host) -> Answer[T] | str:
         try:
-            return Answer(Place.of(host), question(host))
+            return Answer(HostRef.of(host), question(host))
         except (AgentApiError, HostError) as error:
             return f"{host}: {error}"
 
@@ -255,10 +255,10 @@ def name_of(check: Check[Any]) -> str:
 
 def explained(cluster: ClusterView) -> str:
     """Tell in lines of their own what keeps a cluster's agents apart; empty where nothing is known to."""
-    obstacles = cluster.obstacles()
-    if not obstacles:
+    missing_rules = cluster.missing_rules()
+    if not missing_rules:
         return ""
-    return "\n".join(["", "The security groups keep agents apart:", *(f"- {obstacle}" for obstacle in obstacles)])
+    return "\n".join(["", "The security groups keep agents apart:", *(f"- {rule}" for rule in missing_rules)])
 
 
 def _text(verdict: Pending | Broken) -> str:

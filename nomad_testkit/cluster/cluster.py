@@ -96,12 +96,12 @@ class Cluster:
 
     @property
     def nomad(self) -> NomadClient:
-        """The API of the Nomad leader, or of the first server while there is none."""
+        """The API of the Nomad leader, or of the first server during an election."""
         return self._leading(self.nomad_servers, lambda host: host.nomad.leader()).nomad
 
     @property
     def consul(self) -> ConsulClient:
-        """The API of the Consul leader, or of the first server while there is none."""
+        """The API of the Consul leader, or of the first server during an election."""
         return self._leading(self.consul_servers, lambda host: host.consul.leader()).consul
 
     def _leading(self, servers: Sequence[Host], leader: Callable[[Host], str]) -> Host:
@@ -172,11 +172,11 @@ class Cluster:
         """Count the hosts that some groups are to have together."""
         return sum(self.sizes.get(group, 0) for group in groups)
 
-    def obstacles(self) -> Sequence[str]:
+    def missing_rules(self) -> Sequence[str]:
         """List the rules that its security groups lack for its agents to reach each other."""
-        from nomad_testkit.cluster.missing_rules import closed_ports
+        from nomad_testkit.cluster.missing_rules import missing_rules
 
-        return closed_ports(
+        return missing_rules(
             self.target.client,
             self.run_id,
             self.roles,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.modules.network import Instance
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
@@ -68,8 +68,8 @@ def scaling_activities(client: Callable[[str], Any], run_id: str, group: str) ->
     """
     try:
         failed = _failed_activities(client, run_id, group)
-    except REFUSALS as error:
-        logger.warning("the scaling activities of %s in %s: %s", group, run_id, told(error))
+    except AWS_ERRORS as error:
+        logger.warning("the scaling activities of %s in %s: %s", group, run_id, describe_error(error))
         return ""
     return "".join(f"; {message}" for message in dict.fromkeys(failed) if message)
 

@@ -159,7 +159,7 @@ class Host:
         self.ssh.put(source, remote, mode=mode, sudo=sudo)
 
     def read(self, remote: str, *, sudo: bool = False) -> str:
-        """Read a text file on the host. Raises CommandFailed where there is none."""
+        """Read a text file on the host. Raises CommandFailed if it does not exist."""
         return self.ssh.read(remote, sudo=sudo)
 
     def journal(self, unit: str, lines: int = 50) -> str:

@@ -117,11 +117,11 @@ class HostWatch:
         return False
 
     def _has_booted(self, host: Host) -> bool:
-        from nomad_testkit.targets.aws.errors import REFUSALS
+        from nomad_testkit.targets.aws.errors import AWS_ERRORS
 
         try:
             return self._console is not None and bool(_BOOTED.search(self._console(host)))
-        except (*REFUSALS, TestkitError):
+        except (*AWS_ERRORS, TestkitError):
             return False
 
     def _prepared(self, host: Host) -> bool:
@@ -146,7 +146,7 @@ class HostWatch:
 
 def _not_let_in(host: Host) -> str:
     right = "the user of its image, whose authorized keys have the instance's key pair (the variable ssh_user)"
-    return f"host {host} in {host.instance.group} is up, but {host.ssh.refused}; right is {right}"
+    return f"host {host} in {host.instance.group} is up, but {host.ssh.refused}; expected {right}"
 
 
 def answers(address: str, port: int = 22) -> Ok[bool] | Pending:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nomad_testkit.errors import UsageError
+from nomad_testkit.errors import UsageError, did_you_mean
 
 Json = dict[str, Any]
 
@@ -111,16 +110,6 @@ def _files(folder: Path, *, folders: bool = False) -> list[str]:
         return [one.name for one in folder.iterdir() if one.is_dir() == folders]
     except OSError:
         return []
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Ask for what was probably meant, to be put behind an error; empty where nothing is near.
-
-    >>> did_you_mean("wbe.nomad.hcl", ["web.nomad.hcl", "batch.nomad.hcl"])
-    '; did you mean web.nomad.hcl?'
-    """
-    close = difflib.get_close_matches(name, sorted(set(names)), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def read_text(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.modules.security_group_rules import Port
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, checked_run_id
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from nomad_testkit.examples.example import Roles
@@ -38,7 +38,7 @@ class Party:
     security_groups: tuple[str, ...] = ()
 
 
-def closed_ports(
+def missing_rules(
     client: Callable[[str], Any], run_id: str, roles: Roles, *, machine_cidrs: Sequence[str] = (), https: bool = False
 ) -> list[str]:
     """Tell each way between a run's agents that no rule opens, one line for each port and pair of groups.
@@ -63,8 +63,8 @@ def closed_ports(
         ]
         ids = sorted({group for party in parties for group in party.security_groups})
         found = ec2.describe_security_groups(GroupIds=ids)["SecurityGroups"] if ids else []
-    except REFUSALS as error:
-        logger.warning("the security groups of %s: %s", run_id, told(error))
+    except AWS_ERRORS as error:
+        logger.warning("the security groups of %s: %s", run_id, describe_error(error))
         return []
     groups = {group["GroupId"]: group for group in found}
     machine = [Party("this machine", str(ipaddress.ip_network(cidr)[0])) for cidr in machine_cidrs if ":" not in cidr]

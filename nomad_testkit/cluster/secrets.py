@@ -41,7 +41,7 @@ NOMAD_MANAGEMENT = "nomad-management.token"
 _GOSSIP_KEY_BYTES = 32  # the longest that Serf takes: AES-256
 _PUBLIC = (CA, KIT_CERT)
 _LEAST = 16
-"""Characters that a part of a secret must have to be looked for in a text: fewer would hide what is none."""
+"""The shortest fragment of a secret that is worth redacting, in characters."""
 
 
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)

@@ -23,7 +23,7 @@ from nomad_testkit.images.packer import Template
 from nomad_testkit.modules.bundle import examples_dir, host_scripts
 from nomad_testkit.modules.steps import IMAGE, RUN_TAG
 from nomad_testkit.runs.expiry import expiry_tags
-from nomad_testkit.targets.aws.errors import REFUSALS, is_not_found, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error, is_not_found
 from nomad_testkit.targets.base import Demand
 from nomad_testkit.targets.embedded.target import agents_of
 from nomad_testkit.targets.key_pair import write_key_pair
@@ -164,9 +164,9 @@ def _staged(folder: Path, agents: Sequence[Agent]) -> Iterator[Path]:
 def _image(ec2: Any, ami: str) -> dict[str, Any]:
     try:
         images = ec2.describe_images(ImageIds=[ami])["Images"]
-    except REFUSALS as error:
+    except AWS_ERRORS as error:
         if not is_not_found(error):
-            raise DeployError(f"{ami} could not be asked for: {told(error)}") from error
+            raise DeployError(f"{ami} could not be asked for: {describe_error(error)}") from error
         images = []
     if not images:
         raise DeployError(f"there is no AMI {ami} in {ec2.meta.region_name}; name one of that region (--nomad-ami)")

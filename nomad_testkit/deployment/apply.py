@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nomad_testkit.deployment.made_already import look_up
 from nomad_testkit.errors import DeployError, WaitTimeout
 from nomad_testkit.modules.steps import Ref, Step, resolve
-from nomad_testkit.targets.aws.errors import REFUSALS, code_of, is_throttled, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, describe_error, is_throttled
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ def _call(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, de
     def probe() -> Ok[Mapping[str, Any]] | Pending:
         try:
             return Ok(getattr(client, step.action)(**arguments))
-        except REFUSALS as error:
-            said = told(error)
+        except AWS_ERRORS as error:
+            said = describe_error(error)
             try:
                 found = look_up(step, client, arguments, run_id, error)
-            except REFUSALS as other:
-                return Pending(f"{said}; and whose it is could not be asked: {told(other)}")
+            except AWS_ERRORS as other:
+                return Pending(f"{said}; and whose it is could not be asked: {describe_error(other)}")
             if isinstance(found, str):
                 raise _refused(step, client, f"{said} ({found})") from error
             if found is not None:

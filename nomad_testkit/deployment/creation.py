@@ -68,7 +68,7 @@ def creation(
         if target.name == "aws" and settings.aws_budget is not None:
             raise UsageError(
                 f"{settings.source('aws_budget')}: found a budget of {settings.aws_budget:.2f} USD, but what "
-                f"{example.folder} makes, and so what it costs, only Terraform knows; right is no budget, or an "
+                f"{example.folder} makes, and so what it costs, only Terraform knows; expected no budget, or an "
                 "example.toml"
             )
         return _claiming(

@@ -23,7 +23,7 @@ from nomad_testkit.modules.steps import (
     checked_run_id,
 )
 from nomad_testkit.runs.expiry import expiry_of
-from nomad_testkit.targets.aws.errors import REFUSALS, is_not_found
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, is_not_found
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
@@ -121,7 +121,7 @@ class Inventory:
         """Find one resource by its name, if it is there and bears the tag. Raises what boto3 raises."""
         try:
             return [one for one in self._by_name(kind, name) if one.run_id and self._run_id in (None, one.run_id)]
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if is_not_found(error):
                 return []
             raise

@@ -1,4 +1,4 @@
-"""The life of a cluster: plan, apply, wait until it is ready, lend it, destroy it and prove that nothing is left."""
+"""The events of a cluster: plan, apply, wait until it is ready, lend it, destroy it and prove that nothing is left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nomad_testkit.deployment.creation import creation
 from nomad_testkit.deployment.delivery import deliver
 from nomad_testkit.deployment.evidence import evidence_note
 from nomad_testkit.deployment.interrupts import deferred, termination_raises, time_limit
-from nomad_testkit.deployment.lifecycle_events import Life, lived
+from nomad_testkit.deployment.lifecycle_events import LifecycleEvents, deployment_events
 from nomad_testkit.deployment.progress import shown
 from nomad_testkit.deployment.readiness import Readiness
 from nomad_testkit.deployment.sweep import sweep
@@ -65,7 +65,7 @@ def deployed(
     hosts: list[Host] = []
     with (
         new_run(settings, hosts, target=target, progress=progress, name=name) as run,
-        lived(run.run_id, example, target) as life,
+        deployment_events(run.run_id, example, target) as events,
     ):
         cluster = _deploy(
             run,
@@ -75,10 +75,10 @@ def deployed(
             settings=settings,
             deadline=deadline,
             progress=progress,
-            life=life,
+            events=events,
         )
         try:
-            yield life.ready(cluster)
+            yield events.ready(cluster)
         finally:
             hosts[:] = cluster.hosts  # its auto scaling groups may have replaced some
 
@@ -188,7 +188,7 @@ def _deploy(
     settings: Settings,
     deadline: Deadline,
     progress: Progress,
-    life: Life,
+    events: LifecycleEvents,
 ) -> Cluster:
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
@@ -224,7 +224,7 @@ def _deploy(
         return host
 
     boot = Boot(f"{example.name} as {run.run_id}", deadline, say=progress, roles=example.roles, started=started)
-    life.timeline = boot.timeline
+    events.timeline = boot.timeline
     with shown(progress, boot), Readiness(target, run.run_id, boot, example.roles, prepare) as readiness:
         created = create(deadline, partial(boot.waits, "its resources"))
         example, outputs = created.example, created.outputs

@@ -1,4 +1,4 @@
-"""What is told of a cluster's life to whoever listens: deployed, ready or failed, and its state at the end."""
+"""What is told of a cluster's events to whoever listens: deployed, ready or failed, and its state at the end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Life:
-    """The life of one cluster, while it is deployed and lent."""
+class LifecycleEvents:
+    """The events of one cluster, while it is deployed and lent."""
 
     run_id: str
     cluster: Cluster | None = None
@@ -36,29 +36,29 @@ class Life:
 
 
 @contextmanager
-def lived(run_id: str, example: Example, target: Target) -> Iterator[Life]:
+def deployment_events(run_id: str, example: Example, target: Target) -> Iterator[LifecycleEvents]:
     """Tell of a cluster that is deployed in a `with` block, which says when it is ready.
 
-    >>> with lived(run.run_id, example, target) as life:  # doctest: +SKIP
-    ...     yield life.ready(deploy())
+    >>> with deployment_events(run.run_id, example, target) as events:  # doctest: +SKIP
+    ...     yield events.ready(deploy())
     """
-    life = Life(run_id)
+    events = LifecycleEvents(run_id)
     facts = {"example": example.name, "target": target.name, "region": target.region}
     emit(ClusterEvent(run_id, "deploying", facts))
     try:
-        yield life
+        yield events
     except BaseException as error:
-        if life.cluster is None:
-            timeline = [asdict(host) for host in life.timeline()]
+        if events.cluster is None:
+            timeline = [asdict(host) for host in events.timeline()]
             emit(ClusterEvent(run_id, "failed", {"error": str(error) or type(error).__name__, "timeline": timeline}))
         raise
     finally:
-        if life.cluster is not None and wanted():
-            emit(ClusterEvent(run_id, "state", as_facts(state_of(life.cluster))))
+        if events.cluster is not None and wanted():
+            emit(ClusterEvent(run_id, "state", as_facts(state_of(events.cluster))))
 
 
 @contextmanager
-def visited(cluster: Cluster) -> Iterator[None]:
+def attachment_events(cluster: Cluster) -> Iterator[None]:
     """Tell of a cluster that was up before the `with` block, and is so after it: its states, and that it is kept."""
     target = cluster.target
     example = cluster.example.name if cluster.example else ""

@@ -13,7 +13,7 @@ from nomad_testkit.deployment.inventory import Inventory, Resource
 from nomad_testkit.deployment.sweep import sweep
 from nomad_testkit.errors import TeardownError, TestkitError
 from nomad_testkit.modules.steps import INSTANCE_PROFILE, ROLE
-from nomad_testkit.targets.aws.errors import REFUSALS, RETRY_SECONDS, patiently, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, RETRY_SECONDS, describe_error, retry_transient
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ def destroy_lost(
 def _look(region: str, client: Clients, journals: Mapping[str, Journal]) -> list[Resource]:
     inventory = Inventory(client("ec2"), client("autoscaling"), client("iam"), None)
     try:
-        resources = patiently(f"a look at {region}", inventory.everything, deadline=Deadline.after(RETRY_SECONDS))
+        resources = retry_transient(f"a look at {region}", inventory.everything, deadline=Deadline.after(RETRY_SECONDS))
         known = {(one.kind, one.name) for one in resources}
         for entry in _remembered(journals.values()):
             if (entry.kind, entry.name) not in known:
                 resources += inventory.named(entry.kind, entry.name)
-    except REFUSALS as error:
-        raise TeardownError(f"{region} could not be asked for what lost runs left: {told(error)}") from error
+    except AWS_ERRORS as error:
+        raise TeardownError(f"{region} could not be asked for what lost runs left: {describe_error(error)}") from error
     return resources
 
 

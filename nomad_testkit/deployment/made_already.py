@@ -14,7 +14,7 @@ from nomad_testkit.modules.steps import (
     RUN_TAG,
     SECURITY_GROUP,
 )
-from nomad_testkit.targets.aws.errors import REFUSALS, code_of, is_not_found
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, is_not_found
 from nomad_testkit.wait import Ok, Pending
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def look_up(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, 
         answer, tags = _described(kind, name, client, arguments)
     except LookupError:
         return Pending(f"{kind} {name} is there by AWS's answer ({code}), but not shown yet")
-    except REFUSALS as other:
+    except AWS_ERRORS as other:
         if is_not_found(other):
             return Pending(f"{kind} {name} is there by AWS's answer ({code}), but not shown yet")
         raise

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deployment.plan import Site
-from nomad_testkit.errors import DeployError, ExampleError
+from nomad_testkit.errors import DeployError, ExampleError, did_you_mean
 from nomad_testkit.examples.login_key import public_line
-from nomad_testkit.examples.variables import near_miss, refusal
+from nomad_testkit.examples.variables import refusal
 from nomad_testkit.modules.network import Network, Subnet
-from nomad_testkit.targets.aws.errors import REFUSALS, code_of, is_not_found, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, describe_error, is_not_found
 from nomad_testkit.targets.base import ZONES
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def survey(example: Example, target: Target) -> dict[str, Site]:
     """
     try:
         return _Survey(example, target).sites()
-    except REFUSALS as error:
-        raise DeployError(f"{target.name} could not be asked what {example.name} needs: {told(error)}") from error
+    except AWS_ERRORS as error:
+        raise DeployError(f"{target.name} did not say what {example.name} needs: {describe_error(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class _Survey:
     def described_image(self, image_id: str) -> Mapping[str, Any] | None:
         try:
             images: list[Mapping[str, Any]] = self.ec2.describe_images(ImageIds=[image_id])["Images"]
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if not code_of(error).startswith("InvalidAMIID"):
                 raise
             return None
@@ -119,7 +119,7 @@ class _Survey:
     def architectures(self, instance_type: str) -> Sequence[str]:
         try:
             types = self.ec2.describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"]
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if code_of(error) != "InvalidInstanceType":
                 raise
             return ()
@@ -140,7 +140,7 @@ class _Survey:
             return
         try:
             pairs = self.ec2.describe_key_pairs(KeyNames=[name], IncludePublicKey=True)["KeyPairs"]
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if not is_not_found(error):
                 raise
             pairs = []
@@ -161,7 +161,7 @@ class _Survey:
             return
         try:
             self.target.client("iam").get_instance_profile(InstanceProfileName=name)
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if not is_not_found(error):
                 raise
             found = f"{name!r}, which does not exist"
@@ -191,7 +191,9 @@ class _Survey:
             return Network(vpc_id, tuple(zones.values())[:ZONES])
         for zone in module.availability_zones:
             if zone not in zones:
-                right = near_miss(zone, zones) + f", where {vpc_id} has subnets"
+                right = (
+                    f"a zone where {vpc_id} has subnets, one of {', '.join(sorted(zones))}{did_you_mean(zone, zones)}"
+                )
                 raise self.refused(group, "availability_zones", repr(zone), right)
         return Network(vpc_id, tuple(zones[zone] for zone in dict.fromkeys(module.availability_zones)))
 

@@ -145,7 +145,7 @@ def live_progress(stream: TextIO, *, quiet: bool = False, color: bool = True) ->
 
 
 def duplicate(stream: TextIO) -> TextIO | None:
-    """Open the terminal behind a stream once more; None where there is none."""
+    """Open the terminal behind a stream once more; None if it is not one."""
     try:
         if not stream.isatty():
             return None

@@ -17,7 +17,7 @@ from nomad_testkit.deployment.agent_watch import AgentWatch
 from nomad_testkit.deployment.stuck_hosts import stuck_hosts
 from nomad_testkit.errors import BrokenError, WaitTimeout
 from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
-from nomad_testkit.targets.aws.errors import REFUSALS, looked
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, looked
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _obituary(target: Target, instance: Instance) -> str:
     try:
         facts = target.client("ec2").describe_instances(InstanceIds=[instance.instance_id])
         told = facts["Reservations"][0]["Instances"][0]
-    except (*REFUSALS, IndexError):  # AWS forgets what is terminated; that it is known already
+    except (*AWS_ERRORS, IndexError):  # AWS forgets what is terminated; that it is known already
         told = {}
     reason = told.get("StateReason", {}).get("Message") or told.get("StateTransitionReason") or "no reason is given"
     return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nomad_testkit.cluster.host_watch import CLOUD_INIT_LOG, UNITS, USER_DATA_LOG
 from nomad_testkit.deployment.evidence import mask
 from nomad_testkit.errors import TestkitError
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def _distinct(text: Sequence[str]) -> list[str]:
 def _console(host: Host, target: Target) -> list[str]:
     try:
         shown = mask(host.hide(target.console(host.instance)))
-    except (*REFUSALS, TestkitError) as error:
-        return [f"its console cannot be read: {told(error)}"]
+    except (*AWS_ERRORS, TestkitError) as error:
+        return [f"its console cannot be read: {describe_error(error)}"]
     lines = [line.strip() for line in shown.splitlines() if line.strip()]
     return (
         ["its console ends:", *(f"  {_cut(line)}" for line in lines[-CONSOLE_LINES:])]

@@ -22,7 +22,14 @@ from nomad_testkit.modules.steps import (
     SNAPSHOT,
     VOLUME,
 )
-from nomad_testkit.targets.aws.errors import REFUSALS, RETRY_SECONDS, code_of, is_not_found, patiently, told
+from nomad_testkit.targets.aws.errors import (
+    AWS_ERRORS,
+    RETRY_SECONDS,
+    code_of,
+    describe_error,
+    is_not_found,
+    retry_transient,
+)
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -68,7 +75,7 @@ def _unless_gone(call: Callable[[], object]) -> None:
     """
     try:
         call()
-    except REFUSALS as error:
+    except AWS_ERRORS as error:
         if not is_not_found(error):
             raise
 
@@ -155,10 +162,10 @@ class _Sweep:
             self.fault(f"{what}: not tried, since the time is up and the API does not answer")
             return False
         try:
-            patiently(what, action, deadline=self.deadline.child(RETRY_SECONDS))
-        except REFUSALS as error:
+            retry_transient(what, action, deadline=self.deadline.child(RETRY_SECONDS))
+        except AWS_ERRORS as error:
             self.unanswered = code_of(error) == ""
-            self.fault(f"{what}: {told(error)}")
+            self.fault(f"{what}: {describe_error(error)}")
         except WaitTimeout as error:
             self.fault(f"{what}: {error}")
         else:
@@ -176,7 +183,7 @@ class _Sweep:
         def action() -> None:
             try:
                 delete(resource)
-            except REFUSALS as error:
+            except AWS_ERRORS as error:
                 if not is_not_found(error):
                     raise
 
@@ -205,18 +212,18 @@ class _Sweep:
         self.progress(f"terminating {len(instances)} instance(s)")
         ids = [one.id for one in instances]
         try:
-            patiently(
+            retry_transient(
                 "ending instances",
                 lambda: self.ec2.terminate_instances(InstanceIds=ids, SkipOsShutdown=True),
                 deadline=self.deadline.child(RETRY_SECONDS),
             )
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if len(instances) > 1:  # one that is refused makes AWS refuse the whole call
                 for one in instances:
                     self.terminate([one])
                 return
             if not is_not_found(error):
-                self.fault(f"terminating {instances[0]}: {told(error)}")
+                self.fault(f"terminating {instances[0]}: {describe_error(error)}")
                 self.refused.add(instances[0].id)
                 return
         self.terminating.update({one.id: one for one in instances})
@@ -278,7 +285,7 @@ class _Sweep:
         """Tell whether a snapshot bears the tag, or was made with the AMI: AWS then names that in its description."""
         try:
             (facts,) = self.ec2.describe_snapshots(SnapshotIds=[name]).get("Snapshots") or [{}]
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if not is_not_found(error):
                 raise
             return False
@@ -305,10 +312,10 @@ class _Sweep:
         def probe() -> Ok[None] | Pending:
             try:
                 self.ec2.delete_security_group(GroupId=group.id)
-            except REFUSALS as error:
+            except AWS_ERRORS as error:
                 # The network interface of a terminated instance lives a little longer.
                 if code_of(error) == "DependencyViolation":
-                    return Pending(told(error))
+                    return Pending(describe_error(error))
                 raise
             return Ok(None)
 

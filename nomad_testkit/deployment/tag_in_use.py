@@ -12,7 +12,7 @@ from nomad_testkit.deployment.plan import Plan, key_pair_step
 from nomad_testkit.errors import DeployError, UsageError
 from nomad_testkit.examples.terraform import TerraformExample
 from nomad_testkit.modules.steps import KEY_PAIR, RUN_TAG, Creates
-from nomad_testkit.targets.aws.errors import REFUSALS, RETRY_SECONDS, patiently, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, RETRY_SECONDS, describe_error, retry_transient
 from nomad_testkit.wait import Deadline
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def refuse_tags_in_use(tags: Iterable[DiscoveryTag], target: Target, run_id: str
 
         what = f"the instances with the tag {tag}"
         try:
-            found = patiently(what, look, deadline=Deadline.after(RETRY_SECONDS))
-        except REFUSALS as error:
-            raise DeployError(f"{what} cannot be listed: {told(error)}") from error
+            found = retry_transient(what, look, deadline=Deadline.after(RETRY_SECONDS))
+        except AWS_ERRORS as error:
+            raise DeployError(f"{what} cannot be listed: {describe_error(error)}") from error
         others: dict[str, list[str]] = {}
         for one in found:
             run = next((each["Value"] for each in one.get("Tags", ()) if each["Key"] == RUN_TAG), "")
@@ -125,7 +125,7 @@ def claim_tags(
 def _claimant(target: Target, tag: DiscoveryTag) -> str:
     try:
         (found,) = target.client("ec2").describe_key_pairs(KeyNames=[tag.claim])["KeyPairs"]
-    except (*REFUSALS, ValueError):
+    except (*AWS_ERRORS, ValueError):
         return ""
     return next((each["Value"] for each in found.get("Tags", ()) if each["Key"] == RUN_TAG), "")
 

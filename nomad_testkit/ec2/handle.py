@@ -119,7 +119,7 @@ class EmbeddedEc2:
 
     @classmethod
     def attach(cls, state_dir: Path) -> EmbeddedEc2:
-        """Hold a lease on a cloud that another process started. Raises Ec2Error when there is none at `state_dir`."""
+        """Hold a lease on a cloud that another process started. Raises Ec2Error if `state_dir` has no cloud."""
         return cls(state_dir)
 
     def client(self, service: str) -> Any:

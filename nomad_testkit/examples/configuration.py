@@ -118,7 +118,7 @@ def root(folder: Path) -> Path:
                 top = _common(top, path)
     if top in (Path(top.anchor), Path.home(), Path("/home"), Path("/tmp")):  # noqa: S108 - it is compared, not used
         raise ExampleError(
-            f"{folder}: found modules or files up to {top}, which would have to be copied whole; right is a folder of "
+            f"{folder}: found modules or files up to {top}, which would have to be copied whole; expected a folder of "
             "their own for the configuration and its modules, such as a repository"
         )
     return top

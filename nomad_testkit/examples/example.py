@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from nomad_testkit.errors import ExampleError
+from nomad_testkit.errors import ExampleError, did_you_mean, near_miss
 from nomad_testkit.examples import configuration
 from nomad_testkit.examples.inputs import checked_inputs, known_keys
 from nomad_testkit.examples.security import Security
@@ -20,7 +20,6 @@ from nomad_testkit.examples.variables import (
     expand_input,
     expand_user_data,
     kind_of,
-    near_miss,
     referred,
     refusal,
     refuse_unusable_key,
@@ -308,7 +307,7 @@ def _find(name_or_path: str | Path) -> Path:
     configured = [path.name for path in configuration.files(folder)] if folder.is_dir() else []
     if configured and (folder / FILE).is_file():
         raise ExampleError(
-            f"{folder}: found {FILE} and {', '.join(configured)}; right is one of them: what is to make the cluster?"
+            f"{folder}: found {FILE} and {', '.join(configured)}; expected one of them: what is to make the cluster?"
         )
     if configured or (folder / FILE).is_file():
         return folder
@@ -317,10 +316,10 @@ def _find(name_or_path: str | Path) -> Path:
         seen = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
         right = f"one with it, or one that is bundled: {', '.join(bundled)}"
         raise ExampleError(
-            f"{folder}: found a folder without {FILE} or *.tf (in it: {seen or 'no file'}); right is {right}"
+            f"{folder}: found a folder without {FILE} or *.tf (in it: {seen or 'no file'}); expected {right}"
         )
     hint = near_miss(str(name_or_path), bundled)
-    raise ExampleError(f"there is no example at {folder}, and none is bundled as {path}; right is {hint}")
+    raise ExampleError(f"there is no example at {folder}, and none is bundled as {path}; {hint}")
 
 
 def _files(folder: Path) -> list[str]:
@@ -356,7 +355,7 @@ def _script(file: Path, name: str, table: Mapping[str, Any]) -> bytes:
         why = error.strerror or error
         found, right = f"{table['user_data']!r}, which cannot be read ({why})", "a script beside example.toml"
         if not path.exists():
-            right += f", {near_miss(path.name, [one for one in _files(file.parent) if one != FILE])}"
+            right += did_you_mean(path.name, [one for one in _files(file.parent) if one != FILE])
         raise refusal(file, f"groups.{name}.user_data", found, right) from error
 
 

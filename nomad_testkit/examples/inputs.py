@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nomad_testkit.examples.variables import kind_of, near_miss, refusal
+from nomad_testkit.errors import near_miss
+from nomad_testkit.examples.variables import kind_of, refusal
 
 _DESCRIBED: Mapping[Any, str] = {
     str: "a string",

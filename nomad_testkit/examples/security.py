@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nomad_testkit.examples.variables import kind_of, near_miss, refusal
+from nomad_testkit.errors import near_miss
+from nomad_testkit.examples.variables import kind_of, refusal
 
 SECRETS_FOLDER = "/etc/nomad-testkit"
 """Where user data finds the run's secrets on a host."""

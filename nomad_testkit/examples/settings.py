@@ -96,4 +96,4 @@ def _size_variable(example: Example, role: str, source: str) -> str:
     else:
         found = f"the groups of the role {role} ({groups}) have sizes of their own"
         right = "each of them by --nomad-var: " + ", ".join(f"{name}=N" for name in names)
-    raise SettingsError(f"{source}: {example.file}: {found}; right is {right}")
+    raise SettingsError(f"{source}: {example.file}: {found}; expected {right}")

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from nomad_testkit.errors import ExampleError
+from nomad_testkit.errors import ExampleError, did_you_mean
 from nomad_testkit.examples.cluster_outputs import ROLES, GroupOutputs, expected, find_groups, size_variables
 from nomad_testkit.examples.configuration import Configuration, Declared
 from nomad_testkit.examples.example import Example, Group, Roles, Sizes
 from nomad_testkit.examples.terraform_tool import find_tool
-from nomad_testkit.examples.variables import TYPES, Variable, kind_of, near_miss, refusal, refuse_unusable_key
+from nomad_testkit.examples.variables import TYPES, Variable, kind_of, refusal, refuse_unusable_key
 
 _KNOWN: Mapping[str, str] = {
     "ami_id": "ami-id",
@@ -144,9 +144,9 @@ class TerraformExample(Example):
         for name in variables:
             if name not in self.declarations:
                 found = "a variable that this configuration does not declare"
-                hint, declared = near_miss(name, self.declarations), ", ".join(self.declarations)
-                right = f"{hint}; declared are {declared}" if hint.startswith("perhaps") else hint
-                raise refusal(self.file, f"variable {name}", found, right)
+                declared = ", ".join(self.declarations) or "none"
+                hint = f"one of those declared, {declared}{did_you_mean(name, self.declarations)}"
+                raise refusal(self.file, f"variable {name}", found, hint)
         given = {name: self.declarations[name].checked(self.file, value) for name, value in variables.items()}
         example = dataclasses.replace(
             self,
@@ -179,7 +179,7 @@ class TerraformExample(Example):
 
     def render(self, *, run_id: str = "", inbound_cidr_blocks: Sequence[str] = ()) -> tuple[Group, ...]:
         """Raise ExampleError: what a configuration makes is not known before it is applied."""
-        raise ExampleError(f"{self.folder}: found a configuration of Terraform; right is an example.toml to plan from")
+        raise ExampleError(f"{self.folder}: found a configuration of Terraform; expected an example.toml to plan from")
 
     def _size_variable(self, role: str) -> str | None:
         names = size_variables(self.group_outputs[role].group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nomad_testkit.errors import ExampleError
+from nomad_testkit.errors import ExampleError, near_miss
 from nomad_testkit.examples.login_key import public_line
 from nomad_testkit.modules.user_data import is_compressed
 
@@ -23,8 +22,9 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 def refusal(file: Path, key: str, found: str, right: str) -> ExampleError:
-    """Word an error: the file, the key in it, what was found, what would be right."""
-    return ExampleError(f"{file}: {key}: found {found}; right is {right}")
+    """Word an error: the file, the key in it, what was found, and what was expected or meant."""
+    remedy = right if right.startswith(("did you mean", "expected")) else f"expected {right}"
+    return ExampleError(f"{file}: {key}: found {found}; {remedy}")
 
 
 def refuse_unusable_key(example: Path, key: str, file: Path, right: str) -> None:
@@ -36,19 +36,6 @@ def refuse_unusable_key(example: Path, key: str, file: Path, right: str) -> None
         raise refusal(example, key, found, right) from error
     except ValueError as error:
         raise refusal(example, key, f"{str(file)!r}, {error}", right) from error
-
-
-def near_miss(name: str, names: Iterable[str]) -> str:
-    """Tell what is right in the place of a name: what was probably meant, or all that there is.
-
-    >>> near_miss("num_server", ["num_servers", "ami_id"])
-    'perhaps num_servers'
-    """
-    names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=2)
-    if not close and (longer := [one for one in names if one.startswith(name)]):
-        close = longer[:2]
-    return f"perhaps {' or '.join(close)}" if close else f"one of {', '.join(names)}" if names else "none"
 
 
 def kind_of(value: object) -> str:

@@ -43,7 +43,7 @@ class Faults:
     # -- agents
 
     def stop(self, agent: AgentName, *hosts: Host) -> Fault:
-        """Stop an agent as an operator does (`systemctl stop`); undone is it when its unit has been started."""
+        """Stop an agent as an operator does (`systemctl stop`); undone once its unit has been started."""
         return self._keep(agents.stop(self._cluster, agent, hosts))
 
     def kill(self, agent: AgentName, *hosts: Host, respawn: bool = False) -> Fault:
@@ -60,13 +60,13 @@ class Faults:
     # -- instances
 
     def reboot_instance(self, *hosts: Host) -> Fault:
-        """Reboot instances, all at once (RebootInstances); undone is it when SSH answers again."""
+        """Reboot instances, all at once (RebootInstances); undone once SSH answers again."""
         return self._keep(instances.reboot(self._cluster, hosts))
 
     def stop_instance(self, *hosts: Host, replaced: bool = False) -> Fault:
         """Stop instances (StopInstances), and start them again; their auto scaling groups look away meanwhile.
 
-        With `replaced` they do not: undone is it when they have replaced them.
+        With `replaced` the groups look after them: undone once they have replaced them.
         """
         return self._keep(instances.stop(self._cluster, hosts, replaced=replaced))
 

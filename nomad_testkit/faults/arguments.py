@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 
-from nomad_testkit.errors import UsageError
+from nomad_testkit.errors import UsageError, did_you_mean
 
 
 def number(name: str, value: object, *, least: float | None = None, most: float | None = None, unit: str = "") -> float:
@@ -53,8 +52,8 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     if not isinstance(value, str) or value not in names:
-        listed = " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
-        raise UsageError(f"{name}: expected {listed or 'nothing: there is none'}, found {value!r}{meant(value, names)}")
+        listed = (" or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}") or "none"
+        raise UsageError(f"{name}: expected {listed}, found {value!r}{did_you_mean(value, names)}")
     return value
 
 
@@ -63,13 +62,3 @@ def folder(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value or "\n" in value:
         raise UsageError(f"{name}: expected a folder's path that begins with /, found {value!r}")
     return value.rstrip("/") or "/"
-
-
-def meant(value: object, names: Iterable[str]) -> str:
-    """Say which name was probably meant; empty where none is near.
-
-    >>> meant("nomda", ["consul", "nomad"])
-    '; did you mean nomad?'
-    """
-    close = difflib.get_close_matches(value, list(names), n=1) if isinstance(value, str) else []
-    return f"; did you mean {close[0]}?" if close else ""

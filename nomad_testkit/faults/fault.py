@@ -10,11 +10,10 @@ from typing import Protocol
 
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
-from nomad_testkit.errors import FaultError, TestkitError, UsageError
+from nomad_testkit.errors import FaultError, TestkitError, UsageError, did_you_mean
 from nomad_testkit.events import FaultEvent, emit
-from nomad_testkit.faults.arguments import meant
 from nomad_testkit.faults.repairs import Repairs, in_words
-from nomad_testkit.targets.aws.errors import REFUSALS
+from nomad_testkit.targets.aws.errors import AWS_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Fault:
         except BaseException as error:
             _note(error, self.repairs.run())
             # What botocore raises is for a user no other thing than what SSH does.
-            if isinstance(error, (TestkitError, *REFUSALS)) and not isinstance(error, (FaultError, UsageError)):
+            if isinstance(error, (TestkitError, *AWS_ERRORS)) and not isinstance(error, (FaultError, UsageError)):
                 failed = FaultError(f"could not {self.what}: {in_words(error)}")
                 for note in getattr(error, "__notes__", ()):
                     failed.add_note(note)
@@ -103,7 +102,7 @@ def own(cluster: Cluster, wanted: Sequence[Host]) -> list[Host]:
             names = [*known, *(host.private_ip for host in cluster.hosts)]
             several = "; give several hosts one by one, by *hosts" if isinstance(one, (list, tuple)) else ""
             raise UsageError(
-                f"expected a Host of cluster {cluster.run_id}, found {one!r}{several}{meant(one, names)}; "
+                f"expected a Host of cluster {cluster.run_id}, found {one!r}{several}{did_you_mean(one, names)}; "
                 f"its hosts are {_names(cluster.hosts)}"
             )
     strange = [host for host in wanted if host.instance_id not in known]

@@ -15,7 +15,7 @@ from nomad_testkit.errors import FaultError, HostError
 from nomad_testkit.faults.arguments import flag
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.repairs import Repairs, Turn, gone, undoes
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
 def reboot(cluster: Cluster, hosts: Sequence[Host]) -> Fault:
-    """Make the fault that reboots instances, all at once (RebootInstances); undone is it when they are up again."""
+    """Make the fault that reboots instances, all at once (RebootInstances); undone once they are up again."""
     chosen = own(cluster, hosts)
 
     def make(repairs: Repairs) -> None:
@@ -52,7 +52,7 @@ def reboot(cluster: Cluster, hosts: Sequence[Host]) -> Fault:
 def stop(cluster: Cluster, hosts: Sequence[Host], *, replaced: bool) -> Fault:
     """Make the fault that stops instances (StopInstances), and starts them again.
 
-    Their auto scaling groups do not look after them meanwhile, unless they are to be `replaced`: then undone is it when
+    Their auto scaling groups do not look after them meanwhile, unless they are to be `replaced`: then it is undone once
     the groups have replaced them, as when instances were terminated.
     """
     chosen = own(cluster, hosts)
@@ -231,5 +231,5 @@ def _ec2(cluster: Cluster) -> EC2Client:
 def _api(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except REFUSALS as error:
-        raise FaultError(told(error)) from error
+    except AWS_ERRORS as error:
+        raise FaultError(describe_error(error)) from error

@@ -79,7 +79,7 @@ def filtered(cluster: Cluster, rules: Mapping[Host, Sequence[str]], what: str) -
 
     def make(repairs: Repairs) -> None:
         table = _TABLE + secrets.token_hex(4)
-        # Looked for everywhere first: half a partition is none.
+        # Look everywhere first: half a partition would isolate nothing.
         at_once(list(rules), _require_nft)
 
         def close(host: Host) -> None:
@@ -113,7 +113,7 @@ def _require_nft(host: Host) -> None:
 
 
 def others(cluster: Cluster, host: Host) -> list[Host]:
-    """List the other hosts of a cluster. Raises UsageError where there is none."""
+    """List the other hosts of a cluster. Raises UsageError if it has no others."""
     found = [one for one in cluster.hosts if one is not host]
     if not found:
         raise UsageError(

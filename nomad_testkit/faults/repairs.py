@@ -11,7 +11,7 @@ from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.faults.book import Book
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 
 UNDO: dict[str, Undo] = {}
 """All that undoes a kind of fault, by the names that are in the books of faults."""
@@ -128,8 +128,8 @@ class Repairs:
 
 def in_words(error: Exception) -> str:
     """Put an error in words, with its type where nomad_testkit did not raise it on purpose."""
-    if isinstance(error, REFUSALS):
-        return told(error)
+    if isinstance(error, AWS_ERRORS):
+        return describe_error(error)
     return str(error) if isinstance(error, (TestkitError, OSError)) else f"{type(error).__name__}: {error}"
 
 

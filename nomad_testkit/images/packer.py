@@ -80,7 +80,7 @@ def packer_version() -> tuple[int, ...]:
 def validate(template: Template, environment: Mapping[str, str]) -> None:
     """Let Packer look at a template. Raises PackerError with its words, and a note for a path where nothing is."""
     if not template.path.exists():
-        raise PackerError(f"there is no Packer template at {template.path}; right is a file *.pkr.hcl or its folder")
+        raise PackerError(f"there is no Packer template at {template.path}; expected a file *.pkr.hcl or its folder")
     version = packer_version()
     argument = template.argument(version)
     deadline = Deadline.after(VALIDATE_SECONDS)
@@ -104,7 +104,7 @@ def build(template: Template, environment: Mapping[str, str], *, deadline: Deadl
     if len(done.images) != 1:
         made = ", ".join(done.images) or "none"
         which = f"the builds {template.only!r}" if template.only else "all builds"
-        raise PackerError(f"{which} of {template.path} made these AMIs: {made}; right is one, which `only` can choose")
+        raise PackerError(f"{which} of {template.path} made these AMIs: {made}; expected one, which `only` can choose")
     return done.images[0]
 
 

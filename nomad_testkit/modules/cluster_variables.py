@@ -216,7 +216,7 @@ class ClusterModule:
 
 
 def _duration(text: str) -> float | None:
-    """Give the seconds of a time as Go writes it; None where it is none.
+    """Give the seconds of a time as Go writes it; None if it cannot be read.
 
     >>> _duration("1h30m"), _duration("0"), _duration("soon")
     (5400.0, 0.0, None)

@@ -37,7 +37,7 @@ def checked_run_id(run_id: str) -> str:
     """
     if not re.fullmatch(rf"[a-z0-9][a-z0-9-]{{0,{RUN_ID_LENGTH - 1}}}", run_id):
         right = f"1 to {RUN_ID_LENGTH} small letters, digits and -, beginning with a letter or digit"
-        raise UsageError(f"the run id is {run_id!r}; right is {right}")
+        raise UsageError(f"the run id is {run_id!r}; expected {right}")
     return run_id
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nomad_testkit.operations.backup import Backup, restore, save
 from nomad_testkit.operations.drain import drained, node_id
-from nomad_testkit.operations.health import require_whole
+from nomad_testkit.operations.health import require_healthy
 from nomad_testkit.operations.hosts import cut_power, replace_servers, scale
 from nomad_testkit.operations.upgrades import upgrade
 
@@ -18,7 +18,7 @@ __all__ = [
     "drained",
     "node_id",
     "replace_servers",
-    "require_whole",
+    "require_healthy",
     "restore",
     "save",
     "scale",

@@ -14,7 +14,7 @@ from nomad_testkit.cluster.clients.snapshots import check_snapshot
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, UsageError
-from nomad_testkit.operations.health import WITHIN, require_whole
+from nomad_testkit.operations.health import WITHIN, require_healthy
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def restore(cluster: Cluster, backup: Backup) -> None:
     deadline = Deadline.after(WITHIN)
     wait_until("Nomad to know its own clients alone", lambda: _purge(cluster), deadline=deadline, where=cluster.run_id)
     wait_until("Consul to know its own agents alone", lambda: _agents(cluster), deadline=deadline, where=cluster.run_id)
-    require_whole(cluster)
+    require_healthy(cluster)
 
 
 def _refuse_what_cannot_be_used(cluster: Cluster, backup: Backup) -> None:
@@ -88,11 +88,11 @@ def _refuse_what_cannot_be_used(cluster: Cluster, backup: Backup) -> None:
         except ValueError as error:
             raise UsageError(f"the key {name} of the backup of {backup.run_id} is damaged: it is not JSON") from error
     if not backup.keys:
-        raise UsageError(f"the backup of {backup.run_id} has no key of Nomad's keystore; right is what save gave")
+        raise UsageError(f"the backup of {backup.run_id} has no key of Nomad's keystore; expected what save gave")
     if cluster.example is not None and cluster.example.security.acl and backup.run_id != cluster.run_id:
         raise UsageError(
             f"{cluster.run_id} has ACLs, and the backup is of {backup.run_id}: it would get that one's tokens, and "
-            "nobody could use it with its own any more; right is a cluster without ACLs, or a backup of the same"
+            "nobody could use it with its own any more; expected a cluster without ACLs, or a backup of the same"
         )
 
 
@@ -113,7 +113,7 @@ def _bring_keys(cluster: Cluster, backup: Backup) -> None:
             server.run(f"chown --reference={shlex.quote(folder)} {shlex.quote(path)}", sudo=True)
         logger.info("%s: restarting nomad, which reads its keys when it starts", server)
         server.run("systemctl restart nomad", sudo=True, timeout=WITHIN)
-        require_whole(cluster)
+        require_healthy(cluster)
 
 
 def _purge(cluster: Cluster) -> Ok[None] | Pending:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
-from nomad_testkit.errors import FaultError, UsageError
-from nomad_testkit.faults.arguments import meant, number
+from nomad_testkit.errors import FaultError, UsageError, did_you_mean
+from nomad_testkit.faults.arguments import number
 from nomad_testkit.faults.changes import make_eligible
 from nomad_testkit.faults.fault import not_undone
 from nomad_testkit.faults.repairs import Repairs
@@ -31,8 +31,8 @@ def drained(cluster: Cluster, client: Host, *, deadline: float = DRAIN_SECONDS) 
     """
     if client not in cluster.nomad_clients:
         known = ", ".join(map(str, cluster.nomad_clients)) or "none"
-        near = meant(client, [host.instance_id for host in cluster.nomad_clients])
-        raise UsageError(f"{client} is to be drained; right is one of the cluster's Nomad clients: {known}{near}")
+        near = did_you_mean(client, [host.instance_id for host in cluster.nomad_clients])
+        raise UsageError(f"{client} is to be drained; expected one of the cluster's Nomad clients: {known}{near}")
     deadline = number("deadline", deadline, least=0, unit="s")
     node = node_id(client)
     spec = {"Deadline": int(deadline * _NANOSECONDS), "IgnoreSystemJobs": False}

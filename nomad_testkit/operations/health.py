@@ -12,7 +12,7 @@ WITHIN = 300.0
 """Seconds for each step to come to its end."""
 
 
-def require_whole(cluster: Cluster, *more: Check[Any], within: float = WITHIN) -> None:
+def require_healthy(cluster: Cluster, *more: Check[Any], within: float = WITHIN) -> None:
     """Demand that the cluster is as large as its hosts make it, and healthy: no stale peer, a leader, nodes ready.
 
     `more` are checks that have to hold at the same time.

@@ -11,15 +11,15 @@ from nomad_testkit.checks.raft import AGENTS
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.host_watch import answers
-from nomad_testkit.errors import DeployError, FaultError, UsageError
+from nomad_testkit.errors import DeployError, FaultError, UsageError, did_you_mean
 from nomad_testkit.faults import instances as instance_faults
-from nomad_testkit.faults.arguments import meant, whole
+from nomad_testkit.faults.arguments import whole
 from nomad_testkit.faults.changes import protect, unprotect
 from nomad_testkit.faults.fault import not_undone
 from nomad_testkit.faults.repairs import Repairs
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
-from nomad_testkit.operations.health import WITHIN, require_whole
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.operations.health import WITHIN, require_healthy
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 
@@ -36,7 +36,7 @@ def replace_servers(cluster: Cluster, *, between: Callable[[], None] | None = No
     for server in servers:
         with instance_faults.terminate(cluster, [server], power_cut=False):
             pass  # left when it is replaced, and `cluster` knows the new host
-        require_whole(cluster)
+        require_healthy(cluster)
         if between is not None:
             between()
 
@@ -58,7 +58,7 @@ def scale(cluster: Cluster, group: str, count: int) -> None:
         named = {tag["Value"]: one for one in found for tag in one["Tags"] if tag["Key"] == GROUP_TAG}
         if group not in named:
             raise UsageError(
-                f"there is no group {group!r}; right is one of {', '.join(sorted(named))}{meant(group, named)}"
+                f"there is no group {group!r}; expected one of {', '.join(sorted(named))}{did_you_mean(group, named)}"
             )
         facts = named[group]
         leaders = _leaders(cluster, group) if servers and count < len(cluster.in_groups(group)) else []
@@ -71,9 +71,9 @@ def scale(cluster: Cluster, group: str, count: int) -> None:
             )
             cluster.resize(group, count)
             _await_size(cluster, group, count)
-    except REFUSALS as error:
-        raise DeployError(f"{group} could not be scaled to {count}: {told(error)}") from error
-    require_whole(cluster)
+    except AWS_ERRORS as error:
+        raise DeployError(f"{group} could not be scaled to {count}: {describe_error(error)}") from error
+    require_healthy(cluster)
 
 
 def _await_size(cluster: Cluster, group: str, count: int) -> None:
@@ -120,4 +120,4 @@ def cut_power(cluster: Cluster) -> None:
     """
     with instance_faults.stop(cluster, cluster.hosts, replaced=False):
         pass
-    require_whole(cluster)
+    require_healthy(cluster)

@@ -19,7 +19,7 @@ from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import CommandFailed, DeployError, UsageError
 from nomad_testkit.images.agents import Agent, identify
 from nomad_testkit.images.agents.binary import elf_architecture
-from nomad_testkit.operations.health import WITHIN, require_whole
+from nomad_testkit.operations.health import WITHIN, require_healthy
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def upgrade(cluster: Cluster, binary: Agent | Path, *, between: Callable[[Host],
         old = _refuse_a_wrong_one(agent, [*servers, *clients])
     except Unanswered as error:
         raise DeployError(f"nothing is upgraded, since not every host says which version it runs: {error}") from error
-    require_whole(cluster)
+    require_healthy(cluster)
     while servers:
         leader = leader_of(cluster, agent.name)
         host = next((one for one in servers if one != leader), leader)
@@ -58,7 +58,7 @@ def upgrade(cluster: Cluster, binary: Agent | Path, *, between: Callable[[Host],
         _one(cluster, agent, host, old, between)
     for host in clients:
         _one(cluster, agent, host, old, between)
-    require_whole(cluster)
+    require_healthy(cluster)
 
 
 def _refuse_a_wrong_one(agent: Agent, hosts: list[Host]) -> dict[Host, str]:
@@ -71,13 +71,13 @@ def _refuse_a_wrong_one(agent: Agent, hosts: list[Host]) -> dict[Host, str]:
         found = ", ".join(f"{version} on {name}" for name, version in newer.items())
         raise UsageError(
             f"{agent.path} is {agent.name} {agent.version}, and there runs {found}: {agent.name.title()} cannot be "
-            f"downgraded in place; right is {max(newer.values(), key=Version)} or newer"
+            f"downgraded in place; expected {max(newer.values(), key=Version)} or newer"
         )
     architecture = elf_architecture(agent.path)
     machines = {answer.place.instance_id: answer.value for answer in ask_every(hosts, _architecture)}
     if others := {name: machine for name, machine in machines.items() if machine != architecture}:
         found = ", ".join(f"{name} is {machine}" for name, machine in others.items())
-        raise UsageError(f"{agent.path} is for {architecture}, and {found}; right is a program for the hosts")
+        raise UsageError(f"{agent.path} is for {architecture}, and {found}; expected a program for the hosts")
     return {host: running[host.instance_id] for host in hosts}
 
 

@@ -87,7 +87,7 @@ def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
     What killed processes left of faults is undone first. Raises SettingsError, also where that cannot be.
     """
     from nomad_testkit.cluster.cluster import Cluster
-    from nomad_testkit.deployment.lifecycle_events import visited
+    from nomad_testkit.deployment.lifecycle_events import attachment_events
     from nomad_testkit.faults.left import require_undone
 
     example = attached_example(settings)
@@ -103,7 +103,7 @@ def attached_cluster(settings: Settings, target: Target) -> Iterator[Cluster]:
         except FaultError as error:
             raise SettingsError(f"{settings.source('attach')}: {error}") from error
         cluster.refresh()
-        with visited(cluster):
+        with attachment_events(cluster):
             yield cluster
     finally:
         cluster.close()

@@ -59,12 +59,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the verdict, what the evidence has to say of it and where the evidence is on a failing test's report."""
     report = yield
-    if report.failed and call.excinfo is not None and (told := _told(item, call.excinfo.value)):
-        report.sections.append(("nomad_testkit", told))
+    if report.failed and call.excinfo is not None and (section := _evidence_section(item, call.excinfo.value)):
+        report.sections.append(("nomad_testkit", section))
     return report
 
 
-def _told(item: pytest.Item, error: BaseException) -> str | None:
+def _evidence_section(item: pytest.Item, error: BaseException) -> str | None:
     """Tell what there is to tell; a cluster that is still there is asked, one that could not be made has been."""
     cluster = item.config.stash.get(_current, None) if _uses_the_cluster(item) else None
     if cluster is None and "evidence of " not in said(error):

@@ -156,7 +156,7 @@ class Reporter:
                 self._write(self._report(session))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say where the page is, or why there is none."""
+        """Say where the page is, or why it was not written."""
         for line in self._said:
             terminalreporter.write_line(f"nomad_testkit: {line}")
 

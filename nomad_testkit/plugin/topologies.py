@@ -31,7 +31,7 @@ def asked_for(node: Any) -> tuple[str, ...]:
         return tuple(name for name in TOPOLOGIES if node.get_closest_marker(name) is not None)
     if not marker.args or (unknown := [name for name in marker.args if name not in TOPOLOGIES]):
         found = ", ".join(map(repr, unknown)) if marker.args else "none"
-        raise UsageError(f"{node.nodeid}: the marker {MARKER} has {found}; right is any of {', '.join(TOPOLOGIES)}")
+        raise UsageError(f"{node.nodeid}: the marker {MARKER} has {found}; expected any of {', '.join(TOPOLOGIES)}")
     return tuple(dict.fromkeys(marker.args))
 
 

@@ -49,7 +49,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EvidenceHost:
     """One host of the evidence."""
 
     instance_id: str
@@ -130,7 +130,7 @@ class _Line(NamedTuple):
     of_systemd: bool
 
 
-def _warnings(folder: Path, place: Place, window: Window) -> list[_Line]:
+def _warnings(folder: Path, place: EvidenceHost, window: Window) -> list[_Line]:
     """Read what a host's agents complained of, in the order of time; what is said again and again stands once.
 
     An agent that starts again says the same of each allocation that it had: that must not drive out why it ended.
@@ -231,9 +231,9 @@ def _where(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _places(folder: Path) -> Sequence[Place]:
+def _places(folder: Path) -> Sequence[EvidenceHost]:
     try:
-        return [Place(**facts) for facts in json.loads((folder / HOSTS_FILE).read_text())]
+        return [EvidenceHost(**facts) for facts in json.loads((folder / HOSTS_FILE).read_text())]
     except FileNotFoundError:
         return []
 

@@ -75,7 +75,7 @@ class TestRecord:
     evidence: str = ""
     """What nomad_testkit says of it."""
     artifacts: str = ""
-    """The folder with the evidence; empty where there is none."""
+    """The folder with the evidence; empty if none was collected."""
     checks: tuple[CheckEvent, ...] = ()
     faults: tuple[FaultRecord, ...] = ()
     properties: tuple[tuple[str, str], ...] = ()

@@ -63,7 +63,7 @@ def prepare(path: Path) -> Path:
     except OSError as error:
         raise SettingsError(
             f"the report is to be {path}, but nothing can be written into {path.parent}: {error.strerror or error}; "
-            "right is a file in a folder that can be written, such as --nomad-report report.html"
+            "expected a file in a folder that can be written, such as --nomad-report report.html"
         ) from error
     return path
 

@@ -22,7 +22,7 @@ def expiry_tags(seconds: float | None, *, now: datetime | None = None) -> dict[s
 
 
 def expiry_of(tags: Iterable[Mapping[str, Any]]) -> datetime | None:
-    """Read that tag among a resource's; None where there is none, or none that is a time.
+    """Read that tag among a resource's; None if it is missing or no time.
 
     >>> expiry_of([{"Key": "nomad-testkit-expires", "Value": "2026-03-14T16:09:00Z"}])
     datetime.datetime(2026, 3, 14, 16, 9, tzinfo=datetime.timezone.utc)
@@ -35,6 +35,6 @@ def expiry_of(tags: Iterable[Mapping[str, Any]]) -> datetime | None:
 
 
 def seconds_left(expires: str | None, *, now: datetime | None = None) -> float | None:
-    """Tell how long it is until the time that such a tag's value tells, never below 0; None where there is none."""
+    """Tell how long it is until the time that such a tag's value tells, never below 0; None if there is no such tag."""
     at = expiry_of([{"Key": EXPIRES_TAG, "Value": expires or ""}])
     return max(0.0, (at - (now or datetime.now(UTC))).total_seconds()) if at else None

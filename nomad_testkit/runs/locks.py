@@ -19,7 +19,7 @@ class FileLock:
 
     path: Path
     create: bool = True
-    """Whether to make the file where there is none; else that raises FileNotFoundError, and nothing comes to be."""
+    """Whether to create the file; if not, a missing file raises FileNotFoundError and nothing is created."""
     _descriptor: int | None = None
 
     @property

@@ -15,8 +15,7 @@ from typing import Any
 
 from platformdirs import user_state_path
 
-from nomad_testkit.errors import TestkitError, UsageError, WaitTimeout
-from nomad_testkit.examples.variables import near_miss
+from nomad_testkit.errors import TestkitError, UsageError, WaitTimeout, did_you_mean
 from nomad_testkit.runs.journal import Journal
 from nomad_testkit.runs.locks import FileLock
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -68,8 +67,7 @@ class Run:
         for run in known:
             if name in (run.run_id, run.name):
                 return run
-        hint = near_miss(name, [one for run in known for one in (run.name or run.run_id,)])
-        meant = f"; {hint}" if hint.startswith("perhaps") else ""
+        meant = did_you_mean(name, [run.name or run.run_id for run in known])
         listed = ", ".join(map(str, known)) or "none"
         raise UsageError(f"there is no run {name!r} in {state_path() / 'runs'}; there are: {listed}{meant}")
 

@@ -53,7 +53,7 @@ def test_the_agent_is_the_version_that_was_asked_for(
     said = nomad_ami_host.testinfra.run(f"/opt/{agent}/bin/{agent} version").stdout
     found = re.search(r"\bv(\d+\.\d+\.\d+\S*)", said)
     assert found is not None, f"/opt/{agent}/bin/{agent} version says no version, but {said!r}"
-    assert found[1] == wanted or wanted.startswith("any"), f"{agent} is {found[1]}; right is {wanted}"
+    assert found[1] == wanted or wanted.startswith("any"), f"{agent} is {found[1]}; expected {wanted}"
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -65,16 +65,16 @@ def test_its_files_are_owned_by_its_user_and_in_their_modes(agent: str, nomad_am
     shown = look.run("stat -c '%n %F %U %a' " + " ".join(wanted)).stdout
     found = dict(line.split(" ", 1) for line in shown.splitlines())
     faults = [
-        f"{path} is {found.get(path, 'missing')}; right is {right}"
+        f"{path} is {found.get(path, 'missing')}; expected {right}"
         for path, right in wanted.items()
         if found.get(path) != right
     ]
     link = look.run(f"readlink /usr/local/bin/{agent}").stdout.strip()
     if link != f"/opt/{agent}/bin/{agent}":
-        faults.append(f"/usr/local/bin/{agent} is {link or 'no link'}; right is a link to /opt/{agent}/bin/{agent}")
+        faults.append(f"/usr/local/bin/{agent} is {link or 'no link'}; expected a link to /opt/{agent}/bin/{agent}")
     user = look.run(f"getent passwd {agent}").stdout.strip()
     if user.rpartition("/")[2] not in ("nologin", "false"):
-        faults.append(f"the user {agent} is {user or 'missing'}; right is one who cannot log in")
+        faults.append(f"the user {agent} is {user or 'missing'}; expected one who cannot log in")
     assert not faults, "\n".join(faults)
 
 
@@ -89,7 +89,7 @@ def test_its_unit_is_not_enabled_before_run_makes_it(agent: str, nomad_ami_host:
     enabled = nomad_ami_host.testinfra.run(f"systemctl is-enabled {agent}.service").stdout.strip()
     active = nomad_ami_host.testinfra.run(f"systemctl is-active {agent}.service").stdout.strip()
     assert enabled not in ("enabled", "enabled-runtime", "alias", "static"), f"{agent}.service is {enabled}"
-    assert active == "inactive", f"{agent}.service is {active}; right is inactive, until run-{agent} has been called"
+    assert active == "inactive", f"{agent}.service is {active}; expected inactive, until run-{agent} has been called"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_bad_options_are_refused(command: str, said: str, nomad_ami_host: Host) 
     with nomad_ami_host.testinfra.sudo():
         ended = nomad_ami_host.testinfra.run(command)
     written = found(nomad_ami_host, f"find /opt/{agent}/config /etc/systemd/system/{agent}.service -type f")
-    assert ended.rc == 2, f"`{command}` ended with status {ended.rc}; right is 2. It said: {ended.stderr}"
+    assert ended.rc == 2, f"`{command}` ended with status {ended.rc}; expected 2. It said: {ended.stderr}"
     assert said in ended.stderr, f"`{command}` does not name {said}, but says: {ended.stderr}"
     assert not written, f"`{command}` was refused, but has written {', '.join(written)}"
 
@@ -141,7 +141,7 @@ def test_host_keys_are_the_hosts_own(nomad_ami_host: Host, launched: float) -> N
 
 def test_the_machine_id_is_the_hosts_own(nomad_ami_host: Host, launched: float) -> None:
     machine_id = nomad_ami_host.run("cat /etc/machine-id").stdout.strip()
-    assert re.fullmatch(r"[0-9a-f]{32}", machine_id), f"/etc/machine-id is {machine_id!r}; right are 32 digits"
+    assert re.fullmatch(r"[0-9a-f]{32}", machine_id), f"/etc/machine-id is {machine_id!r}; expected 32 digits"
     old = older(nomad_ami_host, launched, "/etc/machine-id", "/var/lib/dbus/machine-id")
     assert not old, f"every host of the image has the same: {', '.join(old)}; it must be empty in the image"
     journals = found(nomad_ami_host, "find /var/log/journal -mindepth 1 -maxdepth 1 -type d -printf '%f\\n'")
@@ -173,7 +173,7 @@ def test_the_clock_shows_utc(nomad_ami_host: Host) -> None:
 def test_the_kernel_can_run_nomads_tasks(nomad_ami_host: Host) -> None:
     release = nomad_ami_host.run("uname -r").stdout.strip()
     version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
-    assert version >= OLDEST_KERNEL, f"the kernel is {release}; right is {'.'.join(map(str, OLDEST_KERNEL))} or newer"
+    assert version >= OLDEST_KERNEL, f"the kernel is {release}; expected {'.'.join(map(str, OLDEST_KERNEL))} or newer"
     filesystems = nomad_ami_host.run("cat /proc/filesystems").stdout.split()
     missing = {"proc", "tmpfs"} - set(filesystems)
     if not {"cgroup", "cgroup2"} & set(filesystems):
@@ -189,11 +189,11 @@ def test_enough_files_can_be_open(nomad_ami_host: Host) -> None:
     login, service, kernel, init = (math.inf if one in ("unlimited", "infinity") else int(one) for one in shown)
     # A login cannot get more than init has, which is the machine's affair where a host is a container.
     wanted = min(OPEN_FILES, init)
-    assert login >= wanted, f"ulimit -Hn is {login}; right is {wanted} or more (/etc/security/limits.conf)"
+    assert login >= wanted, f"ulimit -Hn is {login}; expected {wanted} or more (/etc/security/limits.conf)"
     assert service >= OPEN_FILES, (
-        f"DefaultLimitNOFILE is {service}; right is {OPEN_FILES} or more (systemd-system.conf)"
+        f"DefaultLimitNOFILE is {service}; expected {OPEN_FILES} or more (systemd-system.conf)"
     )
-    assert kernel >= OPEN_FILES, f"fs.nr_open is {kernel}; right is {OPEN_FILES} or more (sysctl)"
+    assert kernel >= OPEN_FILES, f"fs.nr_open is {kernel}; expected {OPEN_FILES} or more (sysctl)"
 
 
 def test_it_boots_in_time_and_without_a_failed_unit(nomad_ami_host: Host) -> None:
@@ -202,7 +202,7 @@ def test_it_boots_in_time_and_without_a_failed_unit(nomad_ami_host: Host) -> Non
     shown = nomad_ami_host.run("systemctl show -p UserspaceTimestampMonotonic -p FinishTimestampMonotonic").stdout
     moments = dict(line.split("=") for line in shown.split())
     seconds = (int(moments["FinishTimestampMonotonic"]) - int(moments["UserspaceTimestampMonotonic"])) / 1e6
-    assert 0 < seconds <= BOOT_SECONDS, f"the boot took {seconds:.1f} s; right is at most {BOOT_SECONDS:.0f} s"
+    assert 0 < seconds <= BOOT_SECONDS, f"the boot took {seconds:.1f} s; expected at most {BOOT_SECONDS:.0f} s"
 
 
 def found(host: Host, command: str) -> list[str]:

@@ -98,7 +98,7 @@ def test_a_damaged_snapshot_is_refused_and_the_cluster_untouched(
     pids = {host: host.run(pid).stdout for host in nomad_cluster.hosts}
 
     damaged: dict[str, Any] = {agent: DAMAGES[damage](getattr(lost.backup, agent))}
-    with pytest.raises(UsageError, match=f"is damaged.*right is what save_snapshot of a {agent} client gave"):
+    with pytest.raises(UsageError, match=f"is damaged.*expected what save_snapshot of a {agent} client gave"):
         restore(nomad_cluster, replace(lost.backup, **damaged))
 
     assert {host: host.run(pid).stdout for host in nomad_cluster.hosts} == pids

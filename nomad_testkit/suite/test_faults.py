@@ -40,7 +40,7 @@ from nomad_testkit.examples.settings import changed
 from nomad_testkit.faults import Fault, Faults
 from nomad_testkit.faults.leader_watch import watching_leaders
 from nomad_testkit.faults.workload import Workload, writing
-from nomad_testkit.operations import require_whole
+from nomad_testkit.operations import require_healthy
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Deadline
@@ -103,7 +103,7 @@ def _workload(nomad_cluster: Cluster, healthy: None, heal: float, record: Report
 
 
 def require_health(cluster: Cluster, within: float) -> None:
-    require_whole(cluster, UnitsActive(), within=within)
+    require_healthy(cluster, UnitsActive(), within=within)
 
 
 @pytest.fixture(name="require_reelected")

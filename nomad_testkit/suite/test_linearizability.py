@@ -20,7 +20,7 @@ from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed
 from nomad_testkit.examples.settings import changed
 from nomad_testkit.faults import Faults
-from nomad_testkit.faults.linearizability import Step, check_kv
+from nomad_testkit.faults.linearizability import FaultStep, check_kv
 from nomad_testkit.faults.linearizability.checker import get_checker
 from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import Settings
@@ -85,7 +85,7 @@ def test_consul_kv_is_linearizable_under_a_sequence_of_faults(
 def test_stale_reads_of_a_server_that_is_cut_off_are_found(
     nomad_cluster: Cluster, nomad_faults: Faults, nomad_fault_seed: int
 ) -> None:
-    cut_off = [Step("partition", 1, pause=1, lasts=4)]
+    cut_off = [FaultStep("partition", 1, pause=1, lasts=4)]
     with pytest.raises(CheckFailed) as caught:
         check_kv(nomad_cluster, nomad_faults, seed=nomad_fault_seed, seconds=1, sequence=cut_off, reads="stale")
     assert str(caught.value).startswith("Consul KV is not linearizable with stale reads: ")

@@ -21,7 +21,7 @@ from nomad_testkit.errors import UsageError
 from nomad_testkit.examples.settings import changed
 from nomad_testkit.faults.leader_watch import watching_leaders
 from nomad_testkit.faults.workload import writing
-from nomad_testkit.operations import cut_power, drained, node_id, replace_servers, require_whole, scale
+from nomad_testkit.operations import cut_power, drained, node_id, replace_servers, require_healthy, scale
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 
@@ -52,9 +52,9 @@ def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target
 @pytest.fixture(autouse=True)
 def whole(nomad_cluster: Cluster) -> Iterator[None]:
     """Demand that the cluster is whole before and after each test."""
-    require_whole(nomad_cluster)
+    require_healthy(nomad_cluster)
     yield
-    require_whole(nomad_cluster)
+    require_healthy(nomad_cluster)
 
 
 def test_a_drained_client_runs_nothing_and_is_used_again(nomad_cluster: Cluster) -> None:
@@ -76,7 +76,7 @@ def test_a_drained_client_runs_nothing_and_is_used_again(nomad_cluster: Cluster)
 
 def test_a_server_is_no_client_to_drain(nomad_cluster: Cluster) -> None:
     with (
-        pytest.raises(UsageError, match="right is one of the cluster's Nomad clients"),
+        pytest.raises(UsageError, match="expected one of the cluster's Nomad clients"),
         drained(nomad_cluster, nomad_cluster.servers[0]),
     ):
         pass
@@ -99,7 +99,7 @@ def test_snapshots_bring_both_states_back(nomad_cluster: Cluster) -> None:
 
     consul.restore_snapshot(saved[0])
     nomad.restore_snapshot(saved[1])
-    require_whole(nomad_cluster)
+    require_healthy(nomad_cluster)
     assert nomad_cluster.consul.get_key("operations") == b"before"
     assert (nomad_cluster.nomad.variable("operations") or {})["Items"] == {"value": "before"}
 
@@ -116,7 +116,7 @@ def test_servers_scaled_out_and_in_leave_no_stale_peer_and_the_leader_leads_thro
         watch.verify_throughout()
     (ended,) = grown - set(nomad_cluster.servers)
     nomad_cluster.require(NodeGone(ended.instance_id), within=HEALS)
-    with pytest.raises(UsageError, match=f"there is no group 'nobody'; right is one of .*{group}"):
+    with pytest.raises(UsageError, match=f"there is no group 'nobody'; expected one of .*{group}"):
         scale(nomad_cluster, "nobody", 3)
     with pytest.raises(UsageError, match=f"hosts of {group}: expected a number: at least 1, found 0"):
         scale(nomad_cluster, group, 0)

@@ -26,7 +26,7 @@ from nomad_testkit.faults.workload import writing
 from nomad_testkit.images.agents import Agent, get_agent
 from nomad_testkit.images.agents.binary import sha256_of
 from nomad_testkit.images.cache import Cache
-from nomad_testkit.operations import require_whole, upgrade
+from nomad_testkit.operations import require_healthy, upgrade
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target, open_target
 
@@ -80,7 +80,7 @@ def test_what_is_no_agent_is_refused_and_a_program_that_does_not_start_is_taken_
     pretender = Agent("consul", "99.0.0", NO_AGENT, sha256_of(NO_AGENT), "given")
     with pytest.raises(DeployError, match=rf"consul 99\.0\.0 does not start on i-\w+ .*, which has {OLD} again"):
         upgrade(nomad_cluster, pretender)
-    require_whole(nomad_cluster)
+    require_healthy(nomad_cluster)
     nomad_cluster.require(RunsVersion("consul", OLD), within=HEALS)
     assert leader_of(nomad_cluster, "consul") == leader
     for host in nomad_cluster.hosts:

@@ -94,7 +94,7 @@ class Target(Protocol):
         ...
 
     def network(self) -> Network:
-        """Find the network to deploy to. Raises DeployError where there is none."""
+        """Find the network to deploy to. Raises DeployError if there is no usable one."""
         ...
 
     def image(self, example: Example) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import call, told
+from command_line import call, json_answer
 from pytest_runs import Project, project_in, supervisors_of
 
 from nomad_testkit.runs.run import Run
@@ -31,7 +31,7 @@ def test_an_ami_is_built_deployed_from_and_gone_with_its_cloud(project: Project)
     build = project.start_module("nomad_testkit", "ami", "build")
     assert build.await_end() == 0, build.text
     ami = build.text.splitlines()[-1]
-    (listed,) = told("ami", "list")["amis"]
+    (listed,) = json_answer("ami", "list")["amis"]
     assert (listed["ami"], listed["state"], listed["target"]) == (ami, "available", "embedded")
     assert listed["name"].startswith("nomad-consul-nt-")
 
@@ -44,20 +44,20 @@ def test_an_ami_is_built_deployed_from_and_gone_with_its_cloud(project: Project)
 
     # The cloud of the AMI lives on, and goes with the AMI.
     assert call("down", "dev").exit_code == 0
-    assert told("ami", "list")["amis"] == [listed]
+    assert json_answer("ami", "list")["amis"] == [listed]
     result = call("ami", "delete", ami)
     assert (result.exit_code, "is destroyed: 2 resources" in result.stdout) == (0, True), result.output
     assert not Path(cloud["state_dir"]).exists()
-    assert told("ami", "list") == {"amis": []}
+    assert json_answer("ami", "list") == {"amis": []}
 
 
 def test_a_cluster_whose_cloud_was_killed_is_told_to_be_gone_and_forgotten(project: Project) -> None:
     options = ("--servers", "1", "--clients", "0", "--name", "dev")
     up = project.start_module("nomad_testkit", "up", "nomad-consul-colocated-cluster", *options)
     assert up.await_end() == 0, up.text
-    assert told("check")["holds"] is True  # without clients, too
+    assert json_answer("check")["holds"] is True  # without clients, too
     os.kill(supervisors_of(project.warden())[-1], signal.SIGKILL)
-    (found,) = told("status")["runs"]
+    (found,) = json_answer("status")["runs"]
     assert (found["state"], found["hosts"]) == ("gone", [])
     assert call("status", "dev").exit_code == 1
     result = call("ssh", "servers-0", "true")

@@ -65,13 +65,13 @@ CLOUD_INIT = since_launch(suite.test_cloud_init_has_forgotten_the_builder)
 SPOILT = {
     "owner": Spoilt(
         of_agent(FILES, "nomad"),
-        "/opt/nomad/bin/nomad is regular file root 755; right is regular file nomad 755",
+        "/opt/nomad/bin/nomad is regular file root 755; expected regular file nomad 755",
         "chown root /opt/nomad/bin/nomad",
         "chown nomad /opt/nomad/bin/nomad",
     ),
     "mode": Spoilt(
         of_agent(FILES, "consul"),
-        "/opt/consul/data is directory consul 777; right is directory consul 750",
+        "/opt/consul/data is directory consul 777; expected directory consul 750",
         "chmod 777 /opt/consul/data",
         "chmod 750 /opt/consul/data",
     ),
@@ -83,7 +83,7 @@ SPOILT = {
     ),
     "link": Spoilt(
         of_agent(FILES, "nomad"),
-        "/usr/local/bin/nomad is no link; right is a link",
+        "/usr/local/bin/nomad is no link; expected a link",
         "rm /usr/local/bin/nomad",
         "ln -s /opt/nomad/bin/nomad /usr/local/bin/nomad",
     ),
@@ -115,7 +115,7 @@ SPOILT = {
         lambda looked: suite.test_bad_options_are_refused(
             "/opt/nomad/bin/run-nomad --server", "--num-servers", looked.host
         ),
-        "ended with status 0; right is 2",
+        "ended with status 0; expected 2",
         "mv /opt/nomad/bin/run-nomad /root; printf '#!/bin/sh\\n' | install -m 755 /dev/stdin /opt/nomad/bin/run-nomad",
         "mv /root/run-nomad /opt/nomad/bin/run-nomad",
     ),
@@ -218,7 +218,7 @@ def test_a_bad_image_is_caught_and_the_fault_named(spoilt: Spoilt, looked: Looke
 def test_another_version_is_caught(looked: Looked) -> None:
     suite.test_the_agent_is_the_version_that_was_asked_for("consul", looked.host, looked.settings)
     other = replace(looked.settings, consul_version="9.9.9")
-    with pytest.raises(AssertionError, match=r"consul is 1\.14\.0; right is 9\.9\.9"):
+    with pytest.raises(AssertionError, match=r"consul is 1\.14\.0; expected 9\.9\.9"):
         suite.test_the_agent_is_the_version_that_was_asked_for("consul", looked.host, other)
     given = replace(other, ami="ami-0123456789abcdef0")
     suite.test_the_agent_is_the_version_that_was_asked_for("consul", looked.host, given)
@@ -228,7 +228,7 @@ def test_an_old_kernel_and_a_slow_boot_are_caught(looked: Looked, monkeypatch: p
     suite.test_the_kernel_can_run_nomads_tasks(looked.host)
     monkeypatch.setattr(suite, "OLDEST_KERNEL", (999, 0))
     monkeypatch.setattr(suite, "BOOT_SECONDS", 0.001)
-    with pytest.raises(AssertionError, match=r"right is 999\.0 or newer"):
+    with pytest.raises(AssertionError, match=r"expected 999\.0 or newer"):
         suite.test_the_kernel_can_run_nomads_tasks(looked.host)
     with pytest.raises(AssertionError, match="the boot took"):
         suite.test_it_boots_in_time_and_without_a_failed_unit(looked.host)

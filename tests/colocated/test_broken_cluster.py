@@ -33,7 +33,7 @@ from nomad_testkit.cli.check import CHECKS, judge
 from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed
 from nomad_testkit.faults import Faults
-from nomad_testkit.operations import require_whole
+from nomad_testkit.operations import require_healthy
 from nomad_testkit.settings import Settings
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -208,7 +208,7 @@ def test_servers_that_are_cut_off_from_each_other_are_not_believed(cluster: Clus
                 return Pending("; ".join(believed)) if believed else Ok(None)
 
             wait_until("no server to be believed", probe, deadline=Deadline.after(HEAL))
-        require_whole(cluster, within=HEAL)
+        require_healthy(cluster, within=HEAL)
 
 
 def test_no_check_holds_while_every_server_is_stopped(cluster: Cluster) -> None:
@@ -219,7 +219,7 @@ def test_no_check_holds_while_every_server_is_stopped(cluster: Cluster) -> None:
             assert f"0 of {SERVERS} hosts of servers run" in one.seen
             assert one.seen.count("is stopped") == SERVERS
     cluster.refresh()
-    require_whole(cluster, within=HEAL)
+    require_healthy(cluster, within=HEAL)
 
 
 def test_a_client_whose_nomad_advertises_an_address_that_is_not_its_own(cluster: Cluster) -> None:

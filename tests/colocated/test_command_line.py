@@ -138,11 +138,11 @@ def test_an_unknown_host_and_run_suggest_the_nearest(shell: Shell) -> None:
     result = shell.call("ssh", "server-0", "true")
     assert result.exit_code == 2
     assert "there is no host 'server-0' in dev" in result.stderr
-    assert "right is perhaps servers-0" in result.stderr
+    assert "did you mean servers-0" in result.stderr
     result = shell.call("env", "--name", "def")
     assert result.exit_code == 2
     assert "there is no run 'def'" in result.stderr
-    assert "perhaps dev" in result.stderr
+    assert "did you mean dev" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_check_that_fails_ends_with_1_and_an_unknown_one_suggests_the_nearest(
 
     result = shell.call("check", "node-ready")
     assert result.exit_code == 2
-    assert "there is no check 'node-ready'; right is perhaps nodes-ready" in result.stderr
+    assert "there is no check 'node-ready'; did you mean nodes-ready" in result.stderr
 
 
 def test_jobs_run_and_are_stopped(shell: Shell) -> None:
@@ -284,7 +284,7 @@ def test_jobs_run_and_are_stopped(shell: Shell) -> None:
     assert {one["status"] for one in told["allocations"]} == {"complete"}
     result = shell.call("job", "stop", "wbe")
     assert result.exit_code == 2
-    assert "right is perhaps web" in result.stderr
+    assert "did you mean web" in result.stderr
     result = shell.call("job", "stop", "web", "--purge")
     assert (result.exit_code, result.stdout) == (0, "web is stopped\n")
     result = shell.call("job", "run", "web.nomad.hcl", "--detach")
@@ -457,7 +457,7 @@ def test_tests_attach_to_it_and_leave_it_up(shell: Shell) -> None:
     [
         (["--nomad-attach", "dev", "-m", "separate"], "is a colocated cluster, deployed from .* tests marked separate"),
         (["--nomad-attach", "dev", "--nomad-servers", "3"], "dev is deployed already.*: option --nomad-servers;"),
-        (["--nomad-attach", "def"], "option --nomad-attach: there is no run 'def' .*; perhaps dev"),
+        (["--nomad-attach", "def"], "option --nomad-attach: there is no run 'def' .*; did you mean dev"),
     ],
 )
 def test_what_cannot_be_attached_to_is_refused_before_the_first_test(

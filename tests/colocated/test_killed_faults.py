@@ -157,7 +157,7 @@ class Attached:
     def books(self) -> list[str]:
         return [path.name for path in (self.run.folder / FOLDER).glob("*-*")]
 
-    def require_whole(self, checks: str = "Leader(), NodesReady(1)") -> None:
+    def require_healthy(self, checks: str = "Leader(), NodesReady(1)") -> None:
         """Wait until nothing is wrong with it, seen by a process that attaches."""
         self.project.write(ATTACHED.format(checks=checks))
         status, text = self.project.run("--nomad-attach", "dev", within=SECONDS)
@@ -212,7 +212,7 @@ def test_status_undoes_faults_of_agents_and_the_network_once_their_process_is_de
     assert "could not be done" not in text, text
     attached.require_nothing_left()
     assert attached.status() == []
-    attached.require_whole()
+    attached.require_healthy()
     with opened_cluster(attached.run) as cluster:
         assert [node["SchedulingEligibility"] for node in cluster.nomad.nodes()] == ["eligible"]
 
@@ -272,5 +272,5 @@ def test_attaching_waits_for_instances_that_were_ended(attached: Attached) -> No
     assert attached.books != []
     # The last of them: a Nomad server that was rebooted gives nodes of before 5 minutes (failover_heartbeat_ttl), so
     # that the one of the ended instance stays ready for that long.
-    attached.require_whole("Leader(), NoFailedMembers()")
+    attached.require_healthy("Leader(), NoFailedMembers()")
     attached.require_nothing_left()

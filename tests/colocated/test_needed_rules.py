@@ -179,7 +179,7 @@ def test_a_rule_that_is_needed(row: Needed, running: Cluster) -> None:
     if row.agent:
         restart(chosen, row.agent)  # agents try again ever more seldom
     running.require(row.breaks, NodesReady(CLIENTS), Leader(), within=120)
-    assert running.obstacles() == []
+    assert running.missing_rules() == []
 
 
 def test_ssh_needs_its_rule(running: Cluster) -> None:

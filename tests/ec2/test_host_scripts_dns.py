@@ -76,4 +76,4 @@ def test_a_wrong_value_shows_usage(hosts: Pair, script: str) -> None:
     host, _ = hosts
     said = host.refused("python3", f"{host.put_scripts()}/{script}.py", "--consul-dns-port", "65536")
     assert "status=2" in said
-    assert "argument --consul-dns-port: '65536' is refused; right is a whole number from 1 to 65535" in said
+    assert "argument --consul-dns-port: '65536' is refused; expected a whole number from 1 to 65535" in said

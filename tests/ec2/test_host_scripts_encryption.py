@@ -218,4 +218,4 @@ def test_an_agent_by_another_authority_is_refused_at_once(secure: Pair) -> None:
     said = server.refused("python3", "/opt/nomad/bin/wait_for_consul.py", "leader", "100", "/root/settings")
     assert "status=1" in said
     assert "the certificate of https://127.0.0.1:8501 is refused: " in said
-    assert f"right is one by {another}" in said
+    assert f"expected one by {another}" in said

@@ -217,10 +217,10 @@ def test_bad_input_leaves_nothing_behind(
     good = example(tmp_path / "example", own)
     arm = nomad_target.client("ec2").register_image(Name="arm", Architecture="arm64")["ImageId"]
     bad = (
-        (good.replace(ami_id=arm), f"for the AMI {arm}, which is arm64; right is an instance type of arm64"),
+        (good.replace(ami_id=arm), f"for the AMI {arm}, which is arm64; expected an instance type of arm64"),
         (
             good.replace(num_clients=12),
-            f"right is at most 11 hosts together, for which the subnets have addresses left: 11 in {own.subnet}",
+            f"expected at most 11 hosts together, for which the subnets have addresses left: 11 in {own.subnet}",
         ),
     )
     before, launched = everything(nomad_target), reservations(nomad_target)

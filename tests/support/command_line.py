@@ -15,7 +15,7 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def told(*arguments: str) -> Any:
+def json_answer(*arguments: str) -> Any:
     """Call a command that is to succeed, and give what it tells scripts."""
     result = call(*arguments, "--json")
     assert result.exit_code == 0, result.output

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nomad_testkit.faults.linearizability.checker import Judgement, judge
-from nomad_testkit.faults.linearizability.history import Ending, History, Kind, Operation
+from nomad_testkit.faults.linearizability.history import Ending, Kind, Operation, OperationHistory
 
 KEY = "k"
 
@@ -41,7 +41,7 @@ def judged(
     checker: Path, folder: Path, *operations: Operation, limit: float = 60, picture: Path | None = None
 ) -> Judgement:
     """Check operations, numbered in their order, each by a client of its own."""
-    history = History()
+    history = OperationHistory()
     history.operations = [replace(one, id=n, client=n, process=n) for n, one in enumerate(operations)]
     history.write(folder / "history.jsonl")
     return judge(checker, folder / "history.jsonl", limit=limit, picture=picture)

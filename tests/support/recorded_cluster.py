@@ -68,7 +68,7 @@ class RecordedCluster:
     servers: Sequence[RecordedHost]
     clients: Sequence[RecordedHost]
     answers: dict[str, Any]
-    missing_rules: Sequence[str] = ()
+    lacking: Sequence[str] = ()
     missing_hosts: Sequence[str] = ()
 
     @property
@@ -87,8 +87,8 @@ class RecordedCluster:
     def nomad_clients(self) -> Sequence[Host]:
         return self.clients
 
-    def obstacles(self) -> Sequence[str]:
-        return self.missing_rules
+    def missing_rules(self) -> Sequence[str]:
+        return self.lacking
 
     def only(self, servers: int) -> RecordedCluster:
         """Forget all servers but the first ones, where the others had been stopped when it was recorded."""

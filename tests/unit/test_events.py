@@ -16,7 +16,7 @@ from nomad_testkit.checks.healing import LeaderReelected
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.state import state_of
-from nomad_testkit.deployment.lifecycle_events import lived
+from nomad_testkit.deployment.lifecycle_events import deployment_events
 from nomad_testkit.errors import AgentApiError, CheckFailed, FaultError
 from nomad_testkit.events import CheckEvent, ClusterEvent, Event, FaultEvent, emit, listening, wanted
 from nomad_testkit.examples.example import Roles
@@ -198,8 +198,8 @@ def test_a_deployment_that_fails_is_told_with_how_far_it_came(heard: list[Event]
     hosts = [HostTimeline("i-1", "servers", "us-east-1a", "172.31.0.1", {"pending": 1.0})]
 
     def deploy() -> None:
-        with lived("nt-1", cast("Any", example), cast("Any", target)) as life:
-            life.timeline = lambda: hosts
+        with deployment_events("nt-1", cast("Any", example), cast("Any", target)) as events:
+            events.timeline = lambda: hosts
             raise RuntimeError("host i-1: no")
 
     with pytest.raises(RuntimeError):

@@ -89,7 +89,7 @@ def load(folder: Path, group: str, line: str) -> Example:
 @pytest.mark.parametrize(("group", "key", "port"), REFUSED)
 def test_a_port_that_nobody_would_have_is_refused(tmp_path: Path, group: str, key: str, port: int) -> None:
     load(tmp_path, group, f"{key} = {port}")
-    with pytest.raises(ExampleError, match=rf"groups\.{group}\.inputs\.{key}: found 9500; right is {port}, "):
+    with pytest.raises(ExampleError, match=rf"groups\.{group}\.inputs\.{key}: found 9500; expected {port}, "):
         load(tmp_path, group, f"{key} = 9500")
 
 

@@ -253,7 +253,7 @@ def test_what_only_some_tests_need_is_installed_by_them(
     assert setup.install_optional(["missing"], Runner(fails="missing-package"), lines.append) == 1
     assert "put missing into PATH" in capsys.readouterr().err
     assert setup.install_optional(["other"], runner, lines.append) == 2
-    assert "names other; right is one or more of: sh missing" in capsys.readouterr().err
+    assert "names other; expected one or more of: sh missing" in capsys.readouterr().err
 
 
 def test_of_two_suites_that_need_it_at_the_same_time_one_installs_it(

@@ -49,7 +49,7 @@ class ConsulClient(AgentClient):
     # -- servers
 
     def leader(self) -> str:
-        """Tell the Raft leader's address and port (GET /v1/status/leader); empty while there is none."""
+        """Tell the Raft leader's address and port (GET /v1/status/leader); empty during an election."""
         with self._errors():
             return str(self._raw.status.leader())
 

@@ -38,8 +38,8 @@ class NomadClient(AgentClient):
     def leader(self) -> str:
         """Tell the Raft leader's address and port as this server knows it (GET /v1/status/leader?stale).
 
-        Empty while there is none. Without ?stale a server would pass the question on to the leader, hold it for
-        seconds where there is none, and in the end call that an error.
+        Empty during an election. Without ?stale a server would forward the question to the leader, hold it for
+        seconds without one, and then answer with an error.
         """
         return str(self._session.get_json("/v1/status/leader", self.stale) or "")
 
@@ -132,7 +132,7 @@ class NomadClient(AgentClient):
     # -- variables
 
     def variable(self, path: str) -> Json | None:
-        """Read a variable with its items, from the leader (GET /v1/var/:path); None where there is none."""
+        """Read a variable with its items, from the leader (GET /v1/var/:path); None if it does not exist."""
         response = self._session.fetch("GET", f"/v1/var/{path}", accept=(404,))
         return None if response.status_code == 404 else dict(self._session.decode(response))
 

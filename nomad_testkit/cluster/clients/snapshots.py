@@ -18,7 +18,7 @@ _RAFT_PORTS = {"consul": ":8300", "nomad": ":4647"}
 
 def check_snapshot(snapshot: bytes, product: str) -> None:
     """Check that a snapshot is whole, and not the other agent's. Raises UsageError that says what is wrong with it."""
-    right = f"right is what save_snapshot of a {product} client gave, whole and unchanged"
+    right = f"expected what save_snapshot of a {product} client gave, whole and unchanged"
     try:
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(snapshot)), mode="r:") as archive:
             files = {one.name: file.read() for one in archive if (file := archive.extractfile(one)) is not None}

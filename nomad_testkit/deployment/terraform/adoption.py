@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import BrokenError, DeployError, WaitTimeout
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, tag_list
-from nomad_testkit.targets.aws.errors import REFUSALS, looked, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error, looked
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def adopt(
         own = {**tags, RUN_TAG: run_id, GROUP_TAG: one.group}
         try:
             counts[one.group] = _Group(one, outputs, own, target, deadline).adopt()
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             raise DeployError(
-                f"the hosts of the group {one.group} could not be found or tagged: {told(error)}"
+                f"the hosts of the group {one.group} could not be found or tagged: {describe_error(error)}"
             ) from error
     return counts
 

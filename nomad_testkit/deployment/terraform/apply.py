@@ -219,12 +219,12 @@ def _refuse_outputs(example: TerraformExample, outputs: Mapping[str, Any], targe
                 found = ", ".join(f"{key}={json.dumps(value)[:60]}" for key, value in outputs.items()) or "none"
                 what = "is empty" if name in outputs else "is missing, or sensitive"
                 raise DeployError(
-                    f"{example.folder}: the output {name} {what}; found: {found}; right is a value that leads to the "
+                    f"{example.folder}: the output {name} {what}; found: {found}; expected a value that leads to the "
                     f"hosts of the group {one.group}"
                 )
     if outputs.get("aws_region", target.region) != target.region:
         raise DeployError(
-            f"{example.folder}: the output aws_region is {outputs['aws_region']!r}; right is {target.region!r}, the "
+            f"{example.folder}: the output aws_region is {outputs['aws_region']!r}; expected {target.region!r}, the "
             "region of the target: choose it by --nomad-region"
         )
 
@@ -239,7 +239,7 @@ def _refuse_login(example: TerraformExample, run_id: str, target: Target) -> Non
     own = f"nomad-testkit-{run_id}"
     if others := sorted({str(one.get("KeyName") or "none") for one in hosts} - {own}):
         raise DeployError(
-            f"{example.folder}: found hosts with the key pair {' and '.join(others)}; right is {own!r}, which the "
+            f"{example.folder}: found hosts with the key pair {' and '.join(others)}; expected {own!r}, which the "
             "variable ssh_key_name gets where it is declared and no tfvars file gives it another value, or the file of "
             "that key pair's private key in ssh_private_key_file (--nomad-var)"
         )

@@ -103,7 +103,7 @@ class Workspace:
 
     @classmethod
     def load(cls, run_folder: Path) -> Workspace | None:
-        """Find the workspace of a run; None where there is none, or where nothing can have been applied yet."""
+        """Find the workspace of a run; None if it has none, or nothing can have been applied yet."""
         folder = run_folder / FOLDER
         try:
             told = json.loads((folder / _NOTE).read_text())

@@ -17,7 +17,7 @@ from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.exceptions import EC2ClientError
 
-from nomad_testkit.ec2.api.az_balancing import Place, spread, surplus
+from nomad_testkit.ec2.api.az_balancing import ZoneSubnet, spread, surplus
 from nomad_testkit.ec2.api.launch_request import LaunchRequest
 from nomad_testkit.ec2.api.lifecycle_hooks import LAUNCHING, TERMINATING, CloudLifecycleHook, LifecycleActions
 
@@ -170,8 +170,8 @@ class CloudAutoScalingGroup(FakeAutoScalingGroup):
         else:
             defaults = self.ec2_backend.get_default_subnets()
             subnets = [defaults[zone] for zone in self.availability_zones]
-        members = [Place(state.instance.subnet_id, state.availability_zone) for state in self.active_instances()]
-        return spread(count, [Place(subnet.id, subnet.availability_zone) for subnet in subnets], members)
+        members = [ZoneSubnet(state.instance.subnet_id, state.availability_zone) for state in self.active_instances()]
+        return spread(count, [ZoneSubnet(subnet.id, subnet.availability_zone) for subnet in subnets], members)
 
 
 class _Groups(OrderedDict[str, CloudAutoScalingGroup]):
@@ -304,5 +304,5 @@ class CloudAutoScalingBackend(AutoScalingBackend):
         try:
             super().notify_terminate_instances(instance_ids)
         except (EC2ClientError, AutoscalingClientError) as error:
-            # On AWS a replacement that cannot be launched is a failed scaling activity; the request is none the worse.
+            # On AWS a replacement that cannot be launched is a failed scaling activity; the request itself succeeds.
             log.warning("no replacement for %s: %s", ", ".join(instance_ids), error)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ZoneSubnet:
     """A subnet and the availability zone that it is in."""
 
     subnet_id: str
     zone: str
 
 
-def spread(count: int, places: Sequence[Place], members: Sequence[Place]) -> dict[str, int]:
+def spread(count: int, places: Sequence[ZoneSubnet], members: Sequence[ZoneSubnet]) -> dict[str, int]:
     """Choose how many new instances go to which subnet, so that zones, then subnets, stay even.
 
-    >>> spread(3, [Place("subnet-a", "a"), Place("subnet-b", "b")], [Place("subnet-b", "b")])
+    >>> spread(3, [ZoneSubnet("subnet-a", "a"), ZoneSubnet("subnet-b", "b")], [ZoneSubnet("subnet-b", "b")])
     {'subnet-a': 2, 'subnet-b': 1}
     """
     zones = Counter(member.zone for member in members)

@@ -76,7 +76,7 @@ class LifecycleActions:
             action.restart()
 
     def complete(self, member: str, hook: str, result: str) -> bool:
-        """End one wait; False where there is none. One that is abandoned ends all of the member's."""
+        """End one wait; False if nobody waits. ABANDON ends all waits of the member."""
         action = self._waiting.pop((member, hook), None)
         if action is None:
             return False
@@ -88,7 +88,7 @@ class LifecycleActions:
         return True
 
     def heartbeat(self, member: str, hook: str) -> bool:
-        """Let one wait begin anew; False where there is none."""
+        """Restart the timer of one wait; False if nobody waits."""
         action = self._waiting.get((member, hook))
         if action is not None:
             action.restart()

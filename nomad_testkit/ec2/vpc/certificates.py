@@ -1,4 +1,4 @@
-"""Certificate authorities that live as long as what they are made for: a cloud, or one run's cluster."""
+"""Certificate authorities that live for one cloud or for one run's cluster."""
 
 from __future__ import annotations
 

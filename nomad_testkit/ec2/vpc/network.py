@@ -89,7 +89,7 @@ def claim(index: int) -> socket.socket | None:
 
 
 def claim_first() -> tuple[int, socket.socket]:
-    """Take the first index that no cloud has and whose block nobody else routes. Raises Ec2Error when there is none."""
+    """Take the first index that is free and whose block nobody else routes. Raises Ec2Error if all are taken."""
     for index in range(MOST_CLOUDS):
         lock = claim(index)
         if lock is None:

@@ -8,7 +8,7 @@ linearizable: 16210 operations on 39 keys in 63.8 s (254/s), 0.4% of them unknow
 from __future__ import annotations
 
 from nomad_testkit.faults.linearizability.check import Outcome, check_kv
-from nomad_testkit.faults.linearizability.history import History, Operation
-from nomad_testkit.faults.linearizability.sequence import Done, Step, steps
+from nomad_testkit.faults.linearizability.history import Operation, OperationHistory
+from nomad_testkit.faults.linearizability.sequence import Done, FaultStep, steps
 
-__all__ = ["Done", "History", "Operation", "Outcome", "Step", "check_kv", "steps"]
+__all__ = ["Done", "FaultStep", "Operation", "OperationHistory", "Outcome", "check_kv", "steps"]

@@ -20,9 +20,9 @@ from nomad_testkit.errors import CheckFailed, UsageError
 from nomad_testkit.events import Progress
 from nomad_testkit.faults import Faults
 from nomad_testkit.faults.linearizability.checker import LIMIT, Judgement, Violation, get_checker, judge
-from nomad_testkit.faults.linearizability.history import History, Operation, write_lines
+from nomad_testkit.faults.linearizability.history import Operation, OperationHistory, write_lines
 from nomad_testkit.faults.linearizability.kv_clients import ANSWER_SECONDS, Reads, Server, read_everything, working
-from nomad_testkit.faults.linearizability.sequence import Done, Step, carry_out, steps
+from nomad_testkit.faults.linearizability.sequence import Done, FaultStep, carry_out, steps
 from nomad_testkit.images.cache import Cache
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -73,7 +73,7 @@ def check_kv(
     *,
     seed: int,
     seconds: float,
-    sequence: Iterable[Step] | None = None,
+    sequence: Iterable[FaultStep] | None = None,
     reads: Reads = "consistent",
     artifacts: Path | None = None,
     replay: str = "",
@@ -103,16 +103,16 @@ def check_kv(
     if not servers:
         raise UsageError(f"expected Consul servers in {cluster.run_id}, found none that run")
     if reads not in get_args(Reads):
-        raise UsageError(f"reads: found {reads!r}; right is one of {', '.join(get_args(Reads))}")
+        raise UsageError(f"reads: found {reads!r}; expected one of {', '.join(get_args(Reads))}")
     for name, value in (("seconds", seconds), ("limit", limit)):
         if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name}: found {value}; right is a number above 0")
+            raise UsageError(f"{name}: found {value}; expected a number above 0")
     if sequence is not None:
         sequence = tuple(sequence)
         for step in sequence:
             step.check(servers)
     checker = get_checker(cache or Cache(), progress)
-    history, done = History(), list[Done]()
+    history, done = OperationHistory(), list[Done]()
     with _folder(artifacts, cluster, seed) as folder:
         todo = steps(seed, servers) if sequence is None else sequence
         try:
@@ -127,7 +127,7 @@ def check_kv(
         outcome = Outcome(seed, took, history.operations, done, found, folder if artifacts else None)
     progress(str(outcome))
     if found.verdict != "ok":
-        lines = [*_wrong(outcome, reads, limit), *_told(outcome)]
+        lines = [*_wrong(outcome, reads, limit), *_summary(outcome)]
         raise CheckFailed("\n".join(lines) + _replaying(replay, seed, seconds))
     return outcome
 
@@ -135,10 +135,10 @@ def check_kv(
 def _work(
     cluster: Cluster,
     faults: Faults,
-    history: History,
+    history: OperationHistory,
     done: list[Done],
     seed: int,
-    sequence: Iterable[Step],
+    sequence: Iterable[FaultStep],
     deadline: Deadline,
     reads: Reads,
 ) -> None:
@@ -179,7 +179,7 @@ def _folder(artifacts: Path | None, cluster: Cluster, seed: int) -> Iterator[Pat
     yield Path(tempfile.mkdtemp(prefix=f"linearizability-{seed}-", dir=above))
 
 
-def _nothing(history: History, done: Sequence[Done], *, faults_due: bool) -> str:
+def _nothing(history: OperationHistory, done: Sequence[Done], *, faults_due: bool) -> str:
     """Tell what is missing without which a history proves nothing; empty where nothing is."""
     answered = [one for one in history.operations if one.outcome == "ok"]
     for what, found in (
@@ -214,10 +214,10 @@ def _explained(violation: Violation, outcome: Outcome) -> Iterator[str]:
     yield from (f"    {by_id[number]}" for number in violation.operations)
 
 
-def _told(outcome: Outcome) -> Iterator[str]:
+def _summary(outcome: Outcome) -> Iterator[str]:
     """Tell in lines what a person needs who looks into a failure."""
     yield str(outcome)
     yield "Faults:"
     yield from (f"- {one}" for one in outcome.faults)
     if outcome.folder is not None:
-        yield f"History, faults, and a picture of a violation: {outcome.folder.absolute()}"
+        yield f"OperationHistory, faults, and a picture of a violation: {outcome.folder.absolute()}"

@@ -78,7 +78,7 @@ def get_checker(cache: Cache, progress: Progress) -> Path:
 def judge(
     checker: Path, history: Path, *, picture: Path | None = None, faults: Path | None = None, limit: float = LIMIT
 ) -> Judgement:
-    """Check a history, a file as `History.write` makes it; `limit` is in seconds.
+    """Check a history, a file as `OperationHistory.write` makes it; `limit` is in seconds.
 
     Where it is illegal, `picture` becomes an HTML page of it, with the faults of the file `faults`. Raises
     TestkitError with the checker's own words where it cannot read one of the files.

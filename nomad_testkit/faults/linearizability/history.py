@@ -60,10 +60,10 @@ class Operation:
         return f"client {self.client} at {self.server}, {self.call / 1e9:.3f} s{until}: {said}"
 
 
-class History:
+class OperationHistory:
     """Operations as they end, from several threads; its clock begins when it is made.
 
-    >>> history = History()
+    >>> history = OperationHistory()
     >>> history.add(Operation(history.new_id(), 0, 0, "i-0a1b", "put", "k", 1_000_000, 2_000_000, "ok", "v"))
     >>> print(history.operations[0])
     client 0 at i-0a1b, 0.001 s to 0.002 s: put v

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from nomad_testkit.cluster.clients.session import never_sent
 from nomad_testkit.errors import AgentApiError
-from nomad_testkit.faults.linearizability.history import Ending, History, Kind, Operation
+from nomad_testkit.faults.linearizability.history import Ending, Kind, Operation, OperationHistory
 
 Reads = Literal["consistent", "default", "stale"]
 """Consul's consistency modes of reads (https://developer.hashicorp.com/consul/api-docs/features/consistency)."""
@@ -61,7 +61,7 @@ class Server:
 class _Client:
     """One client, which does one thing after the other."""
 
-    def __init__(self, number: int, server: Server, history: History, reads: Reads) -> None:
+    def __init__(self, number: int, server: Server, history: OperationHistory, reads: Reads) -> None:
         self.number, self.server, self.history, self.reads = number, server, history, reads
         self._process = history.new_process()
         self._known: dict[str, tuple[str | None, int]] = {}  # what it found last, by key: value and index
@@ -117,7 +117,7 @@ def without_effect(error: AgentApiError) -> bool:
 
 @contextmanager
 def working(
-    servers: Sequence[Server], history: History, *, prefix: str, seed: int, reads: Reads, each: int = EACH
+    servers: Sequence[Server], history: OperationHistory, *, prefix: str, seed: int, reads: Reads, each: int = EACH
 ) -> Iterator[None]:
     """Let `each` clients work on every server for the time of a `with` block; what ends one of them is raised then.
 
@@ -139,7 +139,7 @@ def working(
         one.result()
 
 
-def read_everything(servers: Sequence[Server], history: History) -> bool:
+def read_everything(servers: Sequence[Server], history: OperationHistory) -> bool:
     """Read every key that was ever used once more, consistently; tell whether all was answered.
 
     By this a write that was lost is seen, even where no client looked for it any more.

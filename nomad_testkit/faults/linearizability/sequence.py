@@ -39,17 +39,17 @@ KINDS: Mapping[str, Make] = {
     "lose": lambda faults, host, others: faults.lose(LOST, host),
     "throttle": lambda faults, host, others: faults.throttle(SLOW, host),
 }
-"""What can be done to a server, by the name that a Step has for it."""
+"""What can be done to a server, by the name that a FaultStep has for it."""
 ALONE = ("kill", "kill all", "stop", "freeze")
 """Those that a single server can have."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FaultStep:
     """One fault of a sequence: after a pause, for some seconds, on a server that is found when its turn comes.
 
-    >>> Step("freeze", 0, pause=1, lasts=3)
-    Step(kind='freeze', server=0, pause=1, lasts=3)
+    >>> FaultStep("freeze", 0, pause=1, lasts=3)
+    FaultStep(kind='freeze', server=0, pause=1, lasts=3)
     """
 
     kind: str
@@ -63,14 +63,14 @@ class Step:
         """Raise UsageError for what cannot be done to a cluster with so many servers."""
         kinds = tuple(KINDS) if servers > 1 else ALONE
         if self.kind not in kinds:
-            raise UsageError(f"{self}: right kinds of faults of {servers} servers are {', '.join(kinds)}")
+            raise UsageError(f"{self}: expected a kind of fault that {servers} servers have, one of {', '.join(kinds)}")
         if not 0 <= self.server < servers:
-            raise UsageError(f"{self}: right servers are 0, the leader, to {servers - 1}")
+            raise UsageError(f"{self}: expected 0, the leader, to {servers - 1}")
         if not (self.pause >= 0 and self.lasts >= 0):
-            raise UsageError(f"{self}: right are seconds from 0")
+            raise UsageError(f"{self}: expected seconds from 0")
 
 
-def steps(seed: int, servers: int) -> Iterator[Step]:
+def steps(seed: int, servers: int) -> Iterator[FaultStep]:
     """Give the faults that a seed stands for, without end; the leader has every second of them.
 
     >>> first, again = steps(7, servers=3), steps(7, servers=3)
@@ -81,14 +81,14 @@ def steps(seed: int, servers: int) -> Iterator[Step]:
     kinds = tuple(KINDS) if servers > 1 else ALONE
     while True:
         server = dice.choice((0, dice.randrange(servers)))
-        yield Step(dice.choice(kinds), server, round(dice.uniform(*PAUSES), 2), round(dice.uniform(*LASTS), 2))
+        yield FaultStep(dice.choice(kinds), server, round(dice.uniform(*PAUSES), 2), round(dice.uniform(*LASTS), 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """A fault that was there; times are nanoseconds on the history's clock."""
 
-    step: Step
+    step: FaultStep
     what: str
     """What was done to which host, such as ``kill consul on i-0a1b``."""
     start: int
@@ -107,7 +107,7 @@ class Done:
 
 
 def carry_out(
-    cluster: Cluster, faults: Faults, sequence: Iterable[Step], deadline: Deadline, clock: Callable[[], int]
+    cluster: Cluster, faults: Faults, sequence: Iterable[FaultStep], deadline: Deadline, clock: Callable[[], int]
 ) -> Iterator[Done]:
     """Make and undo one fault after the other, and give each when it is over; none begins after the deadline.
 

@@ -104,7 +104,7 @@ def identify(path: Path) -> Agent:
     for known in get_args(AgentName):
         if name == known:
             return Agent(known, version, path, sha256_of(path), "given")
-    raise AgentSourceError(f"{path} is {name}; right is {' or '.join(get_args(AgentName))}")
+    raise AgentSourceError(f"{path} is {name}; expected {' or '.join(get_args(AgentName))}")
 
 
 def reported_version(path: Path) -> tuple[str, str]:

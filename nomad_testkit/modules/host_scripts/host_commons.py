@@ -164,7 +164,7 @@ class Service:
             self._connection.close()
             trusted = self._tls.trusted if self._tls else ""
             raise HostFault(
-                f"the certificate of {self.name} is refused: {error.verify_message}; right is one by {trusted}"
+                f"the certificate of {self.name} is refused: {error.verify_message}; expected one by {trusted}"
             ) from None
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()

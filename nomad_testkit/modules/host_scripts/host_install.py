@@ -87,7 +87,7 @@ def check_tls(made: argparse.ArgumentParser, options: argparse.Namespace) -> Non
     for name in ("ca_file_path", "cert_file_path", "key_file_path"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
-            made.error(f"argument {option_of(name)}: {str(path)!r} is refused; right is a file that exists")
+            made.error(f"argument {option_of(name)}: {str(path)!r} is refused; expected a file that exists")
 
 
 def download(url: str, target: Path, host: Host) -> None:

@@ -73,7 +73,7 @@ def gossip_key(text: str) -> str:
     if size not in (16, 24, 32):
         found = "what was given is not base64" if size < 0 else f"what was given has {size} bytes"
         raise argparse.ArgumentTypeError(
-            f"{found}; right is base64 of 16, 24 or 32 bytes, as `consul keygen` prints it"
+            f"{found}; expected base64 of 16, 24 or 32 bytes, as `consul keygen` prints it"
         )
     return text
 
@@ -82,7 +82,7 @@ def token(text: str) -> str:
     """Take the secret of an ACL token, a UUID; never shows what it refuses."""
     if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
         found = f"what was given has {len(text)} characters" if len(text) != 36 else "what was given is not one"
-        raise argparse.ArgumentTypeError(f"{found}; right is a UUID, as `uuidgen` prints it")
+        raise argparse.ArgumentTypeError(f"{found}; expected a UUID, as `uuidgen` prints it")
     return text.lower()
 
 
@@ -135,7 +135,7 @@ def environment(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not VARIABLE.fullmatch(key):
         found = repr(key) if equals else "there is no = in what was given"
-        raise argparse.ArgumentTypeError(f"{found}; right is KEY=VALUE, with a KEY of letters, digits and _")
+        raise argparse.ArgumentTypeError(f"{found}; expected KEY=VALUE, with a KEY of letters, digits and _")
     if "\0" in value:
         raise argparse.ArgumentTypeError(f"the value of {key} has a NUL in it, which no environment can hold")
     return key, value
@@ -171,7 +171,7 @@ def user_name(text: str) -> str:
 
 def refused(text: str, right: str) -> argparse.ArgumentTypeError:
     """Word the refusal of a value; argparse adds the option's name."""
-    return argparse.ArgumentTypeError(f"{text!r} is refused; right is {right}")
+    return argparse.ArgumentTypeError(f"{text!r} is refused; expected {right}")
 
 
 def option_of(name: str) -> str:

@@ -84,7 +84,7 @@ class Host:
                 journal.sendto(f"MESSAGE={line}\n{about}".encode(), JOURNAL_SOCKET)
 
 
-class Place:
+class AgentPaths:
     """Where an agent's parts are on this host, and who owns them."""
 
     def __init__(self, host: Host, *, script: str, agent: str, options: argparse.Namespace) -> None:
@@ -163,7 +163,7 @@ def environment_file(host: Host, unit: str) -> Path:
     return host.environment_dir / f"run-{unit.rpartition('.')[0]}"
 
 
-def validate(host: Host, place: Place, command: Sequence[str], unit: str) -> None:
+def validate(host: Host, place: AgentPaths, command: Sequence[str], unit: str) -> None:
     """Have the agent check its configuration; raises HostFault with the agent's own words."""
     # The folder for data is on the agent's command line, which validation does not take: it comes by a file.
     extra = place.data_dir.with_name(f"{place.data_dir.name}.validate.json")

@@ -14,8 +14,8 @@ from consul_options import AUTOPILOT, AUTOPILOT_DEFAULTS, parse
 from host_commons import UNREACHABLE, Service, Tls, Waiting, log
 from host_metadata import Metadata
 from host_systemd import (
+    AgentPaths,
     Host,
-    Place,
     environment_file,
     render_unit,
     run_script,
@@ -125,7 +125,7 @@ def _acl(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def render_service(place: Place, options: argparse.Namespace, *, joins: bool, environment: Path | None) -> str:
+def render_service(place: AgentPaths, options: argparse.Namespace, *, joins: bool, environment: Path | None) -> str:
     """Write consul.service.
 
     Consul tells systemd that it is ready when it has joined a cluster, and never where it has none to join:
@@ -177,7 +177,7 @@ def joins_by_itself(config_dir: Path) -> bool:
     )
 
 
-def configure(options: argparse.Namespace, place: Place, host: Host, metadata: Metadata) -> bool:
+def configure(options: argparse.Namespace, place: AgentPaths, host: Host, metadata: Metadata) -> bool:
     """Write the configuration for this instance; tell whether it differs from what was there."""
     instance_id = metadata.instance_id()
     region = metadata.region()
@@ -201,7 +201,7 @@ def configure(options: argparse.Namespace, place: Place, host: Host, metadata: M
 
 def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str) -> None:
     """Configure, validate and start the agent; raises HostFault where one of them fails."""
-    place = Place(host, script=script, agent="consul", options=options)
+    place = AgentPaths(host, script=script, agent="consul", options=options)
     changed = False
     if not options.skip_consul_config:
         changed = configure(options, place, host, metadata)

@@ -13,8 +13,8 @@ from pathlib import Path
 from host_commons import HostFault, Tls, log
 from host_metadata import Metadata
 from host_systemd import (
+    AgentPaths,
     Host,
-    Place,
     environment_file,
     python,
     render_unit,
@@ -109,7 +109,7 @@ def consul_address(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def render_service(
-    place: Place, options: argparse.Namespace, *, user: str, environment: Path | None, settings: Path | None
+    place: AgentPaths, options: argparse.Namespace, *, user: str, environment: Path | None, settings: Path | None
 ) -> str:
     """Write nomad.service; a start of it first waits until Consul can serve Nomad."""
     command: list[str | Path] = [place.binary, "agent", "-config", place.config_dir, "-data-dir", place.data_dir]
@@ -186,7 +186,7 @@ def _tls_settings(options: argparse.Namespace) -> dict[str, str]:
     return settings
 
 
-def write_settings(host: Host, place: Place, settings: dict[str, Any]) -> bool:
+def write_settings(host: Host, place: AgentPaths, settings: dict[str, Any]) -> bool:
     """Write the settings of wait_for_consul, which may have a token in them; tell whether they changed."""
     path = place.config_dir / SETTINGS  # Nomad reads only .hcl and .json there
     if settings:
@@ -199,7 +199,7 @@ def write_settings(host: Host, place: Place, settings: dict[str, Any]) -> bool:
 
 def run(options: argparse.Namespace, host: Host, metadata: Metadata, script: str) -> None:
     """Configure, validate and start the agent; raises HostFault where one of them fails."""
-    place = Place(host, script=script, agent="nomad", options=options)
+    place = AgentPaths(host, script=script, agent="nomad", options=options)
     changed, address, region = False, "", ""
     if not options.skip_nomad_config:
         address, region = metadata.private_address(), metadata.region()

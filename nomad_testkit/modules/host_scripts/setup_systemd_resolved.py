@@ -86,7 +86,7 @@ def setup(options: argparse.Namespace, host: Host, root: Path) -> None:
     systemctl(host, "restart", UNIT)
     require_link_servers(host)
     path = root / str(RESOLV_CONF).lstrip("/")
-    # Not only where resolved did not keep it: its other file names the network's servers, which Consul is none of.
+    # Also if resolved has kept it: its other file names the network's servers, and Consul is not one of them.
     fresh = path.with_name(f"{path.name}.new")
     if fresh.is_symlink():
         fresh.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nomad_testkit.report.history.store import History, append, runs_of
-from nomad_testkit.report.history.trend import Step, steps
+from nomad_testkit.report.history.store import RunHistory, append, runs_of
+from nomad_testkit.report.history.trend import StepChange, steps
 
-__all__ = ["History", "Step", "append", "runs_of", "steps"]
+__all__ = ["RunHistory", "StepChange", "append", "runs_of", "steps"]

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from nomad_testkit.report.history.store import RunFigures
-from nomad_testkit.report.history.trend import Step, steps
+from nomad_testkit.report.history.trend import StepChange, steps
 
 PASSED = "passed"
 NOT_READY = "not ready"
@@ -26,7 +26,7 @@ class Series:
     """In seconds."""
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[StepChange]:
         """Where it has changed for good."""
         return steps(self.figures)
 

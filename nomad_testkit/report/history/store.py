@@ -94,7 +94,7 @@ def runs_of(report: RunReport) -> list[RunFigures]:
 def append(runs: Sequence[RunFigures]) -> None:
     """Add runs to the history of this machine. Raises HistoryError, which names the file and the remedy."""
     if runs:
-        History(history_path()).append(runs)
+        RunHistory(history_path()).append(runs)
 
 
 def history_path() -> Path:
@@ -103,10 +103,10 @@ def history_path() -> Path:
 
 
 @dataclass(frozen=True)
-class History:
+class RunHistory:
     """The file.
 
-    >>> History(history_path()).last(20)  # doctest: +SKIP
+    >>> RunHistory(history_path()).last(20)  # doctest: +SKIP
     """
 
     path: Path

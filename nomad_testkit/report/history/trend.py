@@ -39,7 +39,7 @@ _MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True)
-class Step:
+class StepChange:
     """From the figure at `index` on, the series is at another level."""
 
     index: int
@@ -53,11 +53,11 @@ class Step:
         return (self.after - self.before) / self.before if self.before else float("inf")
 
 
-def steps(figures: Sequence[float]) -> list[Step]:
+def steps(figures: Sequence[float]) -> list[StepChange]:
     """Find the steps of a series, which is in the order of time.
 
     >>> steps([10, 11, 10, 12, 10, 20, 21, 19, 20])
-    [Step(index=5, before=10, after=20.0)]
+    [StepChange(index=5, before=10, after=20.0)]
     >>> steps([10, 11, 10, 12, 60, 10, 11, 10, 11])
     []
     """
@@ -76,7 +76,7 @@ def steps(figures: Sequence[float]) -> list[Step]:
         ]
         if not wrong:
             return [
-                Step(cut, median(before), median(after))
+                StepChange(cut, median(before), median(after))
                 for cut, (before, after) in zip(cuts[1:-1], pairwise(parts), strict=True)
             ]
         least = min(wrong, key=lambda n: abs(changes[n]))

@@ -11,9 +11,8 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
-from nomad_testkit.errors import TestkitError, UsageError
-from nomad_testkit.examples.variables import near_miss
-from nomad_testkit.targets.aws.errors import REFUSALS, code_of, told
+from nomad_testkit.errors import TestkitError, UsageError, near_miss
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, describe_error
 
 RETRIES = {"mode": "standard", "total_max_attempts": 10}
 """As AWS advises: ever longer, random pauses, and a budget of retries for each client
@@ -105,7 +104,7 @@ class AwsSession:
         """Ask whose these credentials are, which needs no permission. Raises UsageError with the remedy."""
         try:
             answer = self.client("sts").get_caller_identity()
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             raise refused(error, self.region, self._session.profile_name) from error
         return Identity(answer["Account"], answer["Arn"])
 
@@ -125,7 +124,7 @@ class AwsSession:
                 f"the profile {self._session.profile_name!r} asks for an MFA code, and there is no terminal to ask at: "
                 "log in first and hand the session on, for example by `aws configure export-credentials --format env`"
             ) from error
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             raise refused(error, self.region, self._session.profile_name) from error
         except RuntimeError as error:  # so botocore says it of what it cannot renew
             raise UsageError(
@@ -184,7 +183,7 @@ def checked_region(name: str | None, known: list[str]) -> str:
         )
     if name not in known:
         raise UsageError(
-            f"there is no AWS region {name!r}: right is {near_miss(name, known)} "
+            f"there is no AWS region {name!r}; {near_miss(name, known)} "
             "(--nomad-region, AWS_DEFAULT_REGION, or `region` in the profile)"
         )
     return name
@@ -194,7 +193,7 @@ def refused(error: Exception, region: str, profile: str) -> UsageError:
     """Put a refusal to tell who asks in words, with what to do about it."""
     from botocore import exceptions as aws
 
-    code, said = code_of(error), told(error)
+    code, said = code_of(error), describe_error(error)
     login = f"`aws sso login --profile {profile}`"
     if isinstance(error, aws.NoCredentialsError):
         return UsageError(f"no AWS credentials were found: {LOG_IN}")
@@ -222,8 +221,8 @@ def _unusable(error: Exception) -> UsageError:
     if isinstance(error, ProfileNotFound):
         name = error.kwargs["profile"]
         right = near_miss(name, session.Session().available_profiles)
-        return UsageError(f"AWS_PROFILE: there is no profile {name!r} in ~/.aws/config; right is {right}")
-    return UsageError(f"boto3 cannot use its settings: {told(error)}")
+        return UsageError(f"AWS_PROFILE: there is no profile {name!r} in ~/.aws/config; {right}")
+    return UsageError(f"boto3 cannot use its settings: {describe_error(error)}")
 
 
 def clients(region: str, *, endpoint_url: str | None = None) -> Callable[[str], Any]:
@@ -247,7 +246,7 @@ def enabled_regions(*, endpoint_url: str | None = None) -> list[str]:
     """List the regions that the account uses (DescribeRegions). Raises TestkitError where nobody may ask."""
     try:
         answer = clients("us-east-1", endpoint_url=endpoint_url)("ec2").describe_regions()
-    except REFUSALS as error:
+    except AWS_ERRORS as error:
         remedy = "name an account (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or regions (--region)"
         raise TestkitError(f"the account could not be asked for its regions: {error}; {remedy}") from error
     return sorted(one["RegionName"] for one in answer["Regions"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from nomad_testkit.errors import UsageError
 from nomad_testkit.targets.aws import prices
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 from nomad_testkit.targets.base import Demand
 
 PRICE_LIST_REGION = "us-east-1"
@@ -44,10 +44,10 @@ class Estimate:
         """Tell what they cost in so many seconds."""
         return self.hourly * seconds / 3600
 
-    def told(self, seconds: float) -> str:
+    def summary(self, seconds: float) -> str:
         """Tell it in one line, by the hour and for a time limit.
 
-        >>> Estimate(0.05, ("2 x t3.micro",), ("a table",), False, ()).told(7200).partition(" (")[0]
+        >>> Estimate(0.05, ("2 x t3.micro",), ("a table",), False, ()).summary(7200).partition(" (")[0]
         'estimated cost: 2 x t3.micro: 0.05 USD an hour, 0.10 USD in 2 h'
         """
         most = "at most " if self.at_most else ""
@@ -100,14 +100,14 @@ def refuse_above(budget: float | None, found: Estimate, seconds: float, *, sourc
     if found.unknown:
         raise UsageError(
             f"{source}: no price of {', '.join(found.unknown)} is known, so the budget of {budget:.2f} USD cannot be "
-            "held; right is an instance type that the price list has (allow pricing:GetProducts), or no budget"
+            "held; expected an instance type that the price list has (allow pricing:GetProducts), or no budget"
         )
     cost = found.during(seconds)
     if cost > budget:
         raise UsageError(
             f"{source}: found a budget of {budget:.2f} USD, but the estimate is {cost:.2f} USD for {seconds:g} s "
-            f"({time_source}); right is {_up(cost):.2f} or more, fewer or smaller hosts, or at most "
-            f"{seconds * budget / cost:.0f} s (--nomad-aws-max-time). {found.told(seconds)}"
+            f"({time_source}); expected {_up(cost):.2f} or more, fewer or smaller hosts, or at most "
+            f"{seconds * budget / cost:.0f} s (--nomad-aws-max-time). {found.summary(seconds)}"
         )
 
 
@@ -138,9 +138,9 @@ class Prices:
                 ServiceCode="AmazonEC2", Filters=_filters(instance_type, tenancy, self._region)
             )
             found = [_dollars(json.loads(product)) for product in answer["PriceList"]]
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             self._refused = True
-            self._remark(f"the price list could not be asked, so a table stands in for it ({told(error)})")
+            self._remark(f"the price list could not be asked, so a table stands in for it ({describe_error(error)})")
             return None
         prices = [one for one in found if one]
         return Price(max(prices), f"AWS's price list of {self._region}") if prices else None

@@ -11,7 +11,7 @@ from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 T = TypeVar("T")
 
-REFUSALS = (ClientError, BotoCoreError)
+AWS_ERRORS = (ClientError, BotoCoreError)
 
 NOT_FOUND = frozenset(
     {
@@ -68,7 +68,7 @@ def code_of(error: Exception) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Put an error in words: AWS's code and message, or what kept it from answering."""
     if isinstance(error, ClientError):
         answer = error.response.get("Error", {})
@@ -79,7 +79,7 @@ def told(error: Exception) -> str:
 def is_not_found(error: Exception) -> bool:
     """Tell whether a call failed because its resource is not there."""
     # Auto Scaling has one code for everything that it refuses.
-    gone = code_of(error) == "ValidationError" and "not found" in told(error).lower()
+    gone = code_of(error) == "ValidationError" and "not found" in describe_error(error).lower()
     return gone or code_of(error) in NOT_FOUND
 
 
@@ -102,12 +102,13 @@ def looked(probe: Callable[[], Ok[T] | Pending | Broken]) -> Ok[T] | Pending | B
     """Make a probe that only reads: an error that passes is Pending, and any other refusal Broken."""
     try:
         return probe()
-    except REFUSALS as error:
-        return Pending(told(error)) if is_transient(error) else Broken(f"AWS refused to tell: {told(error)}")
+    except AWS_ERRORS as error:
+        said = describe_error(error)
+        return Pending(said) if is_transient(error) else Broken(f"AWS refused to answer: {said}")
 
 
-def patiently(what: str, action: Callable[[], T], *, deadline: Deadline) -> T:
-    """Do something that may be done twice, such as a deletion, again as long as what refuses it passes.
+def retry_transient(what: str, action: Callable[[], T], *, deadline: Deadline) -> T:
+    """Retry an idempotent call, such as a deletion, while its error is transient.
 
     Raises what it raised at last.
     """
@@ -115,10 +116,10 @@ def patiently(what: str, action: Callable[[], T], *, deadline: Deadline) -> T:
     def probe() -> Ok[T] | Pending:
         try:
             return Ok(action())
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             passes = is_transient(error) or code_of(error) in CHANGING
             if deadline.passed or not passes:
                 raise
-            return Pending(told(error))
+            return Pending(describe_error(error))
 
     return wait_until(what, probe, deadline=deadline, interval=INTERVAL)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nomad_testkit.errors import UsageError
 from nomad_testkit.modules.network import Network, Subnet
-from nomad_testkit.targets.aws.errors import REFUSALS, is_not_found
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, is_not_found
 from nomad_testkit.targets.base import ZONES, default_network
 
 SOURCE_OPTION = "--nomad-aws-source-cidr"
@@ -36,11 +36,11 @@ def chosen_network(ec2: Any, vpc_id: str | None, region: str, *, source: str = "
             )
         return default_network(ec2)
     if not _vpcs(ec2, VpcIds=[vpc_id]):
-        raise UsageError(f"{source}: there is no VPC {vpc_id} in {region}; right is {_listed(_vpcs(ec2))}")
+        raise UsageError(f"{source}: there is no VPC {vpc_id} in {region}; expected {_listed(_vpcs(ec2))}")
     pages = ec2.get_paginator("describe_subnets").paginate(Filters=[{"Name": "vpc-id", "Values": [vpc_id]}])
     subnets = [one for page in pages for one in page["Subnets"]]
     if not subnets:
-        raise UsageError(f"{source}: the VPC {vpc_id} has no subnets; right is a VPC with one in each zone to use")
+        raise UsageError(f"{source}: the VPC {vpc_id} has no subnets; expected a VPC with one in each zone to use")
     subnets.sort(key=lambda one: (not one.get("MapPublicIpOnLaunch"), -one["AvailableIpAddressCount"], one["SubnetId"]))
     by_zone: dict[str, Subnet] = {}
     for one in subnets:
@@ -52,7 +52,7 @@ def chosen_network(ec2: Any, vpc_id: str | None, region: str, *, source: str = "
 def _vpcs(ec2: Any, **which: Any) -> list[dict[str, Any]]:
     try:
         return list(ec2.describe_vpcs(**which)["Vpcs"])
-    except REFUSALS as error:
+    except AWS_ERRORS as error:
         if is_not_found(error):
             return []
         raise
@@ -62,7 +62,7 @@ def _listed(vpcs: Sequence[dict[str, Any]]) -> str:
     names = [
         f"{one['VpcId']} ({one['CidrBlock']}{', the default one' if one.get('IsDefault') else ''})" for one in vpcs
     ]
-    return "one of " + ", ".join(sorted(names)) if names else "one that you create: there is none"
+    return "one of " + ", ".join(sorted(names)) if names else "one that you create: the region has none yet"
 
 
 def source_blocks(
@@ -84,7 +84,7 @@ def source_blocks(
         wide = [block for block in given if ipaddress.IPv4Network(block).prefixlen < LEAST_PREFIX]
         if wide and not allow_anywhere:
             raise UsageError(
-                f"{source}: {', '.join(wide)} lets the whole internet try SSH and the agents' APIs; right is your own "
+                f"{source}: {', '.join(wide)} lets the whole internet try SSH and the agents' APIs; expected your own "
                 "address, such as 203.0.113.7/32. If it has to be, add --nomad-aws-allow-anywhere"
             )
         return given
@@ -110,10 +110,10 @@ def _ask() -> str:
     return text
 
 
-def told_network(network: Network) -> str:
+def describe_network(network: Network) -> str:
     """Tell a network in words.
 
-    >>> told_network(Network("vpc-1", (Subnet("subnet-1", "us-east-1a", "10.0.0.0/24"),)))
+    >>> describe_network(Network("vpc-1", (Subnet("subnet-1", "us-east-1a", "10.0.0.0/24"),)))
     'VPC vpc-1, subnet-1 in us-east-1a'
     """
     return f"VPC {network.vpc_id}, " + ", ".join(

@@ -15,8 +15,8 @@ from typing import Any
 from nomad_testkit.errors import Missing
 from nomad_testkit.modules.steps import RUN_TAG, tag_list
 from nomad_testkit.targets.aws.account import Identity
-from nomad_testkit.targets.aws.errors import REFUSALS, code_of, told
-from nomad_testkit.targets.aws.policy import DEPLOYING, Need, needs_of, seen_calls
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, describe_error
+from nomad_testkit.targets.aws.policy import DEPLOYING, NeededAction, needs_of, seen_calls
 from nomad_testkit.targets.base import Demand
 
 REMEDY = "allow it, as the policy does that `nomad-testkit iam-policy` prints"
@@ -139,8 +139,8 @@ def _dry(call: Callable[[], object]) -> str:
     """Make a call with DryRun: gives DryRunOperation where it would have succeeded, else the refusal in words."""
     try:
         call()
-    except REFUSALS as error:
-        return _WOULD_SUCCEED if code_of(error) == _WOULD_SUCCEED else told(error)
+    except AWS_ERRORS as error:
+        return _WOULD_SUCCEED if code_of(error) == _WOULD_SUCCEED else describe_error(error)
     return _WOULD_SUCCEED
 
 
@@ -167,8 +167,8 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
                     key = (result["EvalActionName"], resource)
                     why = {"explicitDeny": "denied by a policy"}.get(result["EvalDecision"], "no policy allows it")
                     denied[key] = Denial(*key, why)
-    except REFUSALS as error:
-        remark(f"permissions could not be simulated (iam:SimulatePrincipalPolicy): {told(error)}")
+    except AWS_ERRORS as error:
+        remark(f"permissions could not be simulated (iam:SimulatePrincipalPolicy): {describe_error(error)}")
         return []
     for unknown, some in sorted(unsure.items()):
         remark(
@@ -179,7 +179,7 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
 
 
 def _principal(iam: Any, identity: Identity, remark: Remark) -> str | None:
-    """Name the user or role whose policies count; None where there is none to ask for."""
+    """Name the user or role whose policies count; None for a caller that has no policies."""
     kind = re.fullmatch(
         r"arn:([\w-]+):(iam|sts)::[0-9]*:(root|user/.+|assumed-role/([^/]+)/.+|federated-user/.+)", identity.arn
     )
@@ -194,12 +194,12 @@ def _principal(iam: Any, identity: Identity, remark: Remark) -> str | None:
         return identity.arn
     try:
         return str(iam.get_role(RoleName=role)["Role"]["Arn"])
-    except REFUSALS:  # its path is then unknown, and mostly there is none
+    except AWS_ERRORS:  # without this permission its path stays unknown; most roles have none
         return f"arn:{kind[1]}:iam::{identity.account}:role/{role}"
 
 
 def _questions(
-    needs: Iterable[Need], account: str, region: str
+    needs: Iterable[NeededAction], account: str, region: str
 ) -> Iterator[tuple[str, Mapping[str, Mapping[str, Any]], list[str]]]:
     """Put needs together that differ only in the action: a resource, the conditions, and the actions."""
     together: dict[tuple[str, str], tuple[Mapping[str, Mapping[str, Any]], list[str]]] = {}

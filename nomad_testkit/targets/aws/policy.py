@@ -86,7 +86,7 @@ _OWN = {"Null": {f"aws:ResourceTag/{RUN_TAG}": "false"}}
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class NeededAction:
     """An action that is needed on resources; `condition` is as a policy has it."""
 
     sid: str
@@ -95,42 +95,42 @@ class Need:
     condition: Mapping[str, Mapping[str, Any]]
 
 
-def _tagging(*resources: str) -> Need:
+def _tagging(*resources: str) -> NeededAction:
     """The tags that come with a creation, which are authorized as a tagging of their own."""
     actions = ["CreateLaunchTemplate", "CreateSecurityGroup", "ImportKeyPair", "RunInstances"]
-    return Need("TagWhenCreated", "ec2:CreateTags", resources, {"StringEquals": {"ec2:CreateAction": actions}})
+    return NeededAction("TagWhenCreated", "ec2:CreateTags", resources, {"StringEquals": {"ec2:CreateAction": actions}})
 
 
-_ITSELF: Mapping[str, tuple[Need, ...]] = {
+_ITSELF: Mapping[str, tuple[NeededAction, ...]] = {
     **{
-        call: (Need("Launch" if call == "ec2:RunInstances" else "Create", call, resources, _NEW),)
+        call: (NeededAction("Launch" if call == "ec2:RunInstances" else "Create", call, resources, _NEW),)
         for call, resources in _CREATES.items()
     },
-    **{call: (Need("Change", call, (resource,), _OWN),) for call, resource in _CHANGES.items()},
+    **{call: (NeededAction("Change", call, (resource,), _OWN),) for call, resource in _CHANGES.items()},
     # What Terraform made gets the tag only afterwards.
-    "autoscaling:CreateOrUpdateTags": (Need("Adopt", "autoscaling:CreateOrUpdateTags", (_GROUP,), _NEW),),
-    "ec2:CreateTags": (Need("Adopt", "ec2:CreateTags", (_ec2("instance"),), _NEW),),
+    "autoscaling:CreateOrUpdateTags": (NeededAction("Adopt", "autoscaling:CreateOrUpdateTags", (_GROUP,), _NEW),),
+    "ec2:CreateTags": (NeededAction("Adopt", "ec2:CreateTags", (_ec2("instance"),), _NEW),),
 }
 """What the calls of a run need as themselves."""
 
 _GROUP_CALL = "autoscaling:CreateAutoScalingGroup"
 _LAUNCH_RESOURCES = tuple(_ec2(kind) for kind in ("instance", "volume", "network-interface", "subnet"))
 
-BESIDES: Mapping[str, tuple[Need, ...]] = {
+BESIDES: Mapping[str, tuple[NeededAction, ...]] = {
     # The VPC that a group is made in.
     "ec2:CreateSecurityGroup": (
-        Need("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),
+        NeededAction("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),
         _tagging(_SECURITY_GROUP),
     ),
     "ec2:CreateLaunchTemplate": (_tagging(_TEMPLATE),),
     "ec2:ImportKeyPair": (_tagging(_KEY_PAIR),),
-    "iam:CreateRole": (Need("Create", "iam:TagRole", (_ROLE,), _NEW),),
-    "iam:CreateInstanceProfile": (Need("Create", "iam:TagInstanceProfile", (_PROFILE,), _NEW),),
+    "iam:CreateRole": (NeededAction("Create", "iam:TagRole", (_ROLE,), _NEW),),
+    "iam:CreateInstanceProfile": (NeededAction("Create", "iam:TagInstanceProfile", (_PROFILE,), _NEW),),
     _GROUP_CALL: (
-        Need("Create", "autoscaling:CreateOrUpdateTags", (_GROUP,), _NEW),
+        NeededAction("Create", "autoscaling:CreateOrUpdateTags", (_GROUP,), _NEW),
         # A group launches in its creator's name. It can do so by the launch template of a run, and without none.
-        Need("LaunchByTemplate", "ec2:RunInstances", (_TEMPLATE,), _OWN),
-        Need(
+        NeededAction("LaunchByTemplate", "ec2:RunInstances", (_TEMPLATE,), _OWN),
+        NeededAction(
             "LaunchWhatTheTemplateSays",
             "ec2:RunInstances",
             (_IMAGE, _SECURITY_GROUP, _KEY_PAIR, *_LAUNCH_RESOURCES),
@@ -138,9 +138,11 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
         ),
         _tagging(*_CREATES["ec2:RunInstances"]),
         # The instances get the role of their profile.
-        Need("PassRole", "iam:PassRole", (_ROLE,), {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}),
+        NeededAction(
+            "PassRole", "iam:PassRole", (_ROLE,), {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+        ),
         # The first group of an account makes the service's own role.
-        Need(
+        NeededAction(
             "ServiceRole",
             "iam:CreateServiceLinkedRole",
             ("arn:aws:iam::*:role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling",),
@@ -150,8 +152,8 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
     # An instance without a template has to bear the tag, and so do its key pair and its security group.
     "ec2:RunInstances": (
         _tagging(*_CREATES["ec2:RunInstances"]),
-        Need("LaunchWithOwn", "ec2:RunInstances", (_SECURITY_GROUP, _KEY_PAIR), _OWN),
-        Need("LaunchFrom", "ec2:RunInstances", (_IMAGE, _ec2("subnet")), {}),
+        NeededAction("LaunchWithOwn", "ec2:RunInstances", (_SECURITY_GROUP, _KEY_PAIR), _OWN),
+        NeededAction("LaunchFrom", "ec2:RunInstances", (_IMAGE, _ec2("subnet")), {}),
     ),
 }
 """What a call needs besides its own action, which nobody sees as a call."""
@@ -160,21 +162,21 @@ BESIDES: Mapping[str, tuple[Need, ...]] = {
 _PACKERS_KEY_PAIR = "arn:aws:ec2:*:*:key-pair/packer_*"
 _PACKER_TAGS = (_ec2("instance"), _ec2("volume"))
 
-PACKER: Mapping[str, tuple[Need, ...]] = {
-    "ec2:CreateKeyPair": (Need("KeyPair", "ec2:CreateKeyPair", (_PACKERS_KEY_PAIR,), {}),),
-    "ec2:DeleteKeyPair": (Need("KeyPair", "ec2:DeleteKeyPair", (_PACKERS_KEY_PAIR,), {}),),
+PACKER: Mapping[str, tuple[NeededAction, ...]] = {
+    "ec2:CreateKeyPair": (NeededAction("KeyPair", "ec2:CreateKeyPair", (_PACKERS_KEY_PAIR,), {}),),
+    "ec2:DeleteKeyPair": (NeededAction("KeyPair", "ec2:DeleteKeyPair", (_PACKERS_KEY_PAIR,), {}),),
     # Its security group has neither a tag nor an ARN with a name in it.
     "ec2:CreateSecurityGroup": (
-        Need("SecurityGroup", "ec2:CreateSecurityGroup", (_SECURITY_GROUP,), {}),
-        Need("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),
+        NeededAction("SecurityGroup", "ec2:CreateSecurityGroup", (_SECURITY_GROUP,), {}),
+        NeededAction("InVpc", "ec2:CreateSecurityGroup", (_ec2("vpc"),), {}),
     ),
     "ec2:AuthorizeSecurityGroupIngress": (
-        Need("SecurityGroup", "ec2:AuthorizeSecurityGroupIngress", (_SECURITY_GROUP,), {}),
+        NeededAction("SecurityGroup", "ec2:AuthorizeSecurityGroupIngress", (_SECURITY_GROUP,), {}),
     ),
-    "ec2:DeleteSecurityGroup": (Need("SecurityGroup", "ec2:DeleteSecurityGroup", (_SECURITY_GROUP,), {}),),
+    "ec2:DeleteSecurityGroup": (NeededAction("SecurityGroup", "ec2:DeleteSecurityGroup", (_SECURITY_GROUP,), {}),),
     "ec2:RunInstances": (
-        Need("Launch", "ec2:RunInstances", _PACKER_TAGS, _NEW),
-        Need(
+        NeededAction("Launch", "ec2:RunInstances", _PACKER_TAGS, _NEW),
+        NeededAction(
             "LaunchFrom",
             "ec2:RunInstances",
             (_IMAGE, _SECURITY_GROUP, _PACKERS_KEY_PAIR, _ec2("network-interface"), _ec2("subnet")),
@@ -182,15 +184,15 @@ PACKER: Mapping[str, tuple[Need, ...]] = {
         ),
         _tagging(*_PACKER_TAGS),
     ),
-    "ec2:StopInstances": (Need("Change", "ec2:StopInstances", (_ec2("instance"),), _OWN),),
-    "ec2:TerminateInstances": (Need("Change", "ec2:TerminateInstances", (_ec2("instance"),), _OWN),),
+    "ec2:StopInstances": (NeededAction("Change", "ec2:StopInstances", (_ec2("instance"),), _OWN),),
+    "ec2:TerminateInstances": (NeededAction("Change", "ec2:TerminateInstances", (_ec2("instance"),), _OWN),),
     # Only of an instance that bears the tag; the image gets it a moment later.
     "ec2:CreateImage": (
-        Need("ImageOf", "ec2:CreateImage", (_ec2("instance"),), _OWN),
-        Need("Image", "ec2:CreateImage", (_IMAGE, _SNAPSHOT), {}),
+        NeededAction("ImageOf", "ec2:CreateImage", (_ec2("instance"),), _OWN),
+        NeededAction("Image", "ec2:CreateImage", (_IMAGE, _SNAPSHOT), {}),
     ),
-    "ec2:ModifyImageAttribute": (Need("DescribeImage", "ec2:ModifyImageAttribute", (_IMAGE,), {}),),
-    "ec2:CreateTags": (Need("TagImage", "ec2:CreateTags", (_IMAGE, _SNAPSHOT), _NEW),),
+    "ec2:ModifyImageAttribute": (NeededAction("DescribeImage", "ec2:ModifyImageAttribute", (_IMAGE,), {}),),
+    "ec2:CreateTags": (NeededAction("TagImage", "ec2:CreateTags", (_IMAGE, _SNAPSHOT), _NEW),),
 }
 """What Packer's calls need, which tags less than a run does."""
 
@@ -201,14 +203,14 @@ def seen_calls(*whose: Whose) -> tuple[str, ...]:
     return tuple(sorted({call for one in whose for call in recorded[one]}))
 
 
-def needs_of(calls: Iterable[str], *, packer: bool = False) -> list[Need]:
+def needs_of(calls: Iterable[str], *, packer: bool = False) -> list[NeededAction]:
     """List what these calls need. Raises TestkitError for a call that is not known here."""
-    needs: list[Need] = []
+    needs: list[NeededAction] = []
     unknown = []
     for call in sorted(set(calls)):
         known = PACKER.get(call, ()) if packer else (*_ITSELF.get(call, ()), *BESIDES.get(call, ()))
         if call.partition(":")[2].startswith(READING):
-            known = (Need("Read", call, ("*",), {}),)
+            known = (NeededAction("Read", call, ("*",), {}),)
         if not known:
             unknown.append(call)
         needs += known

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nomad_testkit.errors import Missing
-from nomad_testkit.targets.aws.errors import REFUSALS, told
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
 from nomad_testkit.targets.base import Demand
 
 # Each family's quota on demand and of spot instances, in vCPUs that run at the same time
@@ -50,8 +50,8 @@ def lacking_vcpus(
     types = {one.instance_type for one in demands if one.count}
     try:
         each = dict(_vcpus(client("ec2"), sorted(types)))
-    except REFUSALS as error:
-        remark(f"it could not be asked how many vCPUs the instance types have: {told(error)}")
+    except AWS_ERRORS as error:
+        remark(f"it could not be asked how many vCPUs the instance types have: {describe_error(error)}")
         return [], []
     for demand in demands:
         code = quota_code(demand.instance_type, spot=bool(demand.spot_price))
@@ -88,8 +88,8 @@ def types_not_in_zones(ec2: Any, demands: Sequence[Demand], *, remark: Remark) -
                 LocationType="availability-zone", Filters=asked
             )
             offered = {one["Location"] for page in pages for one in page["InstanceTypeOfferings"]}
-        except REFUSALS as error:
-            remark(f"it could not be asked which zones offer {demand.instance_type}: {told(error)}")
+        except AWS_ERRORS as error:
+            remark(f"it could not be asked which zones offer {demand.instance_type}: {describe_error(error)}")
             continue
         lacking = [one for one in demand.subnets if one.availability_zone not in offered]
         if lacking:
@@ -114,8 +114,8 @@ def _vcpus(ec2: Any, types: Sequence[str]) -> Iterator[tuple[str, int]]:
 def _quota(client: Callable[[str], Any], code: str, remark: Remark) -> tuple[str, float] | None:
     try:
         found = client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
-    except REFUSALS as error:
-        remark(f"the quota {code} of vCPUs could not be read: {told(error)}")
+    except AWS_ERRORS as error:
+        remark(f"the quota {code} of vCPUs could not be read: {describe_error(error)}")
         return None
     return str(found.get("QuotaName", "vCPUs")), float(found["Value"])
 
@@ -131,7 +131,7 @@ def _used(ec2: Any, code: str, remark: Remark) -> int | None:
                     if quota_code(one["InstanceType"], spot=one.get("InstanceLifecycle") == "spot") == code:
                         counted[one["InstanceType"]] = counted.get(one["InstanceType"], 0) + 1
         each = dict(_vcpus(ec2, sorted(counted)))
-    except REFUSALS as error:
-        remark(f"it could not be counted how much of the quota {code} is in use: {told(error)}")
+    except AWS_ERRORS as error:
+        remark(f"it could not be counted how much of the quota {code} is in use: {describe_error(error)}")
         return None
     return sum(count * each.get(name, 0) for name, count in counted.items())

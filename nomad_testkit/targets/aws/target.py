@@ -11,8 +11,8 @@ from nomad_testkit.errors import DeployError, PreflightError, UsageError
 from nomad_testkit.modules.network import Network
 from nomad_testkit.targets.aws import cost, permissions, quotas
 from nomad_testkit.targets.aws.account import AwsSession, Identity
-from nomad_testkit.targets.aws.errors import REFUSALS, is_not_found, told
-from nomad_testkit.targets.aws.network import chosen_network, source_blocks, told_network
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error, is_not_found
+from nomad_testkit.targets.aws.network import chosen_network, describe_network, source_blocks
 from nomad_testkit.targets.base import console_output
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class AwsTarget:
         target = cls(session, _choices(settings, session, identity))
         try:
             target._look(identity, progress, settings)
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             raise DeployError(
-                f"account {identity.account} could not be asked in {session.region}: {told(error)}"
+                f"account {identity.account} could not be asked in {session.region}: {describe_error(error)}"
             ) from error
         yield target
 
@@ -102,7 +102,7 @@ class AwsTarget:
             f"account {identity.account} in {self.region}, as {identity.arn} (credentials: "
             f"{self._session.credentials_source}){f' at {self.endpoint_url}' if self.endpoint_url else ''}"
         )
-        remark(f"{told_network(network)}; the hosts let in {', '.join(self.inbound_cidrs)}")
+        remark(f"{describe_network(network)}; the hosts let in {', '.join(self.inbound_cidrs)}")
         missing = permissions.missing_permissions(
             self.client, identity, region=self.region, vpc_id=network.vpc_id, remark=remark
         )
@@ -151,7 +151,7 @@ class AwsTarget:
         return chosen_network(self.client("ec2"), self._choices.vpc, self.region, source=self._source("aws_vpc"))
 
     def image(self, example: Example) -> str:
-        """Choose the AMI: the settings' own, else the example's. Raises UsageError where there is none, or not here."""
+        """Choose the AMI: the settings' own, else the example's. Raises UsageError if the region lacks it."""
         chosen = self._choices.ami or example.ami_id
         if not chosen:
             raise UsageError(
@@ -161,7 +161,7 @@ class AwsTarget:
         if self._choices.ami and not self._images(chosen):
             raise UsageError(
                 f"{self._source('ami')}: there is no AMI {chosen} in {self.region} for account "
-                f"{self._choices.account}; right is one of this region (an AMI has another id in each), of the account "
+                f"{self._choices.account}; expected one of this region (an AMI has another id in each), of the account "
                 "itself or shared with it"
             )
         return chosen
@@ -169,8 +169,8 @@ class AwsTarget:
     def _images(self, ami: str) -> Sequence[Any]:
         try:
             images: Sequence[Any] = self.client("ec2").describe_images(ImageIds=[ami])["Images"]
-        except REFUSALS as error:
-            if not (is_not_found(error) or "InvalidAMIID" in told(error)):
+        except AWS_ERRORS as error:
+            if not (is_not_found(error) or "InvalidAMIID" in describe_error(error)):
                 raise
             return ()
         return images
@@ -186,7 +186,7 @@ class AwsTarget:
 
         prices = cost.Prices(self._session.client, self.region, remark)
         estimate = cost.estimate(demands, prices, region=self.region)
-        remark(estimate.told(self.time_limit))
+        remark(estimate.summary(self.time_limit))
         cost.refuse_above(
             self._choices.budget,
             estimate,

@@ -18,7 +18,7 @@ from nomad_testkit.modules.network import Network
 from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
 from nomad_testkit.runs.journal import Entry, Journal
 from nomad_testkit.targets.aws import account
-from nomad_testkit.targets.aws.errors import REFUSALS, code_of, is_not_found
+from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, is_not_found
 from nomad_testkit.targets.base import default_network
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -86,7 +86,7 @@ def destroy() -> None:
     for entry in reversed(JOURNAL.left()):
         try:
             DELETE[entry.kind](entry)
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if not is_not_found(error):
                 raise
         JOURNAL.destroyed(entry.kind, entry.id or entry.name)
@@ -131,7 +131,7 @@ def delete_security_group(entry: Entry) -> None:
         try:
             for group in ec2.describe_security_groups(Filters=filters)["SecurityGroups"]:
                 ec2.delete_security_group(GroupId=group["GroupId"])
-        except REFUSALS as error:
+        except AWS_ERRORS as error:
             if code_of(error) != "DependencyViolation":
                 raise
             return Pending(str(error))

@@ -17,7 +17,7 @@ from nomad_testkit.checks.healing import (
     SameNodes,
 )
 from nomad_testkit.checks.scheduling import Allocation, JobState, JobView
-from nomad_testkit.cluster.check import Answer, Place
+from nomad_testkit.cluster.check import Answer, HostRef
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.jobs import Job
 from nomad_testkit.modules.network import Instance
@@ -36,7 +36,7 @@ ONE, TWO, THREE = map(host, (1, 2, 3))
 
 
 def answers(*values: Any) -> tuple[Answer[Any], ...]:
-    return tuple(Answer(Place.of(one), value) for one, value in zip((TWO, THREE), values, strict=False))
+    return tuple(Answer(HostRef.of(one), value) for one, value in zip((TWO, THREE), values, strict=False))
 
 
 def test_a_new_leader_is_another_one_that_all_name() -> None:

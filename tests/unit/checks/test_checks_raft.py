@@ -10,7 +10,7 @@ from recorded_cluster import recorded
 
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NotSplit, RaftPeers
 from nomad_testkit.checks.raft import RaftView, all_of, split
-from nomad_testkit.cluster.check import Answer, Place
+from nomad_testkit.cluster.check import Answer, HostRef
 from nomad_testkit.wait import Broken, Ok, Pending
 
 A, B, C = (f"i-0a00000000000000{n}" for n in (1, 2, 3))
@@ -85,7 +85,7 @@ def test_servers_that_bootstrapped_apart_are_broken_at_once() -> None:
 def test_a_server_that_leads_itself_and_two_leaders_are_a_split_whatever_the_overlap(
     peers: tuple[str, ...], leaders: str, parted: bool
 ) -> None:
-    places = {name: Place(f"i-{name}", f"10.0.0.{name}", f"127.0.0.{name}") for name in "abc"}
+    places = {name: HostRef(f"i-{name}", f"10.0.0.{name}", f"127.0.0.{name}") for name in "abc"}
 
     def address(name: str) -> str:
         return f"10.0.0.{name}:8300" if name in places else ""

@@ -101,7 +101,7 @@ def test_a_broken_check_ends_the_wait_and_alone_is_told() -> None:
 
 
 def test_rules_that_are_missing_are_told() -> None:
-    cluster = replace(recorded("healthy"), missing_rules=["clients cannot reach servers on tcp 4647"])
+    cluster = replace(recorded("healthy"), lacking=["clients cannot reach servers on tcp 4647"])
 
     with pytest.raises(CheckFailed) as failure:
         require(cluster, Scripted("a", [Pending("no node")]), within=Deadline(0.0, stopped_clock(0.0)))

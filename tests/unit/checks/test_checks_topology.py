@@ -8,13 +8,13 @@ from recorded_cluster import recorded
 from nomad_testkit.checks import ConsulAgents, SeparateServers
 from nomad_testkit.checks.raft import RAFT_PORT, AgentName, RaftView
 from nomad_testkit.checks.topology import ConsulAgentsView
-from nomad_testkit.cluster.check import Answer, Place
+from nomad_testkit.cluster.check import Answer, HostRef
 from nomad_testkit.wait import Broken, Ok, Pending
 
-ONE, TWO, THREE = (Place(f"i-{n}", f"172.31.16.{n}", f"127.31.16.{n}") for n in (1, 2, 3))
+ONE, TWO, THREE = (HostRef(f"i-{n}", f"172.31.16.{n}", f"127.31.16.{n}") for n in (1, 2, 3))
 
 
-def agents(*answers: dict[Place, str]) -> ConsulAgentsView:
+def agents(*answers: dict[HostRef, str]) -> ConsulAgentsView:
     said = ({place.instance_id: role for place, role in answer.items()} for answer in answers)
     return ConsulAgentsView((ONE, TWO, THREE), (ONE,), tuple(Answer(ONE, roles) for roles in said))
 
@@ -49,8 +49,8 @@ def test_a_recorded_clusters_members_have_their_roles() -> None:
     assert ConsulAgents().verdict(recorded("healthy")) == Ok("3 Consul servers and 3 clients are one cluster")
 
 
-def raft(consul: dict[Place, list[Place]], nomad: dict[Place, list[Place]]) -> tuple[RaftView, ...]:
-    def view(agent: AgentName, peers: dict[Place, list[Place]]) -> RaftView:
+def raft(consul: dict[HostRef, list[HostRef]], nomad: dict[HostRef, list[HostRef]]) -> tuple[RaftView, ...]:
+    def view(agent: AgentName, peers: dict[HostRef, list[HostRef]]) -> RaftView:
         said = tuple(Answer(at, tuple(f"{one.private_ip}:{RAFT_PORT[agent]}" for one in peers[at])) for at in peers)
         return RaftView(agent, tuple(peers), said)
 

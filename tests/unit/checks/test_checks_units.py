@@ -11,12 +11,12 @@ from recording_host import RecordingHost
 
 from nomad_testkit.checks import UnitsActive
 from nomad_testkit.checks.units import UnitsView
-from nomad_testkit.cluster.check import Answer, Place
+from nomad_testkit.cluster.check import Answer, HostRef
 from nomad_testkit.cluster.host import UnitState
 from nomad_testkit.wait import Broken, Ok, Pending
 
-HERE = Place("i-1", "172.31.16.5", "127.31.16.5")
-THERE = Place("i-2", "172.31.16.6", "127.31.16.6")
+HERE = HostRef("i-1", "172.31.16.5", "127.31.16.5")
+THERE = HostRef("i-2", "172.31.16.6", "127.31.16.6")
 CONSUL = UnitState("consul", "active", "running", "success", 0, 0)
 NOMAD = UnitState("nomad", "active", "running", "success", 0, 0)
 STARTING = UnitState("nomad", "activating", "auto-restart", "exit-code", 1, 2)

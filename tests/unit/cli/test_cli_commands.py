@@ -11,7 +11,7 @@ import click
 import pytest
 from account_run import EXAMPLE, AccountTarget, account_of_its_own, left_up
 from click.shell_completion import ShellComplete
-from command_line import call, told
+from command_line import call, json_answer
 
 from nomad_testkit.cli import images, main, status, up
 from nomad_testkit.cli.check import CHECKS
@@ -40,9 +40,9 @@ def completed(*words: str) -> list[str]:
 
 def test_an_unknown_command_suggests_the_nearest() -> None:
     for arguments, said in (
-        (["dwon"], "there is no command 'dwon' in main; right is perhaps down"),
-        (["ami", "biuld"], "there is no command 'biuld' in main ami; right is perhaps build"),
-        (["xyz"], "right is one of ami, bench, check"),
+        (["dwon"], "there is no command 'dwon' in main; did you mean down"),
+        (["ami", "biuld"], "there is no command 'biuld' in main ami; did you mean build"),
+        (["xyz"], "expected one of ami, bench, check"),
     ):
         result = call(*arguments)
         assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
@@ -69,7 +69,7 @@ def test_exit_codes_are_told_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nomad-consul-colocated-clustre"], "perhaps nomad-consul-colocated-cluster"),
+        (["nomad-consul-colocated-clustre"], "did you mean nomad-consul-colocated-cluster"),
         ([EXAMPLE, "--servers", "none"], "--servers': found 'none', expected a whole number, 1 or more"),
         ([EXAMPLE, "--var", "num_client=1"], "option --var: "),
         ([EXAMPLE, "--name", "nt-mine"], "found 'nt-mine', expected a letter"),
@@ -125,7 +125,7 @@ def test_amis_are_listed_and_deleted_by_their_id(account: AccountTarget, monkeyp
     ami = account.client("ec2").register_image(Name="nomad-consul-1")["ImageId"]
     run.journal.record(IMAGE, "nomad-consul-1")
     run.journal.created(IMAGE, "nomad-consul-1", ami)
-    (found,) = told("ami", "list")["amis"]
+    (found,) = json_answer("ami", "list")["amis"]
     assert found == {
         "ami": ami,
         "run_id": run.run_id,
@@ -134,12 +134,12 @@ def test_amis_are_listed_and_deleted_by_their_id(account: AccountTarget, monkeyp
         "state": "available",
     }
     assert (images.home_of(ami), images.home_of("ami-00000000")) == (run, None)
-    assert told("status")["runs"][0]["state"] == "image"
+    assert json_answer("status")["runs"][0]["state"] == "image"
     monkeypatch.setattr(images, "destroy_run", lambda one: f"{one.run_id} is destroyed")
     assert call("ami", "delete", ami).stdout == f"{run.run_id} is destroyed\n"
     result = call("ami", "delete", ami[:-1])
     assert result.exit_code == 2
-    assert f"right is perhaps {ami}" in result.stderr
+    assert f"did you mean {ami}" in result.stderr
 
 
 # -- checks and jobs

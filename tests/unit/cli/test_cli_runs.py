@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from account_run import AccountTarget, account_of_its_own, launch, left_up
-from command_line import call, told
+from command_line import call, json_answer
 from faulty_api import REFUSED, faults, refusal
 
 from nomad_testkit.cli import hosts, status
@@ -39,12 +39,12 @@ def test_a_name_can_be_left_out_where_one_run_is_up() -> None:
     assert result.exit_code == 2
     head, _, names = result.stderr.partition("Error: 2 runs are there; name one of them: ")
     assert (head, sorted(names.strip().split(", "))) == ("", sorted([str(first), str(second)]))
-    assert told("status", first.run_id)["runs"][0]["name"] == "dev"
+    assert json_answer("status", first.run_id)["runs"][0]["name"] == "dev"
 
 
 def test_status_tells_scripts_of_runs_and_hosts() -> None:
     run = left_up("dev")
-    (found,) = told("status")["runs"]
+    (found,) = json_answer("status")["runs"]
     assert {name: value for name, value in found.items() if name not in ("hosts", "leaders", "example")} == {
         "run_id": run.run_id,
         "name": "dev",
@@ -79,7 +79,7 @@ def test_a_host_keeps_its_name_when_it_has_ended_and_its_successor_gets_the_next
     before = run.description()["hosts"]
     account.client("ec2").terminate_instances(InstanceIds=[before[1]["instance_id"]])
     successor = launch(run, "servers")
-    (found,) = told("status")["runs"]
+    (found,) = json_answer("status")["runs"]
     names = {host["name"]: host for host in found["hosts"]}
     assert names["servers-0"]["instance_id"] == before[1]["instance_id"]
     assert names["servers-0"]["ended"].startswith("is terminated: User initiated (20")
@@ -110,7 +110,7 @@ def test_an_api_that_refuses_is_told_in_its_words(account: AccountTarget) -> Non
     with faults(account.client, ["ec2"], lambda operation, _: refusal(*REFUSED, operation)):
         result = call("status")
         assert (result.exit_code, "dev (nt-" in result.stdout) == (0, True), result.output
-        assert "the EC2 API does not answer what it is asked: " in result.stdout
+        assert "the EC2 API refuses to answer: " in result.stdout
         assert "not you" in result.stdout
         result = call("ssh", "servers-0", "true")
     assert result.exit_code == 1
@@ -123,7 +123,7 @@ def test_a_run_in_use_is_shown_and_not_destroyed() -> None:
     lock = run.lock
     assert lock.try_acquire(shared=True)
     try:
-        assert told("status")["runs"][0]["state"] == "in use"
+        assert json_answer("status")["runs"][0]["state"] == "in use"
         result = call("down")
         assert result.exit_code == 1
         assert "is in use: tests are attached to it" in result.stderr
@@ -177,7 +177,7 @@ def test_env_is_evaluated_by_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     shell = f'{lines}\necho "$NOMAD_ADDR $AWS_REGION $AWS_ACCESS_KEY_ID ${{NOMAD_TOKEN-none}} ${{AWS_PROFILE-none}}"'
     said = subprocess.run(["sh", "-euc", shell], capture_output=True, text=True, check=True).stdout
     assert said == f"http://{server}:4646 us-east-1 embedded none none\n"
-    assert told("env") == {
+    assert json_answer("env") == {
         "run_id": run.run_id,
         "variables": {
             "NOMAD_ADDR": f"http://{server}:4646",

@@ -10,7 +10,7 @@ import pytest
 from api_lab import Lab, cloud_lab
 from botocore.exceptions import ClientError
 
-from nomad_testkit.cluster.missing_rules import closed_ports
+from nomad_testkit.cluster.missing_rules import missing_rules
 from nomad_testkit.examples.example import Roles
 from nomad_testkit.modules.security_group_rules import (
     consul_client_ports,
@@ -34,7 +34,7 @@ class Site:
 
     def missing(self, **options: Any) -> list[str]:
         """Ask which rules are missing."""
-        return closed_ports(lambda _: self.lab.ec2, RUN, ROLES, machine_cidrs=[MACHINE], **options)
+        return missing_rules(lambda _: self.lab.ec2, RUN, ROLES, machine_cidrs=[MACHINE], **options)
 
     def close(self, group: str, protocol: str, port: int) -> None:
         """Take every rule for a port away."""

@@ -45,7 +45,7 @@ def test_takes_one_that_is_whole() -> None:
 def test_refuses_one_that_is_damaged(damaged: bytes, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         check_snapshot(damaged, "nomad")
-    assert "right is what save_snapshot of a nomad client gave" in str(caught.value)
+    assert "expected what save_snapshot of a nomad client gave" in str(caught.value)
 
 
 def flipped(number: int) -> bytes:
@@ -67,5 +67,5 @@ def test_refuses_that_of_the_other_agent() -> None:
 
     check_snapshot(of("172.31.0.1:8300", "172.31.0.2:8300"), "consul")
     check_snapshot(of("172.31.0.1:14647"), "nomad")
-    with pytest.raises(UsageError, match=r"is one of nomad, of its servers 172\.31\.0\.1:4647; right is"):
+    with pytest.raises(UsageError, match=r"is one of nomad, of its servers 172\.31\.0\.1:4647; expected"):
         check_snapshot(of("172.31.0.1:4647"), "consul")

@@ -23,7 +23,7 @@ from nomad_testkit.examples.example import Example
 from nomad_testkit.modules.network import Network, Subnet
 from nomad_testkit.runs.journal import Journal
 from nomad_testkit.targets.aws import account, errors
-from nomad_testkit.targets.aws.errors import patiently
+from nomad_testkit.targets.aws.errors import retry_transient
 from nomad_testkit.wait import Deadline
 
 RUN, REGION = "nt-20260314-ab12cd", "us-east-1"
@@ -184,7 +184,7 @@ def test_a_refusal_that_does_not_pass_is_not_repeated() -> None:
         raise refusal(*REFUSED)
 
     with pytest.raises(type(refusal(*REFUSED)), match="not you"):
-        patiently("it", refused, deadline=Deadline.after(60))
+        retry_transient("it", refused, deadline=Deadline.after(60))
     assert len(tries) == 1
 
 

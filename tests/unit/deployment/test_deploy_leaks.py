@@ -263,7 +263,7 @@ class _Later(datetime):
 def test_an_age_that_is_none_is_refused(age: str) -> None:
     result = call("--older-than", age)
     assert result.exit_code == 2
-    assert "right is a whole number above 0 with s, m, h or d, such as 6h" in result.stderr.replace("\n", " ")
+    assert "expected a whole number above 0 with s, m, h or d, such as 6h" in result.stderr.replace("\n", " ")
 
 
 def test_a_region_goes_with_an_age() -> None:

@@ -130,7 +130,8 @@ def test_availability_zones_of_the_default_vpc(account: Account, with_inputs: Ca
 
 def test_a_zone_that_is_not_there(account: Account, with_inputs: Callable[..., Example]) -> None:
     said = refused(account, with_inputs("clients", 'availability_zones = ["us-east-1z"]'))
-    assert said.startswith("groups.clients.inputs.availability_zones: found 'us-east-1z'; right is perhaps us-east-1")
+    assert said.startswith("groups.clients.inputs.availability_zones: found 'us-east-1z'; expected a zone where vpc-")
+    assert said.endswith("; did you mean us-east-1f?")
 
 
 def test_subnets_by_id(account: Account, with_inputs: Callable[..., Example]) -> None:
@@ -145,7 +146,7 @@ def test_subnets_that_do_not_fit(account: Account, with_inputs: Callable[..., Ex
     vpc, subnet = foreign(account)
     example = with_inputs("clients", 'subnet_ids = ["subnet-0abc"]')
     assert refused(account, example) == (
-        "groups.clients.inputs.subnet_ids: found 'subnet-0abc', which is not in us-east-1; right is subnets "
+        "groups.clients.inputs.subnet_ids: found 'subnet-0abc', which is not in us-east-1; expected subnets "
         "of this region"
     )
     own = account.network()
@@ -153,11 +154,11 @@ def test_subnets_that_do_not_fit(account: Account, with_inputs: Callable[..., Ex
     assert "found subnets of vpc-" in refused(account, both)
     zone = Example.load(edited(both, f', "{own.subnets[0].subnet_id}"]', ']\navailability_zones = ["us-east-1b"]'))
     assert refused(account, zone) == (
-        "groups.clients.inputs.availability_zones: found us-east-1b; right is the zones of its subnet_ids, us-east-1a, "
+        "groups.clients.inputs.availability_zones: found us-east-1b; expected the zones of its subnet_ids, us-east-1a, "
         "or none"
     )
     assert refused(account, Example.load(BUNDLED).replace(vpc_id="vpc-0abc")) == (
-        "groups.servers.inputs.vpc_id: found 'vpc-0abc'; right is a VPC of us-east-1 with subnets, or \"\""
+        "groups.servers.inputs.vpc_id: found 'vpc-0abc'; expected a VPC of us-east-1 with subnets, or \"\""
     )
     assert {site.network.vpc_id for site in sites(account, Example.load(BUNDLED).replace(vpc_id=vpc)).values()} == {vpc}
 
@@ -179,7 +180,7 @@ def test_a_cluster_larger_than_its_target(account: Account) -> None:
     account.room = Room(12, "memory left (960 MiB)", "free memory")
     assert sites(account, Example.load(BUNDLED).replace(num_clients=9))
     assert refused(account, Example.load(BUNDLED).replace(num_clients=10)) == (
-        "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; right is at most 12 hosts together, for "
+        "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; expected at most 12 hosts together, for "
         "which this machine has memory left (960 MiB); free memory"
     )
 
@@ -188,7 +189,7 @@ def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callab
     vpc, subnet = foreign(account)  # a /28 has 16 addresses, of which AWS keeps 5
     example = Example.load(BUNDLED).replace(vpc_id=vpc, num_clients=9)
     assert refused(account, example) == (
-        "groups.clients.inputs.desired_capacity: found 9 beside 3 servers; right is at most 11 hosts together, for "
+        "groups.clients.inputs.desired_capacity: found 9 beside 3 servers; expected at most 11 hosts together, for "
         f"which the subnets have addresses left: 11 in {subnet}"
     )
     assert len(sites(account, example.replace(num_clients=8))) == 2
@@ -198,7 +199,7 @@ def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callab
     for _ in range(4):
         account.ec2.create_network_interface(SubnetId=subnet)
     assert refused(account, servers).startswith(
-        "groups.servers.inputs.cluster_size: found 7; right is at most 6 hosts together"
+        "groups.servers.inputs.cluster_size: found 7; expected at most 6 hosts together"
     )
 
 
@@ -208,7 +209,7 @@ def test_an_image_of_another_architecture(account: Account) -> None:
         account, Example.load(BUNDLED).replace(instance_type="t3.micro", server_instance_type="t4g.micro")
     ) == (
         f"groups.clients.inputs.instance_type: found 't3.micro', which is x86_64, for the AMI {account.chosen}, which "
-        "is arm64; right is an instance type of arm64, such as t4g.micro, or an AMI of x86_64 (ami_id, or the "
+        "is arm64; expected an instance type of arm64, such as t4g.micro, or an AMI of x86_64 (ami_id, or the "
         "setting ami)"
     )
     arm = Example.load(BUNDLED).replace(instance_type="t4g.micro", server_instance_type="t4g.micro")
@@ -227,7 +228,7 @@ def test_a_root_volume_smaller_than_the_image(
     assert len(sites(account, example)) == 2
     root["Ebs"] = {"VolumeSize": 9}
     assert refused(account, example) == (
-        "groups.clients.inputs.root_volume_size: found 8 for the AMI ami-1; right is 9 GiB at least, as large as its "
+        "groups.clients.inputs.root_volume_size: found 8 for the AMI ami-1; expected 9 GiB at least, as large as its "
         "snapshot"
     )
 
@@ -235,14 +236,14 @@ def test_a_root_volume_smaller_than_the_image(
 def test_an_image_or_a_type_that_is_not_there(account: Account) -> None:
     example = Example.load(BUNDLED)
     assert refused(account, example.replace(instance_type="t9.micro")) == (
-        "groups.clients.inputs.instance_type: found 't9.micro', which is not in us-east-1; right is an instance type "
+        "groups.clients.inputs.instance_type: found 't9.micro', which is not in us-east-1; expected an instance type "
         "of this region"
     )
     account.image_facts(account.chosen).state = "pending"
-    assert "which is pending; right is an AMI that is available" in refused(account, example)
+    assert "which is pending; expected an AMI that is available" in refused(account, example)
     account.chosen = "ami-0abc"
     assert refused(account, example) == (
-        "groups.servers.inputs.ami_id: found 'ami-0abc', which is not in us-east-1; right is an AMI of this region"
+        "groups.servers.inputs.ami_id: found 'ami-0abc', which is not in us-east-1; expected an AMI of this region"
     )
 
 
@@ -251,7 +252,7 @@ def test_a_key_pair_and_its_private_key(account: Account, tmp_path: Path) -> Non
         write_key_pair(tmp_path / name)
     example = Example.load(BUNDLED).replace(ssh_key_name="mine", ssh_private_key_file=str(tmp_path / "mine"))
     assert refused(account, example) == (
-        "groups.servers.inputs.ssh_key_name: found 'mine', which is not in us-east-1; right is a key pair of this "
+        "groups.servers.inputs.ssh_key_name: found 'mine', which is not in us-east-1; expected a key pair of this "
         'region, or "" for one of the run\'s own'
     )
     account.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=public_line(tmp_path / "mine").encode())
@@ -259,14 +260,14 @@ def test_a_key_pair_and_its_private_key(account: Account, tmp_path: Path) -> Non
     wrong = example.replace(ssh_private_key_file=str(tmp_path / "other"))
     assert refused(account, wrong) == (
         f"variable ssh_private_key_file: found '{tmp_path}/other', which is not the private key of the key pair 'mine'"
-        "; right is the file of that private key"
+        "; expected the file of that private key"
     )
 
 
 def test_an_instance_profile_of_ones_own(account: Account, with_inputs: Callable[..., Example]) -> None:
     example = with_inputs("clients", 'enable_iam_setup = false\niam_instance_profile_name = "mine"')
     assert refused(account, example) == (
-        "groups.clients.inputs.iam_instance_profile_name: found 'mine', which does not exist; right is the name of an "
+        "groups.clients.inputs.iam_instance_profile_name: found 'mine', which does not exist; expected the name of an "
         "instance profile"
     )
     account.client("iam").create_instance_profile(InstanceProfileName="mine")
@@ -276,7 +277,7 @@ def test_an_instance_profile_of_ones_own(account: Account, with_inputs: Callable
 def test_security_groups_of_ones_own(account: Account, with_inputs: Callable[..., Example]) -> None:
     example = with_inputs("servers", 'additional_security_group_ids = ["sg-0abc"]')
     assert refused(account, example) == (
-        "groups.servers.inputs.additional_security_group_ids: found 'sg-0abc', which is not in us-east-1; right is the "
+        "groups.servers.inputs.additional_security_group_ids: found 'sg-0abc', which is not in us-east-1; expected the "
         "ids of security groups"
     )
     vpc, _ = foreign(account)
@@ -285,7 +286,7 @@ def test_security_groups_of_ones_own(account: Account, with_inputs: Callable[...
         for place in (vpc, account.network().vpc_id)
     }
     elsewhere = Example.load(edited(example, "sg-0abc", there[vpc]))
-    assert f"which is of {vpc}; right is security groups of vpc-" in refused(account, elsewhere)
+    assert f"which is of {vpc}; expected security groups of vpc-" in refused(account, elsewhere)
     assert len(sites(account, Example.load(edited(elsewhere, there[vpc], there[account.network().vpc_id])))) == 2
 
 
@@ -295,5 +296,5 @@ def test_a_target_that_cannot_be_asked(account: Account, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(account.ec2, "describe_images", no)
     monkeypatch.setattr(account, "client", lambda service: account.ec2)
-    with pytest.raises(DeployError, match=r"aws could not be asked what .* needs: UnauthorizedOperation: not you"):
+    with pytest.raises(DeployError, match=r"aws did not say what .* needs: UnauthorizedOperation: not you"):
         sites(account)

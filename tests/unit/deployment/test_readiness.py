@@ -135,9 +135,9 @@ class Ssh:
     ("answers", "console", "patience", "up", "broken"),
     [
         (("silent", "refused", "in"), "", 60.0, True, ""),
-        (("refused",), "Cloud-init v. 22.4 finished at Mon, 01 Dec", 60.0, False, "nobody is not let in; right is the"),
+        (("refused",), "Cloud-init v. 22.4 finished at Mon, 01 Dec", 60.0, False, "nobody is not let in; expected the"),
         (("refused",), "Cloud-init v. 22.4 running 'init'", 60.0, False, ""),
-        (("refused",), "", 0.0, False, "nobody is not let in; right is the"),
+        (("refused",), "", 0.0, False, "nobody is not let in; expected the"),
         (("silent",), "Cloud-init v. 22.4 finished at Mon, 01 Dec", 0.0, False, ""),
     ],
 )

@@ -200,7 +200,7 @@ def test_groups_are_found_by_tag_and_number_too(lab: Lab, deployment: Deployment
     mine = lab.running(TagSpecifications=[tag])
     del deployment.outputs["asg_name_clients"]
     deployment.outputs |= {"cluster_tag_key_clients": "k", "cluster_tag_value_clients": "v", "num_clients": 1}
-    with pytest.raises(DeployError, match="found hosts with the key pair none; right is"):
+    with pytest.raises(DeployError, match="found hosts with the key pair none; expected"):
         deployment.apply()
     assert [
         one.instance_id for one in instances(deployment.place.client, deployment.run_id) if one.group == "clients"
@@ -222,13 +222,13 @@ def test_groups_are_found_by_tag_and_number_too(lab: Lab, deployment: Deployment
             (
                 'the output asg_name_clients is empty; found: asg_name_servers="servers-{run_id}", '
                 "asg_name_clients=null, "
-                'vpc_id="vpc-1"; right is a value that leads to the hosts of the group clients'
+                'vpc_id="vpc-1"; expected a value that leads to the hosts of the group clients'
             ),
         ),
         (
             {"aws_region": "eu-west-1"},
             (
-                "the output aws_region is 'eu-west-1'; right is 'us-east-1', the region of the target: choose it by "
+                "the output aws_region is 'eu-west-1'; expected 'us-east-1', the region of the target: choose it by "
                 "--nomad-region"
             ),
         ),
@@ -252,7 +252,7 @@ def test_hosts_with_another_key_pair_are_refused(lab: Lab, deployment: Deploymen
     lab.ec2.create_key_pair(KeyName="mine")
     deployment.key_of_clients = "mine"
     with pytest.raises(
-        DeployError, match=rf"found hosts with the key pair mine; right is '{deployment.key}', which the"
+        DeployError, match=rf"found hosts with the key pair mine; expected '{deployment.key}', which the"
     ):
         deployment.apply()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from api_lab import AMI, PUBLIC_KEY, Lab, cloud_lab, refused
 
-from nomad_testkit.ec2.api.az_balancing import Place, spread, surplus
+from nomad_testkit.ec2.api.az_balancing import ZoneSubnet, spread, surplus
 from nomad_testkit.ec2.api.lifecycle_hooks import LifecycleActions
 
 
@@ -322,9 +322,9 @@ def test_a_member_that_never_served_is_unhealthy_and_not_replaced(lab: Lab) -> N
 
 
 def test_groups_are_spread_over_zones_before_subnets() -> None:
-    places = [Place("subnet-a1", "a"), Place("subnet-a2", "a"), Place("subnet-b", "b")]
+    places = [ZoneSubnet("subnet-a1", "a"), ZoneSubnet("subnet-a2", "a"), ZoneSubnet("subnet-b", "b")]
     assert spread(4, places, []) == {"subnet-a1": 1, "subnet-b": 2, "subnet-a2": 1}
-    assert spread(2, places, [Place("subnet-a1", "a")] * 3) == {"subnet-b": 2}
+    assert spread(2, places, [ZoneSubnet("subnet-a1", "a")] * 3) == {"subnet-b": 2}
 
 
 def test_groups_shrink_evenly_and_spare_the_protected() -> None:

@@ -111,33 +111,33 @@ def test_inputs_take_tables_numbers_and_lists(folder: Path) -> None:
     [
         (
             "lifecycle_hooks = [1]",
-            "lifecycle_hooks: found the list [1]; right is a list of tables with name, lifecycle_",
+            "lifecycle_hooks: found the list [1]; expected a list of tables with name, lifecycle_",
         ),
-        ('lifecycle_hooks = "x"', "lifecycle_hooks: found the string 'x'; right is a list of tables with name"),
+        ('lifecycle_hooks = "x"', "lifecycle_hooks: found the string 'x'; expected a list of tables with name"),
         (
             'lifecycle_hooks = [{ name = "x" }]',
-            "lifecycle_hooks[0].lifecycle_transition: found nothing; right is a string: a table of lifecycle_hooks req",
+            "lifecycle_hooks[0].lifecycle_transition: found nothing; expected a string: a table of lifecycle_hooks req",
         ),
         (
             'ebs_block_devices = [{ device_name = "/dev/sdf", size = 2 }]',
-            "ebs_block_devices[0].size: found a key that means nothing here; right is",
+            "ebs_block_devices[0].size: found a key that means nothing here; expected",
         ),
         (
             'ebs_block_devices = [{ device_name = "/dev/sdf", volume_size = "2" }]',
-            "ebs_block_devices[0].volume_size: found the string '2'; right is an integer",
+            "ebs_block_devices[0].volume_size: found the string '2'; expected an integer",
         ),
         (
             'ebs_block_devices = [{ device_name = "/dev/sdf" }]',
-            "ebs_block_devices[0].volume_size: found 0; right is a size in GiB, or a snapshot_id that has one",
+            "ebs_block_devices[0].volume_size: found 0; expected a size in GiB, or a snapshot_id that has one",
         ),
-        ('termination_policies = [""]', "termination_policies: found ''; right is one of Default, "),
+        ('termination_policies = [""]', "termination_policies: found ''; expected one of Default, "),
         (
             "termination_policies = 1",
-            "termination_policies: found the integer 1; right is a string or a list of strings",
+            "termination_policies: found the integer 1; expected a string or a list of strings",
         ),
-        ("protect_from_scale_in = 1", "protect_from_scale_in: found the integer 1; right is true or false"),
-        ('root_volume_size = "50"', "root_volume_size: found the string '50'; right is an integer"),
-        ("security_groups = [1]", "security_groups: found the list [1]; right is a list of strings"),
+        ("protect_from_scale_in = 1", "protect_from_scale_in: found the integer 1; expected true or false"),
+        ('root_volume_size = "50"', "root_volume_size: found the string '50'; expected an integer"),
+        ("security_groups = [1]", "security_groups: found the list [1]; expected a list of strings"),
     ],
 )
 def test_says_which_input_is_wrong(folder: Path, inputs: str, expected: str) -> None:
@@ -147,12 +147,12 @@ def test_says_which_input_is_wrong(folder: Path, inputs: str, expected: str) -> 
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"tags": [1]}, "variable tags: found the list [1]; right is a list of tables"),
-        ({"tags": [{"key": "a"}]}, "groups.servers.inputs.tags[0].value: found nothing; right is a string"),
-        ({"price": "1"}, "variable price: found the string '1'; right is a number"),
-        ({"price": True}, "variable price: found the boolean true; right is a number"),
-        ({"price": -1}, "groups.servers.inputs.spot_price: found -1.0; right is the most that an hour may cost"),
-        ({"marks": {"a": 1}}, "variable marks: found the table {'a': 1}; right is a table of strings"),
+        ({"tags": [1]}, "variable tags: found the list [1]; expected a list of tables"),
+        ({"tags": [{"key": "a"}]}, "groups.servers.inputs.tags[0].value: found nothing; expected a string"),
+        ({"price": "1"}, "variable price: found the string '1'; expected a number"),
+        ({"price": True}, "variable price: found the boolean true; expected a number"),
+        ({"price": -1}, "groups.servers.inputs.spot_price: found -1.0; expected the most that an hour may cost"),
+        ({"marks": {"a": 1}}, "variable marks: found the table {'a': 1}; expected a table of strings"),
     ],
 )
 def test_says_which_variable_is_wrong(folder: Path, variables: dict[str, Any], expected: str) -> None:
@@ -166,7 +166,7 @@ def test_a_folder_without_an_example(tmp_path: Path) -> None:
     with pytest.raises(ExampleError) as caught:
         Example.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: found a folder without example.toml or *.tf (in it: exmaple.toml); right is one with it, or "
+        f"{tmp_path}: found a folder without example.toml or *.tf (in it: exmaple.toml); expected one with it, or "
         f"one that is bundled: {', '.join(sorted(path.parent.name for path in bundled()))}"
     )
 
@@ -186,7 +186,7 @@ def test_a_script_that_is_missing(folder: Path) -> None:
         Example.load(folder)
     assert str(caught.value) == (
         f"{folder}/example.toml: groups.servers.user_data: found 'boot.sh', which cannot be read (No such file or "
-        "directory); right is a script beside example.toml, perhaps boot.bash"
+        "directory); expected a script beside example.toml; did you mean boot.bash?"
     )
 
 
@@ -206,7 +206,7 @@ def test_a_key_pair_of_ones_own_needs_its_private_key(key: Path) -> None:
     example = Example.load(COLOCATED).replace(ssh_key_name="mine", ssh_private_key_file=str(key))
     assert example.ssh_private_key_file == key
     assert Example.load(COLOCATED).ssh_private_key_file is None
-    right = "right is the file of the private key of the key pair 'mine', with which hosts are logged in to"
+    right = "expected the file of the private key of the key pair 'mine', with which hosts are logged in to"
     assert refused(ssh_key_name="mine") == f"variable ssh_private_key_file: found nothing; {right}"
 
 
@@ -216,7 +216,7 @@ def test_a_private_key_of_pem(tmp_path: Path) -> None:
 
 
 def test_a_private_key_that_cannot_be_used(tmp_path: Path, key: Path) -> None:
-    right = "; right is a private key without a passphrase, that of the key pair 'mine'"
+    right = "; expected a private key without a passphrase, that of the key pair 'mine'"
     assert refused(ssh_key_name="mine", ssh_private_key_file=str(tmp_path / "none")) == (
         f"variable ssh_private_key_file: found '{tmp_path}/none', which cannot be read (No such file or directory)"
         + right
@@ -234,7 +234,7 @@ def test_a_private_key_that_cannot_be_used(tmp_path: Path, key: Path) -> None:
             f"variable ssh_private_key_file: found '{path}', which is protected by a passphrase{right}"
         )
     assert refused(ssh_private_key_file=str(key)) == (
-        f"variable ssh_private_key_file: found '{key}' without the name of its key pair; right is a name in "
+        f"variable ssh_private_key_file: found '{key}' without the name of its key pair; expected a name in "
         'ssh_key_name beside it, or ""'
     )
 
@@ -245,5 +245,5 @@ def test_all_groups_have_one_key_pair(folder: Path) -> None:
     copy.write_text(text.replace('ssh_key_name = "${ssh_key_name}"', 'ssh_key_name = "mine"', 1))
     for script in ("user-data-server.sh", "user-data-client.sh"):
         (folder / script).touch()
-    with pytest.raises(ExampleError, match="ssh_key_name: found 'mine' and ''; right is the same for all groups"):
+    with pytest.raises(ExampleError, match="ssh_key_name: found 'mine' and ''; expected the same for all groups"):
         Example.load(folder)

@@ -68,7 +68,7 @@ def test_sizes_of_their_own_are_refused(own: Path) -> None:
     file = own / "example.toml"
     text = file.read_text().replace('nomad_servers = ["servers"]', 'nomad_servers = ["servers", "clients"]')
     file.write_text(text)
-    with pytest.raises(SettingsError, match="right is each of them by --nomad-var: num_servers=N, num_clients=N"):
+    with pytest.raises(SettingsError, match="expected each of them by --nomad-var: num_servers=N, num_clients=N"):
         changed(Example.load(own), given(servers="1"))
 
 
@@ -95,12 +95,12 @@ default = false
     [
         (
             "num_client=2",
-            "variable num_client: found a variable that this example does not declare; right is perhaps num_clients",
+            "variable num_client: found a variable that this example does not declare; did you mean num_clients",
         ),
-        ("num_clients=many", "variable num_clients: found the string 'many'; right is an integer"),
-        ("num_clients=true", "variable num_clients: found the boolean true; right is an integer"),
-        ("num_clients=1\nx=2", "variable num_clients: found the string '1\\nx=2'; right is an integer"),
-        ("num_servers=2", "variable num_servers: found the integer 2; right is an odd number from 1 to 7"),
+        ("num_clients=many", "variable num_clients: found the string 'many'; expected an integer"),
+        ("num_clients=true", "variable num_clients: found the boolean true; expected an integer"),
+        ("num_clients=1\nx=2", "variable num_clients: found the string '1\\nx=2'; expected an integer"),
+        ("num_servers=2", "variable num_servers: found the integer 2; expected an odd number from 1 to 7"),
     ],
 )
 def test_a_wrong_variable_is_refused_in_the_examples_words(var: str, message: str) -> None:

@@ -150,38 +150,38 @@ def test_replace_makes_another_example() -> None:
     [
         (
             {"num_servers": 0},
-            "variable num_servers: found the integer 0; right is an odd number from 1 to 7: Raft elects",
+            "variable num_servers: found the integer 0; expected an odd number from 1 to 7: Raft elects",
         ),
-        ({"num_servers": -1}, "found the integer -1; right is an odd number from 1 to 7: Raft elects"),
+        ({"num_servers": -1}, "found the integer -1; expected an odd number from 1 to 7: Raft elects"),
         (
             {"num_servers": 2},
-            "found the integer 2; right is an odd number from 1 to 7: Raft needs a majority, so 2 servers",
+            "found the integer 2; expected an odd number from 1 to 7: Raft needs a majority, so 2 servers",
         ),
-        ({"num_servers": 9}, "found the integer 9; right is an odd number from 1 to 7: every write"),
-        ({"num_servers": "3"}, "variable num_servers: found the string '3'; right is an integer"),
-        ({"num_servers": True}, "variable num_servers: found the boolean true; right is an integer"),
-        ({"num_servers": 3.0}, "variable num_servers: found the float 3.0; right is an integer"),
-        ({"num_clients": -1}, "variable num_clients: found the integer -1; right is 0 or more"),
+        ({"num_servers": 9}, "found the integer 9; expected an odd number from 1 to 7: every write"),
+        ({"num_servers": "3"}, "variable num_servers: found the string '3'; expected an integer"),
+        ({"num_servers": True}, "variable num_servers: found the boolean true; expected an integer"),
+        ({"num_servers": 3.0}, "variable num_servers: found the float 3.0; expected an integer"),
+        ({"num_clients": -1}, "variable num_clients: found the integer -1; expected 0 or more"),
         (
             {"num_client": 3},
-            "variable num_client: found a variable that this example does not declare; right is perhaps num_clients",
+            "variable num_client: found a variable that this example does not declare; did you mean num_clients",
         ),
-        ({"ami": "ami-0abc"}, "right is perhaps ami_id"),
-        ({"ami_id": "debian"}, "variable ami_id: found the string 'debian'; right is an AMI id such as ami-0abc1234"),
-        ({"instance_type": "micro"}, "variable instance_type: found the string 'micro'; right is an instance type"),
+        ({"ami": "ami-0abc"}, "did you mean ami_id"),
+        ({"ami_id": "debian"}, "variable ami_id: found the string 'debian'; expected an AMI id such as ami-0abc1234"),
+        ({"instance_type": "micro"}, "variable instance_type: found the string 'micro'; expected an instance type"),
         (
             {"cluster_name": "a/b"},
-            "variable cluster_name: found the string 'a/b'; right is letters, digits, -, _ and . only",
+            "variable cluster_name: found the string 'a/b'; expected letters, digits, -, _ and . only",
         ),
-        ({"cluster_name": "sg-1"}, "groups.servers.inputs.cluster_name: found 'sg-1-server'; right is letters"),
-        ({"cluster_name": "n" * 300}, "307 characters; right is at most 43, 264 fewer: with the run's id of up to 20"),
-        ({"cluster_name": "n" * 37}, "44 characters; right is at most 43, 1 fewer"),
+        ({"cluster_name": "sg-1"}, "groups.servers.inputs.cluster_name: found 'sg-1-server'; expected letters"),
+        ({"cluster_name": "n" * 300}, "307 characters; expected at most 43, 264 fewer: with the run's id of up to 20"),
+        ({"cluster_name": "n" * 37}, "44 characters; expected at most 43, 1 fewer"),
         (
             {"cluster_tag_value": "$(reboot)"},
-            "variable cluster_tag_value: found the string '$(reboot)'; right is a tag value",
+            "variable cluster_tag_value: found the string '$(reboot)'; expected a tag value",
         ),
-        ({"cluster_tag_key": "aws:x"}, "right is a tag key"),
-        ({"ssh_user": "Root"}, "right is a user's name"),
+        ({"cluster_tag_key": "aws:x"}, "expected a tag key"),
+        ({"ssh_user": "Root"}, "expected a user's name"),
     ],
 )
 def test_refuses_a_value_and_says_what_is_right(variables: dict[str, Any], said: str) -> None:
@@ -216,52 +216,52 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[roles]", "[rolls]", "rolls: found a key that means nothing here; right is perhaps roles"),
+        ("[roles]", "[rolls]", "rolls: found a key that means nothing here; did you mean roles"),
         (
             "default = 3",
             "defualt = 3",
-            "variables.size.defualt: found a key that means nothing here; right is perhaps default",
+            "variables.size.defualt: found a key that means nothing here; did you mean default",
         ),
-        ("default = 3", "default = 4", "variables.size.default: found the integer 4; right is an odd number"),
-        ("default = 3", "", "variables.size.default: found nothing; right is a default"),
+        ("default = 3", "default = 4", "variables.size.default: found the integer 4; expected an odd number"),
+        ("default = 3", "", "variables.size.default: found nothing; expected a default"),
         (
             '"server-count"',
             '"figure"',
-            "variables.size.type: found the string 'figure'; right is one of string, integer",
+            "variables.size.type: found the string 'figure'; expected one of string, integer",
         ),
         (
             '"consul-cluster"',
             '"consul"',
-            "groups.servers.module: found the string 'consul'; right is one of consul-cluster, nomad-cluster",
+            "groups.servers.module: found the string 'consul'; expected one of consul-cluster, nomad-cluster",
         ),
         (
             '"nomad-security-group-rules"',
             '"nomad-security-rules"',
-            "groups.servers.extra_modules: found the string 'nomad-security-rules'; right is perhaps nomad-security",
+            "groups.servers.extra_modules: found the string 'nomad-security-rules'; did you mean nomad-security",
         ),
         (
             "cluster_size =",
             "cluster_sise =",
-            "groups.servers.inputs.cluster_sise: found a key that means nothing here; right is perhaps cluster_size",
+            "groups.servers.inputs.cluster_sise: found a key that means nothing here; did you mean cluster_size",
         ),
         (
             "${size}",
             "${sise}",
-            "groups.servers.inputs.cluster_size: found ${sise}, which is not declared; right is perhaps size",
+            "groups.servers.inputs.cluster_size: found ${sise}, which is not declared; did you mean size",
         ),
-        ('"${size}"', '"n${size}"', "groups.servers.inputs.cluster_size: found the string 'n3'; right is an integer"),
+        ('"${size}"', '"n${size}"', "groups.servers.inputs.cluster_size: found the string 'n3'; expected an integer"),
         (
             'instance_type = "t2.micro"',
             "",
-            "groups.servers.inputs.instance_type: found nothing; right is a string: consul-cluster requires it",
+            "groups.servers.inputs.instance_type: found nothing; expected a string: consul-cluster requires it",
         ),
         ('"boot.sh"', '"boot.bash"', "groups.servers.user_data: found 'boot.bash', which cannot be read"),
         (
             'nomad_clients = ["servers"]',
             'nomad_clients = ["server"]',
-            "roles.nomad_clients: found the string 'server'; right is perhaps servers",
+            "roles.nomad_clients: found the string 'server'; did you mean servers",
         ),
-        ('nomad_clients = ["servers"]', "", "roles.nomad_clients: found nothing; right is a list of groups"),
+        ('nomad_clients = ["servers"]', "", "roles.nomad_clients: found nothing; expected a list of groups"),
         (
             "[variables.size]",
             "[variables.inbound_cidr_blocks]",
@@ -271,7 +271,7 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
         (
             "instance_type =",
             "dns_port = 0\ninstance_type =",
-            "groups.servers.inputs.dns_port: found 0; right is a port from 1 to 65535",
+            "groups.servers.inputs.dns_port: found 0; expected a port from 1 to 65535",
         ),
     ],
 )
@@ -286,7 +286,7 @@ def test_says_where_a_file_is_no_toml(folder: Path) -> None:
 
 
 def test_suggests_a_bundled_example(tmp_path: Path) -> None:
-    with pytest.raises(ExampleError, match=f"right is perhaps {COLOCATED}"):
+    with pytest.raises(ExampleError, match=f"did you mean {COLOCATED}"):
         Example.load("nomad-consul-collocated-cluster")
 
 
@@ -298,7 +298,7 @@ def test_user_data_has_a_limit(folder: Path, bytes_: int, fits: bool) -> None:
     if fits:
         assert len(Example.load(folder).render()[0].module.user_data) == bytes_
         return
-    with pytest.raises(ExampleError, match=rf"boot\.sh: .*user_data: found {bytes_} bytes; right is at most 16384"):
+    with pytest.raises(ExampleError, match=rf"boot\.sh: .*user_data: found {bytes_} bytes; expected at most 16384"):
         Example.load(folder)
 
 

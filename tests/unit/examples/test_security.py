@@ -52,13 +52,13 @@ def test_parts_can_be_chosen(declare: Callable[[str], Example]) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("[security]\ntsl = true", "security.tsl: found a key that means nothing here; right is perhaps tls"),
-        ('[security]\nacl = "yes"', "security.acl: found the string 'yes'; right is true or false"),
-        ("[security]\ntls = 1", "security.tls: found the integer 1; right is true or false"),
-        ("[security]\nconsul_datacenter = 1", "security.consul_datacenter: found the integer 1; right is a string"),
+        ("[security]\ntsl = true", "security.tsl: found a key that means nothing here; did you mean tls?"),
+        ('[security]\nacl = "yes"', "security.acl: found the string 'yes'; expected true or false"),
+        ("[security]\ntls = 1", "security.tls: found the integer 1; expected true or false"),
+        ("[security]\nconsul_datacenter = 1", "security.consul_datacenter: found the integer 1; expected a string"),
         (
             '[security]\nconsul_datacenter = "dc 1"',
-            "security.consul_datacenter: found the string 'dc 1'; right is at most 64 letters, digits, - and _",
+            "security.consul_datacenter: found the string 'dc 1'; expected at most 64 letters, digits, - and _",
         ),
     ],
 )
@@ -87,7 +87,7 @@ def test_user_data_that_would_wait_for_nothing_is_refused(declare: Callable[[str
     with pytest.raises(ExampleError) as caught:
         declare(lines)
     assert str(caught.value).endswith(
-        "example.toml: security: found nothing that a run is to make; right is a table [security], for the user data "
+        "example.toml: security: found nothing that a run is to make; expected a table [security], for the user data "
         "of servers, clients refers to /etc/nomad-testkit"
     )
 
@@ -97,5 +97,5 @@ def test_it_is_a_table(tmp_path: Path) -> None:
     shutil.copytree(Example.load("nomad-consul-colocated-cluster").folder, folder)
     file = folder / "example.toml"
     file.write_text("security = true\n" + file.read_text())
-    with pytest.raises(ExampleError, match=r"example\.toml: security: found the boolean true; right is a table"):
+    with pytest.raises(ExampleError, match=r"example\.toml: security: found the boolean true; expected a table"):
         Example.load(folder)

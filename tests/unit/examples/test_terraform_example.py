@@ -106,7 +106,7 @@ def test_outputs_that_are_missing_are_named_with_those_that_there_are(tmp_path: 
     with pytest.raises(ExampleError) as caught:
         Example.load(folder)
     assert str(caught.value) == (
-        f"{folder}/outputs.tf: outputs: found asg_name_servers, vpc_id; right is besides these "
+        f"{folder}/outputs.tf: outputs: found asg_name_servers, vpc_id; expected besides these "
         "asg_name_nomad_clients or asg_name_clients, the name of the auto scaling group of the Nomad clients"
     )
 
@@ -121,7 +121,7 @@ def test_a_folder_with_both_kinds_of_files_is_refused(folder: Path) -> None:
     with pytest.raises(ExampleError) as caught:
         Example.load(folder)
     assert str(caught.value) == (
-        f"{folder}: found example.toml and outputs.tf, variables.tf; right is one of them: what is to make the cluster?"
+        f"{folder}: found example.toml and outputs.tf, variables.tf; expected one of them: what is to make the cluster?"
     )
 
 
@@ -130,8 +130,8 @@ def test_an_unknown_variable_is_answered_with_those_declared(folder: Path) -> No
         chosen_example(settings(folder, "num_client=3"), "")
     assert str(caught.value) == (
         f"option --nomad-var: {folder}: variable num_client: found a variable that this configuration does not "
-        "declare; right is perhaps num_clients; declared are ssh_user, ssh_private_key_file, ami_id, num_servers, "
-        "num_clients, names, fast, price, licence"
+        "declare; expected one of those declared, ssh_user, ssh_private_key_file, ami_id, num_servers, num_clients, "
+        "names, fast, price, licence; did you mean num_clients?"
     )
 
 
@@ -198,14 +198,14 @@ def test_a_value_that_a_variable_cannot_hold_is_refused(var: str, found: str, ri
 
 def test_a_key_pair_of_the_users_own_needs_its_private_key(folder: Path) -> None:
     write(folder, more='variable "ssh_key_name" {}\n')
-    with pytest.raises(ExampleError, match="ssh_private_key_file: found nothing; right is the file of the private key"):
+    with pytest.raises(ExampleError, match="ssh_private_key_file: found nothing; expected the file of the private key"):
         Example.load(folder).replace(ssh_key_name="mine")
 
 
 @pytest.mark.parametrize(
     ("options", "right"),
     [
-        ({"nomad_clients": "3"}, 'right is a variable with such a name as upstream\'s, such as variable "num_clients"'),
+        ({"nomad_clients": "3"}, 'expected a variable with such a name as upstream\'s, such as variable "num_clients"'),
         ({"nomad_ami": "ami-0123456789abcdef0"}, "variable ami_id: found a variable that this configuration does not"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_setting_that_no_variable_can_take_is_refused(options: dict[str, str],
 
 
 def test_it_has_no_plan(folder: Path) -> None:
-    with pytest.raises(ExampleError, match=r"right is an example\.toml to plan from"):
+    with pytest.raises(ExampleError, match=r"expected an example\.toml to plan from"):
         Example.load(folder).render()
 
 

@@ -113,7 +113,7 @@ def test_what_can_never_run_is_refused_when_the_example_is_loaded(tmp_path: Path
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}/boot: groups.servers.inputs.user_data: found ")
     assert found in said
-    assert "; right is " in said
+    assert "; expected " in said
 
 
 @pytest.mark.parametrize(

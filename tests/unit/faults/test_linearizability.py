@@ -23,9 +23,9 @@ from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, CheckFailed, FaultError, UsageError, WaitTimeout
 from nomad_testkit.examples.example import Roles
 from nomad_testkit.faults import Fault, Faults
-from nomad_testkit.faults.linearizability import Step, check_kv, kv_clients, sequence, steps
+from nomad_testkit.faults.linearizability import FaultStep, check_kv, kv_clients, sequence, steps
 from nomad_testkit.faults.linearizability.checker import Judgement, get_checker, judge
-from nomad_testkit.faults.linearizability.history import History, Operation
+from nomad_testkit.faults.linearizability.history import Operation, OperationHistory
 from nomad_testkit.faults.linearizability.kv_clients import read_everything, without_effect, working
 from nomad_testkit.images.cache import Cache
 from nomad_testkit.modules.network import Instance
@@ -43,15 +43,15 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- clients
 
 
-def work(store: MemoryStore, operations: int = 400, **how: Any) -> History:
-    history, servers = History(), [store.server(name) for name in "abc"]
+def work(store: MemoryStore, operations: int = 400, **how: Any) -> OperationHistory:
+    history, servers = OperationHistory(), [store.server(name) for name in "abc"]
     with working(servers, history, **{"prefix": "test", "seed": 1, "reads": "consistent", **how}):
         await_operations(history, operations)
     assert read_everything(servers, history)
     return history
 
 
-def await_operations(history: History, count: int) -> None:
+def await_operations(history: OperationHistory, count: int) -> None:
     def probe() -> Ok[None] | Pending:
         done = len(history.operations)
         return Ok(None) if done >= count else Pending(f"{done} operations")
@@ -130,7 +130,7 @@ def test_what_ends_a_client_is_raised() -> None:
         def read(self, key: str, name: str) -> tuple[bytes, int] | None:
             raise ZeroDivisionError
 
-    history = History()
+    history = OperationHistory()
     with (
         pytest.raises(ZeroDivisionError),
         working([Broken().server("a")], history, prefix="test", seed=1, reads="stale"),
@@ -191,15 +191,15 @@ def test_a_refused_connection_has_no_effect_and_a_lost_one_may() -> None:
 
 
 def test_a_seed_stands_for_one_sequence() -> None:
-    def first(seed: int, servers: int = 3) -> list[Step]:
+    def first(seed: int, servers: int = 3) -> list[FaultStep]:
         return list(islice(steps(seed, servers), 50))
 
     assert first(7) == first(7)
     assert first(7) != first(8)
     # Written down, since a seed in an old failure is to replay it with a newer Python, too.
     assert first(7)[:2] == [
-        Step("stop", 0, pause=2.13, lasts=1.83),
-        Step("kill all", 0, pause=1.96, lasts=5.59),
+        FaultStep("stop", 0, pause=2.13, lasts=1.83),
+        FaultStep("kill all", 0, pause=1.96, lasts=5.59),
     ]
     assert {step.kind for step in first(1) + first(2) + first(3)} == set(sequence.KINDS)
     assert {step.server for step in first(1)} == {0, 1, 2}
@@ -271,7 +271,7 @@ QUICK = {"pause": 0.0, "lasts": 0.0}
 def test_every_kind_is_done_to_the_leader_or_a_follower_of_that_time_and_undone(
     cluster: Cluster, faults: FakeFaults
 ) -> None:
-    todo = [Step(kind, number % 3, **QUICK) for number, kind in enumerate(sequence.KINDS)]
+    todo = [FaultStep(kind, number % 3, **QUICK) for number, kind in enumerate(sequence.KINDS)]
     ticks = iter(range(1000))
     done = list(sequence.carry_out(cluster, as_faults(faults), todo, Deadline.after(60), lambda: next(ticks)))
     assert [one.what for one in done] == [
@@ -291,9 +291,9 @@ def test_every_kind_is_done_to_the_leader_or_a_follower_of_that_time_and_undone(
 
 
 def test_no_fault_begins_after_the_deadline(cluster: Cluster, faults: FakeFaults) -> None:
-    def counted() -> Iterator[Step]:
+    def counted() -> Iterator[FaultStep]:
         while True:
-            yield Step("kill", 0, **QUICK)
+            yield FaultStep("kill", 0, **QUICK)
             now[0] += 1.0
 
     now = [0.0]
@@ -307,7 +307,11 @@ def test_servers_that_find_no_leader_are_told(
     monkeypatch.setattr(sequence, "LEADER_WITHIN", 0.01)
     cast("FakeHost", cluster.hosts[0]).leader = ""
     with pytest.raises(WaitTimeout, match="the servers to agree on a leader"):
-        list(sequence.carry_out(cluster, as_faults(faults), [Step("kill", 0, **QUICK)], Deadline.after(60), lambda: 0))
+        list(
+            sequence.carry_out(
+                cluster, as_faults(faults), [FaultStep("kill", 0, **QUICK)], Deadline.after(60), lambda: 0
+            )
+        )
     assert faults.lines == []
 
 
@@ -315,7 +319,7 @@ def test_servers_that_find_no_leader_are_told(
 
 
 def check(cluster: Cluster, faults: FakeFaults, **how: Any) -> Any:
-    given = {"seed": 42, "seconds": 0.2, "sequence": [Step("kill", 0, pause=0.05, lasts=0.05)], **how}
+    given = {"seed": 42, "seconds": 0.2, "sequence": [FaultStep("kill", 0, pause=0.05, lasts=0.05)], **how}
     return check_kv(cluster, as_faults(faults), **given)
 
 
@@ -354,7 +358,7 @@ def test_one_that_is_wrong_fails_with_what_was_seen_and_how_to_replay_it(tmp_pat
     assert any(line.endswith(": kill consul on i-10") for line in lines)
     (folder,) = (tmp_path / "artifacts" / cluster.run_id).iterdir()
     assert lines[-2:] == [
-        f"History, faults, and a picture of a violation: {folder}",
+        f"OperationHistory, faults, and a picture of a violation: {folder}",
         "To replay it: pytest --this",
     ]
     assert sorted(path.name for path in folder.iterdir()) == ["faults.jsonl", "history.jsonl", "violation.html"]
@@ -412,13 +416,16 @@ def test_a_fault_that_cannot_be_made_ends_the_clients_and_leaves_the_record(
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({"seconds": 0}, "seconds: found 0; right is a number above 0"),
+        ({"seconds": 0}, "seconds: found 0; expected a number above 0"),
         ({"seconds": float("nan")}, "seconds: found nan"),
-        ({"limit": 0}, "limit: found 0; right is a number above 0"),
-        ({"reads": "linearizable"}, "reads: found 'linearizable'; right is one of consistent, default, stale"),
-        ({"sequence": [Step("flood", 0, **QUICK)]}, r"kind='flood'.*right kinds of faults of 3 servers are partition,"),
-        ({"sequence": [Step("kill", 3, **QUICK)]}, r"server=3.*right servers are 0, the leader, to 2"),
-        ({"sequence": [Step("kill", 0, pause=-1, lasts=0)]}, r"pause=-1.*right are seconds from 0"),
+        ({"limit": 0}, "limit: found 0; expected a number above 0"),
+        ({"reads": "linearizable"}, "reads: found 'linearizable'; expected one of consistent, default, stale"),
+        (
+            {"sequence": [FaultStep("flood", 0, **QUICK)]},
+            r"kind='flood'.*expected a kind of fault that 3 servers have, one of partition,",
+        ),
+        ({"sequence": [FaultStep("kill", 3, **QUICK)]}, r"server=3.*expected 0, the leader, to 2"),
+        ({"sequence": [FaultStep("kill", 0, pause=-1, lasts=0)]}, r"pause=-1.*expected seconds from 0"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_touched(
@@ -431,8 +438,10 @@ def test_bad_input_is_refused_and_nothing_is_touched(
 
 
 def test_a_single_server_cannot_be_cut_off() -> None:
-    with pytest.raises(UsageError, match="right kinds of faults of 1 servers are kill, kill all, stop, freeze"):
-        replace(Step("partition", 0, **QUICK)).check(1)
+    with pytest.raises(
+        UsageError, match="expected a kind of fault that 1 servers have, one of kill, kill all, stop, freeze"
+    ):
+        replace(FaultStep("partition", 0, **QUICK)).check(1)
 
 
 # -- the fixtures

@@ -387,7 +387,7 @@ def test_a_program_says_itself_what_it_is(tmp_path: Path) -> None:
     [
         (None, "is not there; name an executable file"),
         (b"#!/bin/sh\necho Consul v1.14.0\n", "is not a Linux executable"),
-        (program("Vault v1.12.0\n"), "is vault; right is consul or nomad"),
+        (program("Vault v1.12.0\n"), "is vault; expected consul or nomad"),
         (program("Consul v1.14.0\n", ELSEWHERE), f"is for architecture {ELSEWHERE}, this machine needs {HERE}"),
     ],
 )

@@ -83,8 +83,8 @@ def test_the_image_and_the_phases_are_told(fake: Fake, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("artifacts", "told"),
     [
-        ("", "made these AMIs: none; right is one"),
-        ("us-east-1:ami-1%!(PACKER_COMMA)us-west-2:ami-2", "made these AMIs: ami-1, ami-2; right is one"),
+        ("", "made these AMIs: none; expected one"),
+        ("us-east-1:ami-1%!(PACKER_COMMA)us-west-2:ami-2", "made these AMIs: ami-1, ami-2; expected one"),
     ],
 )
 def test_one_image_is_right(artifacts: str, told: str, fake: Fake, folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_whatever_interrupts_the_caller_interrupts_packer(fake: Fake, folder: Pa
 
 
 def test_a_path_where_nothing_is(tmp_path: Path) -> None:
-    with pytest.raises(PackerError, match=r"no Packer template at .*gone; right is a file \*\.pkr\.hcl or its folder"):
+    with pytest.raises(PackerError, match=r"no Packer template at .*gone; expected a file \*\.pkr\.hcl or its folder"):
         packer.validate(Template(tmp_path / "gone"), os.environ)
 
 

@@ -155,7 +155,7 @@ def test_a_wrong_certificate_is_a_fault_and_not_waited_for(wrong: str, tls_port:
     (tmp_path / "other.pem").write_text(CertificateAuthority("other", days=1).cert_pem)
     options = {"name": {"server_name": ""}, "authority": {"ca_file": str(tmp_path / "other.pem")}}[wrong]
     service = Service("127.0.0.1", tls_port, tls=tls(tmp_path, **options))
-    with pytest.raises(HostFault, match=rf"the certificate of https://127.0.0.1:{tls_port} is refused: .*; right is"):
+    with pytest.raises(HostFault, match=rf"the certificate of https://127.0.0.1:{tls_port} is refused: .*; expected"):
         service.request("POST", "/", {}, b"hello")
 
 

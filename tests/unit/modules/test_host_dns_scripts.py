@@ -151,10 +151,10 @@ def test_a_package_that_cannot_be_installed_is_told(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--consul-ip", "localhost"], "'localhost' is refused; right is an IP address"),
-        (["--consul-domain", "a_b"], "'a_b' is refused; right is a domain"),
-        (["--consul-dns-port", "0"], "'0' is refused; right is a whole number from 1 to 65535"),
-        (["--dnsmasq-listen-address", "eth0"], "'eth0' is refused; right is an IP address"),
+        (["--consul-ip", "localhost"], "'localhost' is refused; expected an IP address"),
+        (["--consul-domain", "a_b"], "'a_b' is refused; expected a domain"),
+        (["--consul-dns-port", "0"], "'0' is refused; expected a whole number from 1 to 65535"),
+        (["--dnsmasq-listen-address", "eth0"], "'eth0' is refused; expected an IP address"),
         (["--verbose"], "unrecognized arguments: --verbose"),
     ],
 )

@@ -47,23 +47,23 @@ def test_taken(parse: Callable[[str], Any], text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
-        (host_options.whole_number(1), "0", "'0' is refused; right is a whole number of at least 1"),
+        (host_options.whole_number(1), "0", "'0' is refused; expected a whole number of at least 1"),
         (host_options.whole_number(1), "-1", "'-1' is refused"),
         (host_options.whole_number(1), "3.0", "'3.0' is refused"),
-        (host_options.whole_number(1, 10), "11", "'11' is refused; right is a whole number from 1 to 10"),
-        (host_options.duration, "200", "'200' is refused; right is a duration with its unit"),
-        (host_options.boolean, "yes", "'yes' is refused; right is true or false"),
-        (host_options.dns_server, "10.0.0.256", "right is an IP address"),
-        (host_options.dns_server, "10.0.0.2:0", "right is an IP address"),
-        (host_options.dns_server, "dns.example.com", "right is an IP address"),
-        (host_options.endpoint, "ec2.amazonaws.com", "right is http:// or https://"),
+        (host_options.whole_number(1, 10), "11", "'11' is refused; expected a whole number from 1 to 10"),
+        (host_options.duration, "200", "'200' is refused; expected a duration with its unit"),
+        (host_options.boolean, "yes", "'yes' is refused; expected true or false"),
+        (host_options.dns_server, "10.0.0.256", "expected an IP address"),
+        (host_options.dns_server, "10.0.0.2:0", "expected an IP address"),
+        (host_options.dns_server, "dns.example.com", "expected an IP address"),
+        (host_options.endpoint, "ec2.amazonaws.com", "expected http:// or https://"),
         (host_options.endpoint, "http://host/path", "no path"),
-        (host_options.environment, "1A=b", "'1A'; right is KEY=VALUE"),
+        (host_options.environment, "1A=b", "'1A'; expected KEY=VALUE"),
         (host_options.systemd_output, "append:relative.log", "one of systemd's"),
         (host_options.systemd_output, "journal\nExecStartPost=/bin/evil", "one of systemd's"),
         (host_options.tag_text, "", "1 to 256 printable characters"),
-        (host_options.absolute_path, "config", "'config' is refused; right is an absolute path"),
-        (host_options.absolute_path, "/a\nb", "right is an absolute path"),
+        (host_options.absolute_path, "config", "'config' is refused; expected an absolute path"),
+        (host_options.absolute_path, "/a\nb", "expected an absolute path"),
         (host_options.user_name, "root:root", "a user's name"),
     ],
 )
@@ -76,7 +76,7 @@ def test_refused(parse: Callable[[str], Any], text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("c2VjcmV0", "what was given has 6 bytes; right is base64 of 16, 24 or 32 bytes"),
+        ("c2VjcmV0", "what was given has 6 bytes; expected base64 of 16, 24 or 32 bytes"),
         ("not base64!", "what was given is not base64"),
     ],
 )
@@ -90,8 +90,8 @@ def test_a_refused_gossip_key_is_not_shown(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hunter2", "what was given has 7 characters; right is a UUID"),
-        ("hunter2-" * 4 + "2222", "what was given is not one; right is a UUID"),
+        ("hunter2", "what was given has 7 characters; expected a UUID"),
+        ("hunter2-" * 4 + "2222", "what was given is not one; expected a UUID"),
     ],
 )
 def test_a_refused_token_is_not_shown(text: str, message: str) -> None:

@@ -14,7 +14,7 @@ from consul_tokens import Tokens
 from fake_host import FakeHost
 from host_commons import HostFault
 from host_metadata import Metadata
-from host_systemd import Place
+from host_systemd import AgentPaths
 from run_consul import joins_by_itself, main, render_config, render_service, retry_join, run
 
 KEY = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s="
@@ -73,9 +73,9 @@ RPC = [
         ),
         (["--client", "--retry-interval", "5s"], "--retry-interval would do nothing without"),
         (["--server", "--environment", "PLAIN"], "argument --environment: there is no ="),
-        (["--server", "--autopilot-last-contact-threshold", "200"], "'200' is refused; right is a duration"),
+        (["--server", "--autopilot-last-contact-threshold", "200"], "'200' is refused; expected a duration"),
         (["--server", "--datacenter", "a b"], "argument --datacenter: 'a b' is refused"),
-        (["--server", "--raft-multiplier", "0"], "'0' is refused; right is a whole number from 1 to 10"),
+        (["--server", "--raft-multiplier", "0"], "'0' is refused; expected a whole number from 1 to 10"),
         (["--server", "--enable-https"], "--enable-https: would do nothing without --enable-rpc-encryption"),
         (["--server", *RPC, "--verify-https-client"], "--verify-https-client: would do nothing without --enable-https"),
         (["--client", "--acl-agent-token", TOKEN], "--acl-agent-token: would do nothing without --enable-acl"),
@@ -89,7 +89,7 @@ RPC = [
         ),
         (
             ["--server", "--enable-acl", "--acl-agent-token", "short"],
-            "argument --acl-agent-token: what was given has 5 characters; right is a UUID",
+            "argument --acl-agent-token: what was given has 5 characters; expected a UUID",
         ),
         (
             ["--server", "--enable-acl", "--acl-agent-token", TOKEN, "--acl-agent-token-file", "/f"],
@@ -373,7 +373,7 @@ def test_a_server_makes_the_tokens_that_it_was_given(
 def test_systemd_finds_nothing_wrong_with_the_unit(host: FakeHost, opt: Path, joins: bool) -> None:
     outputs = ["--systemd-stdout", "journal", "--systemd-stderr", f"append:{opt}/err.log"]
     options = parse(["--client", "--user", "root", *outputs])
-    place = Place(host, script=str(opt / "bin" / "run-consul"), agent="consul", options=options)
+    place = AgentPaths(host, script=str(opt / "bin" / "run-consul"), agent="consul", options=options)
     path = host.unit_dir / "consul.service"
     environment = host.environment_dir / "run-consul"
     path.write_text(render_service(place, options, joins=joins, environment=environment))

@@ -12,7 +12,7 @@ import pytest
 from fake_host import FakeHost
 from host_commons import HostFault
 from host_metadata import Metadata
-from host_systemd import Place
+from host_systemd import AgentPaths
 from nomad_agent import Agent
 from nomad_options import parse
 from run_nomad import main, render_config, render_service, run
@@ -45,7 +45,7 @@ CONSUL = ["--consul-https", "--consul-ca-file-path", "/tls/consul.pem", "--consu
         (["--client", "--num-servers", "3"], "--num-servers: would do nothing without --server"),
         (
             ["--server", "--num-servers", "0"],
-            "argument --num-servers: '0' is refused; right is a whole number",
+            "argument --num-servers: '0' is refused; expected a whole number",
         ),
         (["--server", "--num-servers", "-1"], "--num-servers: '-1' is refused"),
         (["--server", "--num-servers"], "argument --num-servers: expected one argument"),
@@ -58,7 +58,7 @@ CONSUL = ["--consul-https", "--consul-ca-file-path", "/tls/consul.pem", "--consu
             ["--server", "--num-servers", "3", "--skip-nomad-config"],
             "--num-servers: would do nothing with --skip-nomad-config",
         ),
-        (["--client", "--consul-wait-seconds", "300"], "right is a whole number from 0 to 280"),
+        (["--client", "--consul-wait-seconds", "300"], "expected a whole number from 0 to 280"),
         ([*SERVER, "--node-class", "big"], "--node-class: would do nothing without --client"),
         (["--client", "--node-class", "a b"], "argument --node-class: 'a b' is refused"),
         (["--client", "--datacenter", "${x}"], "argument --datacenter: '${x}' is refused"),
@@ -76,8 +76,8 @@ CONSUL = ["--consul-https", "--consul-ca-file-path", "/tls/consul.pem", "--consu
             ["--client", "--consul-https", "--consul-ca-file-path", "/c", "--consul-cert-file-path", "/c"],
             "--consul-key-file-path belong together",
         ),
-        (["--client", "--consul-address", "localhost"], "right is a host and a port, such as 127.0.0.1:8500"),
-        (["--client", "--consul-address", "localhost:65536"], "right is a port from 1 to 65535"),
+        (["--client", "--consul-address", "localhost"], "expected a host and a port, such as 127.0.0.1:8500"),
+        (["--client", "--consul-address", "localhost:65536"], "expected a port from 1 to 65535"),
         (["--client", "--consul-token", "hunter2"], "argument --consul-token: what was given has 7 characters"),
         (
             ["--client", "--skip-nomad-config", "--consul-wait-seconds", "0", "--consul-token-file", "/f"],
@@ -319,7 +319,7 @@ def test_not_root_is_status_1(host: FakeHost) -> None:
 @pytest.mark.parametrize("arguments", [["--client", "--user", "root"], ["--server", "--num-servers", "3"]])
 def test_systemd_finds_nothing_wrong_with_the_unit(host: FakeHost, opt: Path, arguments: list[str]) -> None:
     options: Any = parse([*arguments, "--systemd-stdout", "journal"])
-    place = Place(host, script=str(opt / "bin" / "run-nomad"), agent="nomad", options=options)
+    place = AgentPaths(host, script=str(opt / "bin" / "run-nomad"), agent="nomad", options=options)
     path = host.unit_dir / "nomad.service"
     environment, settings = host.environment_dir / "run-nomad", place.config_dir / "wait_for_consul.settings"
     path.write_text(render_service(place, options, user="root", environment=environment, settings=settings))

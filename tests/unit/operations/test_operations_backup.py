@@ -42,7 +42,7 @@ def cluster(*, acl: bool = False, run_id: str = "nt-new") -> Any:
         (replace(BACKUP, consul=b"none"), "4 bytes is damaged.*of a consul client"),
         (replace(BACKUP, nomad=snapshot()[:-9]), "is damaged.*of a nomad client"),
         (replace(BACKUP, keys={"a.nks.json": b'{"Meta": "sec'}), "key a.nks.json of the backup of nt-old is damaged"),
-        (replace(BACKUP, keys={}), "nt-old has no key of Nomad's keystore; right is what save gave"),
+        (replace(BACKUP, keys={}), "nt-old has no key of Nomad's keystore; expected what save gave"),
     ],
 )
 def test_what_is_damaged_is_refused(backup: Backup, said: str) -> None:

@@ -138,7 +138,7 @@ def other_machine(hosts: list[AgentHost]) -> None:
     ("change", "said"),
     [
         (newer, r"is consul 1\.14\.0, and there runs 1\.14\.1 on i-3: Consul cannot be downgraded.* 1\.14\.1 or newer"),
-        (other_machine, "/new/consul is for amd64, and i-4 is arm64; right is a program for the hosts"),
+        (other_machine, "/new/consul is for amd64, and i-4 is arm64; expected a program for the hosts"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(

@@ -263,7 +263,9 @@ def test_a_variable_that_the_example_of_the_tests_has_not_is_a_usage_error(
     pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(nomad_cluster): pass")
     result = run(pytester, "--nomad-var", "num_client=1", "--nomad-servers", "1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    wanted = f"*option --nomad-var: */nomad-consul-{mark}-cluster/example.toml: variable num_client: *perhaps num_*"
+    wanted = (
+        f"*option --nomad-var: */nomad-consul-{mark}-cluster/example.toml: variable num_client: *did you mean num_*"
+    )
     result.stderr.fnmatch_lines([wanted])
 
 

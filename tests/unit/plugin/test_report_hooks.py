@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fake_clusters import deployments_alone, run
 
-from nomad_testkit.report.history.store import History
+from nomad_testkit.report.history.store import RunHistory
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
@@ -142,7 +142,7 @@ def test_the_page_the_history_and_junit_tell_the_same(project: pytest.Pytester, 
     assert "(hidden)" in raw
 
     used = {"gw9"} if not workers else {"gw0", "gw1"}
-    runs = History(project.path / "state" / "history.sqlite3").last()
+    runs = RunHistory(project.path / "state" / "history.sqlite3").last()
     assert {one.run_id for one in runs} <= {f"nt-20260101-00000{worker[2]}" for worker in used}
     assert min(one.outcome for one in runs) == "failed"
     healing: dict[str, float] = {}
@@ -193,7 +193,7 @@ def test_a_failed_deployment_is_shown(project: pytest.Pytester, monkeypatch: pyt
     assert headline(found) == "The test failed"
     assert "The deployment of nomad-consul-colocated-cluster failed" in text(found)
     assert "unit consul failed with (hidden)" in text(found)
-    assert [one.outcome for one in History(project.path / "state" / "history.sqlite3").last()] == ["not ready"]
+    assert [one.outcome for one in RunHistory(project.path / "state" / "history.sqlite3").last()] == ["not ready"]
 
 
 def test_what_fails_outside_of_tests_is_shown(project: pytest.Pytester) -> None:
@@ -217,7 +217,7 @@ def test_a_page_that_cannot_be_written_fails_before_the_run(project: pytest.Pyte
     result = run(project, "--nomad-report", "/proc/none/report.html")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["*report is to be /proc/none/report.html, but nothing can be written into*: *; right is a file in a folder*"]
+        ["*report is to be /proc/none/report.html, but nothing can be written into*: *; expected a file in a folder*"]
     )
     assert "PASSED" not in result.stdout.str()
     assert not (project.path / "state").exists()

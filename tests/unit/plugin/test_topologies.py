@@ -199,7 +199,7 @@ def test_it(nomad_cluster):
 """
         )
         result = run(project)
-        said = f"*test_it: the marker nomad_topology has {found}; right is any of colocated, separate, encrypted*"
+        said = f"*test_it: the marker nomad_topology has {found}; expected any of colocated, separate, encrypted*"
         result.stdout.fnmatch_lines([said])
         assert result.ret != 0
     assert log(project) == []

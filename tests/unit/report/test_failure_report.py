@@ -12,7 +12,7 @@ import pytest
 
 from nomad_testkit.deployment.evidence import evidence_note
 from nomad_testkit.errors import CheckFailed, TestkitError, WaitTimeout
-from nomad_testkit.report.failure_section import LINES_A_HOST, LINES_A_JOB, Place, Window, section
+from nomad_testkit.report.failure_section import LINES_A_HOST, LINES_A_JOB, EvidenceHost, Window, section
 
 NOON = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC).timestamp()
 DURING = Window(NOON, NOON + 60)
@@ -159,7 +159,7 @@ def test_much_is_cut_and_says_how_much(evidence: Evidence) -> None:
     ],
 )
 def test_a_host_is_named_by_its_id_or_an_address(text: str, named: bool) -> None:
-    place = Place("i-2", "clients", "172.31.0.5", "127.31.0.5", "clients-i-2")
+    place = EvidenceHost("i-2", "clients", "172.31.0.5", "127.31.0.5", "clients-i-2")
     assert (place.named_in(text) is not None) == named
 
 

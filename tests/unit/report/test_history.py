@@ -16,7 +16,7 @@ from made_reports import BEGAN, green, interrupted, red
 from nomad_testkit.cli.group import main
 from nomad_testkit.cli.report import report  # noqa: F401 (registers the command)
 from nomad_testkit.errors import HistoryError
-from nomad_testkit.report.history.store import History, RunFigures, append, runs_of
+from nomad_testkit.report.history.store import RunFigures, RunHistory, append, runs_of
 
 
 def figures(number: int, *, seconds: float = 7.0, images: str = "ami-1") -> RunFigures:
@@ -37,7 +37,7 @@ def figures(number: int, *, seconds: float = 7.0, images: str = "ami-1") -> RunF
 
 
 def test_runs_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    history = History(tmp_path / "state" / "history.sqlite3")
+    history = RunHistory(tmp_path / "state" / "history.sqlite3")
     assert history.last() == []
     assert not history.path.exists()
     runs = [figures(number) for number in range(5)]
@@ -53,7 +53,7 @@ def test_runs_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 def _write(path: Path, number: int) -> None:
     for part in range(5):
-        History(path).append([figures(10 * number + part)])
+        RunHistory(path).append([figures(10 * number + part)])
 
 
 def test_several_runs_write_at_once(tmp_path: Path) -> None:
@@ -61,11 +61,11 @@ def test_several_runs_write_at_once(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
         for done in [pool.submit(_write, path, number) for number in range(4)]:
             done.result()
-    assert len(History(path).last()) == 20
+    assert len(RunHistory(path).last()) == 20
 
 
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path) -> None:
-    history = History(tmp_path / "history.sqlite3")
+    history = RunHistory(tmp_path / "history.sqlite3")
     history.path.write_bytes(b"no database at all" * 100)
     remedy = rf"history.sqlite3 is damaged: .*move it away with `mv {history.path} {history.path}.damaged`"
     for use in (history.last, lambda: history.append([figures(1)])):
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_a_newer_or_foreign_file_is_left_alone(tmp_path: Path) -> None:
-    history = History(tmp_path / "history.sqlite3")
+    history = RunHistory(tmp_path / "history.sqlite3")
     history.append([figures(1)])
     with sqlite3.connect(history.path) as connection:
         connection.execute("PRAGMA user_version = 7")
@@ -91,7 +91,7 @@ def test_a_newer_or_foreign_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_held_or_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    history = History(tmp_path / "history.sqlite3")
+    history = RunHistory(tmp_path / "history.sqlite3")
     history.append([figures(1)])
     monkeypatch.setattr("nomad_testkit.report.history.store._PATIENCE", 0.05)
     other = sqlite3.connect(history.path, isolation_level=None)
@@ -103,7 +103,7 @@ def test_a_file_that_is_held_or_cannot_be_made_is_named(tmp_path: Path, monkeypa
     with pytest.raises(
         HistoryError, match=r"cannot be kept in .*/file/history.sqlite3: File exists; make its folder writable"
     ):
-        History(tmp_path / "file" / "history.sqlite3").append([figures(1)])
+        RunHistory(tmp_path / "file" / "history.sqlite3").append([figures(1)])
 
 
 def test_what_a_report_leaves_to_the_history(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_bad_input_of_the_trend_is_refused(state: Path) -> None:
     unknown = CliRunner().invoke(main, ["report", "--trend", "--example", "colocatd"])
     assert unknown.exit_code != 0
     assert "no run of example 'colocatd'" in unknown.output
-    assert "colocated" in unknown.output.rpartition("right is")[2]
+    assert "colocated" in unknown.output.rpartition("expected")[2]
     page = CliRunner().invoke(main, ["report"])
     assert page.exit_code == 2
     assert "say --trend; the page of a single run is made by `pytest --nomad-report FILE.html`" in page.output

@@ -325,7 +325,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TestkitError, match=rf"the report cannot be written to {path}: Is a directory"):
         write(green(1), path)
     assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(SettingsError, match=r"nothing can be written into /proc/none: .*; right is a file in a folder"):
+    with pytest.raises(SettingsError, match=r"nothing can be written into /proc/none: .*; expected a file in a folder"):
         prepare(Path("/proc/none/report.html"))
 
 

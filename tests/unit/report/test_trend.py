@@ -8,7 +8,7 @@ import pytest
 
 from nomad_testkit.report.history.series import changes, compared, durations
 from nomad_testkit.report.history.store import RunFigures
-from nomad_testkit.report.history.trend import LEAST, Step, sparkline, steps
+from nomad_testkit.report.history.trend import LEAST, StepChange, sparkline, steps
 
 
 def noise(level: float, count: int, *, share: float = 0.08, seed: int = 1) -> list[float]:
@@ -62,19 +62,19 @@ def test_what_changes_as_much_within_a_part_is_no_step(figures: list[int]) -> No
 def test_what_does_not_matter_is_no_step_however_certain_it_is() -> None:
     assert steps([10.0] * 10 + [11.4] * 10) == []  # less than 15 %
     assert steps([0.1] * 10 + [0.55] * 10) == []  # less than half a second
-    assert steps([10.0] * 10 + [11.6] * 10) == [Step(10, 10.0, 11.6)]
+    assert steps([10.0] * 10 + [11.6] * 10) == [StepChange(10, 10.0, 11.6)]
 
 
 def test_it_takes_some_runs_on_either_side() -> None:
     assert steps([10.0] * 10 + [20.0] * (LEAST - 1)) == []
-    assert steps([10.0] * 10 + [20.0] * LEAST) == [Step(10, 10.0, 20.0)]
-    assert steps([10.0] * LEAST + [20.0] * LEAST) == [Step(LEAST, 10.0, 20.0)]
+    assert steps([10.0] * 10 + [20.0] * LEAST) == [StepChange(10, 10.0, 20.0)]
+    assert steps([10.0] * LEAST + [20.0] * LEAST) == [StepChange(LEAST, 10.0, 20.0)]
     assert steps([]) == steps([1.0]) == []
 
 
 def test_several_steps_are_found_in_order() -> None:
-    assert steps([10.0] * 6 + [20.0] * 6 + [10.0] * 6) == [Step(6, 10.0, 20.0), Step(12, 20.0, 10.0)]
-    assert Step(6, 10.0, 15.0).share == pytest.approx(0.5)
+    assert steps([10.0] * 6 + [20.0] * 6 + [10.0] * 6) == [StepChange(6, 10.0, 20.0), StepChange(12, 20.0, 10.0)]
+    assert StepChange(6, 10.0, 15.0).share == pytest.approx(0.5)
 
 
 def drifting(count: int, *, first: float = 10, last: float = 20) -> list[float]:

@@ -11,7 +11,7 @@ import pytest
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.modules.bundle import examples_dir
 from nomad_testkit.targets.aws import policy
-from nomad_testkit.targets.aws.policy import DEPLOYING, Need, Whose, least_policy, needs_of, seen_calls
+from nomad_testkit.targets.aws.policy import DEPLOYING, NeededAction, Whose, least_policy, needs_of, seen_calls
 
 FILES: dict[tuple[Whose, ...], Path] = {
     DEPLOYING: examples_dir() / "nightly" / "iam-policy.json",
@@ -133,7 +133,7 @@ def test_a_call_that_is_not_known_is_refused() -> None:
 @pytest.mark.parametrize(
     "need", [*needs_of(KNOWN), *needs_of(policy.PACKER, packer=True)], ids=lambda need: f"{need.sid} {need.action}"
 )
-def test_aws_knows_each_action_its_resources_and_its_conditions(need: Need) -> None:
+def test_aws_knows_each_action_its_resources_and_its_conditions(need: NeededAction) -> None:
     taken = kinds_taken(need.action)
     if need.resources == ("*",):
         return
@@ -144,7 +144,7 @@ def test_aws_knows_each_action_its_resources_and_its_conditions(need: Need) -> N
 
 
 @pytest.mark.parametrize("needs", [needs_of(KNOWN), needs_of(policy.PACKER, packer=True)], ids=["runs", "packer"])
-def test_actions_together_in_a_statement_take_none_of_each_others_resources(needs: list[Need]) -> None:
+def test_actions_together_in_a_statement_take_none_of_each_others_resources(needs: list[NeededAction]) -> None:
     needs = [need for need in needs if need.sid != "Read"]
     for need in needs:
         together = [other for other in needs if other.sid == need.sid]

@@ -176,7 +176,7 @@ def test_half_of_a_key(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_unknown_profile(opening: Opening, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config").write_text("[profile testing]\nregion = eu-west-1\n[profile production]\n")
     monkeypatch.setenv("AWS_PROFILE", "testin")
-    assert opening.refused() == ("AWS_PROFILE: there is no profile 'testin' in ~/.aws/config; right is perhaps testing")
+    assert opening.refused() == ("AWS_PROFILE: there is no profile 'testin' in ~/.aws/config; did you mean testing?")
 
 
 def test_the_region_is_the_users_own_unless_one_is_given(
@@ -189,9 +189,7 @@ def test_the_region_is_the_users_own_unless_one_is_given(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-2")
     assert AwsSession().region == "eu-west-2"
     assert AwsSession("eu-west-3").region == "eu-west-3"
-    assert opening.refused(region="us-east-9").startswith(
-        "there is no AWS region 'us-east-9': right is perhaps us-east-"
-    )
+    assert opening.refused(region="us-east-9").startswith("there is no AWS region 'us-east-9'; did you mean us-east-")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +248,7 @@ def test_a_vpc_of_the_users_choice(opening: Opening) -> None:
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     option = "option --nomad-aws-vpc"
     assert opening.refused(aws_vpc=vpc) == (
-        f"{option}: the VPC {vpc} has no subnets; right is a VPC with one in each zone to use"
+        f"{option}: the VPC {vpc} has no subnets; expected a VPC with one in each zone to use"
     )
     made = {
         block: ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=f"{REGION}{zone}")["Subnet"]["SubnetId"]
@@ -264,7 +262,7 @@ def test_a_vpc_of_the_users_choice(opening: Opening) -> None:
         (made["10.9.1.0/24"], f"{REGION}b"),
     ]
     said = opening.refused(aws_vpc="vpc-0123456789abcdef0")
-    assert said.startswith(f"{option}: there is no VPC vpc-0123456789abcdef0 in {REGION}; right is one of vpc-")
+    assert said.startswith(f"{option}: there is no VPC vpc-0123456789abcdef0 in {REGION}; expected one of vpc-")
     assert f"{vpc} (10.9.0.0/16)" in said
     assert "the default one" in said
 
@@ -303,7 +301,7 @@ def test_a_deployment_has_to_fit_the_budget(opening: Opening) -> None:
         opening.admit(small(), aws_budget="0.05", aws_max_time="3600000")
     said = str(caught.value)
     assert said.startswith("option --nomad-aws-budget: found a budget of 0.05 USD, but the estimate is 4")
-    assert "for 3.6e+06 s (option --nomad-aws-max-time); right is 4" in said
+    assert "for 3.6e+06 s (option --nomad-aws-max-time); expected 4" in said
     with pytest.raises(UsageError, match=r"no price of i3\.large is known, so the budget of 9\.00 USD cannot be held"):
         opening.admit(small(instance_type="i3.large"), aws_budget="9")
     for malformed in ("0", "-1", "ten", "nan"):

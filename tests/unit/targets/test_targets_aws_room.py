@@ -331,7 +331,7 @@ def test_an_estimate_is_of_hosts_their_disks_and_public_addresses() -> None:
     found = estimate([SERVERS, CLIENTS], lambda kind, tenancy: Price(0.1, "a list"), region="us-east-1")
     # 9 hosts, 3 addresses, 3 x 50 GiB at 0.10 and 6 x 73 GiB at 0.08 a month of 730 hours
     assert found.hourly == pytest.approx(0.9 + 3 * 0.005 + (15 + 35.04) / 730)
-    assert found.told(1800).startswith(
+    assert found.summary(1800).startswith(
         "estimated cost: 3 x t3.micro (servers) x 0.1000, 6 x m5.large (clients) x 0.1000: 0.98 USD an hour, "
         "0.49 USD in 0.5 h (a list; without traffic"
     )
