@@ -13,6 +13,7 @@
     │   ├── ImageError            an AMI or the base image
     │   └── MachineError          one host of it
     ├── DeployError               a plan step was refused by the API
+    │   └── FailedBefore          what several tests share could not be made when the first of them asked
     ├── TerraformError            Terraform or OpenTofu refused a configuration or could not apply it; its own words
     ├── PackerError               Packer refused a template or could not build it; keeps Packer's own words
     ├── TeardownError             something is left over; lists it
@@ -37,6 +38,8 @@ class TestkitError(Exception):
     """Base of every error that nomad_testkit raises on purpose."""
 
     __test__ = False  # pytest would collect it otherwise: its name starts with "Test"
+    cause = ""
+    """What went wrong, in one line, where the message begins with something else."""
 
 
 class UsageError(TestkitError):
@@ -99,6 +102,10 @@ class DeployError(TestkitError):
     """A step of a plan was refused."""
 
 
+class FailedBefore(DeployError):
+    """What several tests share could not be made when the first of them asked; says what was said then."""
+
+
 class PackerError(TestkitError):
     """Packer refused a template, or could not build an AMI from it."""
 
@@ -152,6 +159,16 @@ class CheckFailed(TestkitError):
 
 class HistoryError(TestkitError):
     """The file with the history of runs cannot be used."""
+
+
+def headline(error: BaseException) -> str:
+    """Say in one line what went wrong, the cause first; never raises.
+
+    >>> headline(CheckFailed("NodesReady(2): clients-1 is missing\\n    wanted: 2 ready clients"))
+    'NodesReady(2): clients-1 is missing'
+    """
+    text = getattr(error, "cause", "") or (said(error).strip().splitlines() or [""])[0]
+    return " ".join(str(text).split()) or type(error).__name__
 
 
 def said(error: BaseException) -> str:

@@ -100,15 +100,19 @@ def wait_until(
             return answer.value
         elapsed = deadline.clock() - started
         if isinstance(answer, Broken):
-            raise BrokenError(
+            broken = BrokenError(
                 f"waited for {what}{place}; it can no longer come: {answer.reason} (after {elapsed:.1f} s)"
             )
+            broken.cause = f"{what}: {answer.reason}"
+            raise broken
         if answer.seen != last and on_pending is not None:
             on_pending(answer.seen)
         last = answer.seen
         if final:
-            raise WaitTimeout(
+            late = WaitTimeout(
                 f"waited for {what}{place}; last seen: {last or 'nothing'} (after {elapsed:.1f} s and {tries} tries)"
             )
+            late.cause = f"{what}: {last or 'nothing was seen'}, after {elapsed:.0f} s"
+            raise late
         sleep(min(interval, deadline.remaining()))
         interval = max(interval, min(interval * 1.5, longest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +20,12 @@ from nomad_testkit.errors import (
     TestkitError,
     UsageError,
     WaitTimeout,
+    said,
 )
 from nomad_testkit.events import CheckEvent, emit
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -254,8 +258,12 @@ def name_of(check: Check[Any]) -> str:
 
 
 def explained(cluster: ClusterView) -> str:
-    """Tell in lines of their own what keeps a cluster's agents apart; empty where nothing is known to."""
-    missing_rules = cluster.missing_rules()
+    """Tell in lines of their own what keeps a cluster's agents apart; empty where nothing is known to. Never raises."""
+    try:
+        missing_rules = cluster.missing_rules()
+    except Exception as error:  # such as an API that is gone: it must not hide the verdict that it is to explain
+        logger.warning("the security groups cannot be looked at: %s", said(error))
+        return ""
     if not missing_rules:
         return ""
     return "\n".join(["", "The security groups keep agents apart:", *(f"- {rule}" for rule in missing_rules)])
@@ -266,10 +274,16 @@ def _text(verdict: Pending | Broken) -> str:
 
 
 def _report(failing: dict[Check[Any], Pending | Broken], total: int, elapsed: float, tries: int) -> str:
-    broken = {check: verdict for check, verdict in failing.items() if isinstance(verdict, Broken)}
+    """Say what failed, the cause first: pytest's summary and JUnit XML show the first line alone."""
+    chosen = {check: verdict for check, verdict in failing.items() if isinstance(verdict, Broken)} or failing
+    first, *others = chosen
+    more = f" (and {len(others)} more)" if others else ""
     after = f"after {elapsed:.1f} s and {tries} {'try' if tries == 1 else 'tries'}"
-    lines = [f"{len(broken or failing)} of {total} checks failed {after}:"]
-    for check, verdict in (broken or failing).items():
+    lines = [
+        f"{first!r}: {' '.join(_text(chosen[first]).split())}, after {elapsed:.0f} s{more}",
+        f"{len(chosen)} of {total} checks failed {after}:",
+    ]
+    for check, verdict in chosen.items():
         lines += [f"- {check!r}", f"    wanted: {check.wanted}", f"    seen:   {_text(verdict)}"]
         if isinstance(verdict, Broken):
             lines.append("    This cannot come right by waiting longer.")

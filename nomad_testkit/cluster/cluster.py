@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nomad_testkit.wait import Deadline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cluster:
     """The hosts of one run and what runs on them; `nomad` and `consul` go to the leader.
 
@@ -64,6 +64,10 @@ class Cluster:
         if not self.sizes:
             counts = Counter(host.instance.group for host in self.hosts)
             object.__setattr__(self, "sizes", dict(counts))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {group}" for group, count in self.sizes.items())
+        return f"<Cluster {self.run_id}: {counts or 'no hosts'}>"
 
     def in_groups(self, *groups: str) -> Sequence[Host]:
         """List the hosts of some of the example's groups."""

@@ -158,7 +158,9 @@ class Readiness:
         except (WaitTimeout, BrokenError) as error:
             # What is broken has said where and why.
             stuck = "" if self.watch.broken else stuck_hosts(self._stuck(), self.target)
-            raise type(error)(f"{error}{explain()}{stuck}") from None
+            explained_error = type(error)(f"{error}{explain()}{stuck}")
+            explained_error.cause = error.cause
+            raise explained_error from None
         self.timings[name] = self.boot.ended(name)
         return value
 

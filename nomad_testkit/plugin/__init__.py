@@ -132,6 +132,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Generator[None, object, object]:
     """Refuse what an overridden fixture gives where options of this run ask for something else."""
+    __tracebackhide__ = True
     value = yield
     overridden = fixturedef.argname in overrides.WATCHED and fixturedef.func.__module__ != _FIXTURES
     settings = request.config.stash[SETTINGS]

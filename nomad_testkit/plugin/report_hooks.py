@@ -223,15 +223,20 @@ def _words(report: pytest.TestReport) -> Facts:
     """Give what is to be read of a report."""
     facts: Facts = {"properties": [[str(name), str(value)] for name, value in report.user_properties]}
     crash = getattr(report.longrepr, "reprcrash", None)
+    sections = [*report.sections, *((one[0], one[1]) for one in getattr(report.longrepr, "sections", ()))]
+    said = [text for title, text in sections if title == _ATTRIBUTE]
     if report.failed:
-        facts["message"] = _shown(report.longreprtext)
+        message = report.longreprtext
+        for text in said:  # it stands in a place of its own
+            message = re.sub(rf"\n*-* ?{_ATTRIBUTE} ?-*\n{re.escape(text)}", "", message)
+        facts["message"] = _shown(message)
         facts["headline"] = _shown(str(crash.message)) if crash else facts["message"]
     elif hasattr(report, "wasxfail"):
         facts["headline"] = _shown(str(report.wasxfail).removeprefix("reason: "))
     elif isinstance(report.longrepr, tuple):
         facts["headline"] = _shown(str(report.longrepr[2]).removeprefix("Skipped: "))
-    evidence = "\n".join(text for title, text in report.sections if title == _ATTRIBUTE)
-    if found := _EVIDENCE.search(evidence):
+    evidence = "\n".join(said)
+    if found := _EVIDENCE.search(evidence) or _EVIDENCE.search(facts.get("message", "")):
         facts["artifacts"] = found[1]
         evidence = evidence.replace(found[0], "").strip()
     facts["evidence"] = _shown(evidence)

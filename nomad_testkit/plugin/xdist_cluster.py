@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nomad_testkit.deployment.interrupts import termination_raises, time_limit
-from nomad_testkit.errors import DeployError, Ec2Error, TestkitError, said
+from nomad_testkit.errors import Ec2Error, FailedBefore, TestkitError, headline, said
 from nomad_testkit.runs.expiry import seconds_left
 from nomad_testkit.runs.locks import PATIENCE, FileLock
 from nomad_testkit.runs.run import ENVIRONMENT_VARIABLE
@@ -98,8 +98,10 @@ class Sharing:
     worker: str = "this process"
     _members: FileLock | None = None
     _run: FileLock | None = None
-    _failed: dict[str, str] = field(default_factory=dict)
-    """In words, what could not be made here, and why: where there is but one process, it is not tried again."""
+    _failed: dict[str, FailedBefore] = field(default_factory=dict)
+    """What could not be made here, and why: where there is but one process, it is not tried again."""
+    _tellers: dict[str, str] = field(default_factory=dict)
+    """Where there is but one process: which test tells of each reason."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str], state: Path) -> Sharing:
@@ -128,6 +130,24 @@ class Sharing:
         if self.folder is not None:
             _write(self.folder / _GROUPS, groups)
 
+    def teller(self, reason: str, test: str) -> str:
+        """Name the test that tells why something could not be made: the first of all workers that asks here."""
+        key = hashlib.sha256(reason.encode(errors="replace")).hexdigest()[:16]
+        if self.folder is None:
+            return self._tellers.setdefault(key, test)
+        claim, own = self.folder / f"told-{key}", self.folder / f"told-{key}.{os.getpid()}"
+        try:
+            own.write_text(test)
+            try:
+                claim.hardlink_to(own)
+            except FileExistsError:
+                return claim.read_text()
+            finally:
+                own.unlink()
+        except OSError:  # this worker has left the others
+            return self._tellers.setdefault(key, test)
+        return test
+
     def leave(self) -> None:
         """Say that this worker will not use anything any more; the last one removes the folder."""
         if self.folder is None or self._run is None or self._members is None:
@@ -153,7 +173,7 @@ class Sharing:
 
         That worker leaves its context, which destroys the thing, when no other uses it any more or can come to. Where
         it has died, one of the others calls `inherit` instead. What could not be made is not tried again: the others,
-        and this worker itself, as when pytest reruns a test, raise DeployError with the words of the failure.
+        and this worker itself, as when pytest reruns a test, raise FailedBefore with the words of the failure.
         """
         if self.folder is None:
             with self._alone(name, make) as value:
@@ -186,7 +206,7 @@ class Sharing:
     def _alone(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
         """Use what no other process does."""
         if name in self._failed:
-            raise DeployError(f"it failed before: {self._failed[name]}")
+            raise self._failed[name]
         made = False
         try:
             with make() as value:
@@ -194,14 +214,14 @@ class Sharing:
                 yield value
         except Exception as error:
             if not made:
-                self._failed[name] = said(error)
+                self._failed[name] = failed_before(said(error), headline(error))
             raise
 
     def _find(self, place: _Place, inherit: Callable[[Mapping[str, Any]], None]) -> Ok[dict[str, Any] | None] | Pending:
         """Find the thing's description, or None where this worker, now its owner, is to make it."""
         result = place.result()
         if result is not None and "error" in result:
-            raise DeployError(f"it failed before, in worker {result['worker']}: {result['error']}")
+            raise failed_before(result["error"], result["cause"])
         if place.owner.try_acquire():
             result = place.result()
             if result is None:
@@ -237,7 +257,7 @@ class Sharing:
                 yield value
         except BaseException as error:
             if not told:
-                place.tell({"worker": self.worker, "error": said(error)})
+                place.tell({"worker": self.worker, "error": said(error), "cause": headline(error)})
                 place.owner.release()
             raise
 
@@ -267,6 +287,13 @@ class Sharing:
         # Under the lock: a worker that starts late must not come to use what is about to go.
         place.tell({"leaving": (place.result() or {}).get("description", {})})
         place.users.release()
+
+
+def failed_before(text: str, cause: str) -> FailedBefore:
+    """Make the error for who asks again for what could not be made."""
+    error = FailedBefore(text)
+    error.cause = cause
+    return error
 
 
 def expect_worker(state: Path, run: str) -> FileLock | None:

@@ -68,8 +68,8 @@ class EvidenceHost:
         return found.start() if found else None
 
 
-def section(folder: Path, error: BaseException, window: Window) -> str:
-    """Say all of it for one failure. Never raises.
+def section(folder: Path, error: BaseException, window: Window, *, with_verdict: bool = True) -> str:
+    """Say all of it for one failure; without the verdict where that is shown above it. Never raises.
 
     >>> print(section(folder, error, Window(began, time.time())))  # doctest: +SKIP
     verdict: 1 of 1 checks failed after 5.1 s and 20 tries:
@@ -79,7 +79,7 @@ def section(folder: Path, error: BaseException, window: Window) -> str:
     ...
     """
     text = mask(said(error))
-    parts = [_verdict(error, text)]
+    parts = [_verdict(error, text)] if with_verdict else []
     for look in (_logs, _jobs):
         try:
             parts += look(folder, text, window)

@@ -248,8 +248,7 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
     assert len(told) == 7
     (client,), servers = nomad_cluster.clients, nomad_cluster.servers
     died = told["test_an_agent_dies"]
-    assert died.startswith("verdict: 1 of 1 checks failed after ")
-    assert "wanted: " in died
+    assert re.search(r"^E +nomad_testkit\.errors\.CheckFailed: \w+\(.*, after \d+ s$", said, re.MULTILINE), said
     assert re.search(
         rf"^{client.instance_id} in clients \({client.address}\): warnings and errors of its agents.*\n"
         r"(    .*\n)*    [\d:.]+ nomad: nomad\.service: Main process exited, code=killed",
@@ -262,4 +261,4 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
         r"^job memory-\w+:\n    [\d:.]+ evaluation \w+ \(job-register\) is complete$", no_room, re.MULTILINE
     )
     assert "not placed: group 'group': dimension 'memory' exhausted on 1 node" in no_room
-    assert told["test_a_teardown_fails"].startswith(f"verdict: {servers[0].address}: `cat /opt/")
+    assert re.search(rf"^E +nomad_testkit\.errors\.CommandFailed: {servers[0].address}: `cat /opt/", said, re.MULTILINE)

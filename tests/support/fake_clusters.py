@@ -72,7 +72,9 @@ def replace():
         say("deploy")
         progress("ready after 0.0 s")
         if os.environ.get("FAIL_DEPLOYMENT"):
-            error = RuntimeError("host i-1: unit consul failed")
+            from nomad_testkit.errors import BrokenError
+
+            error = BrokenError("host i-1: unit consul failed")
             error.add_note("evidence of nt-1 is in /somewhere")
             raise error
         roles = Roles(("servers",), ("servers",), ("clients",))

@@ -80,6 +80,7 @@ def test_the_deadline_lists_every_check_that_fails_with_what_was_wanted_and_seen
         )
 
     assert str(failure.value) == (
+        "Scripted(name='a'): 2 on i-1, after 0 s (and 1 more)\n"
         "2 of 3 checks failed after 0.0 s and 1 try:\n"
         "- Scripted(name='a')\n    wanted: a as it should be\n    seen:   2 on i-1\n"
         "- Scripted(name='c')\n    wanted: c as it should be\n    seen:   none"
