@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import host_commons
-from host_commons import Clock, HostFault
+import pytest
+from host_commons import Answer, Clock, HostFault, Service
+from host_metadata import Metadata
 from host_systemd import Host
 
 SCRIPTS = Path(host_commons.__file__).parent
@@ -77,3 +80,72 @@ class FakeHost(Host):
 
     def ran(self, beginning: str) -> bool:
         return any(command.startswith(beginning) for command in self.commands)
+
+
+class FakeMetadata(Metadata):
+    """What an instance knows of itself."""
+
+    def __init__(self) -> None:
+        pass
+
+    def instance_id(self) -> str:
+        return "i-0123456789abcdef0"
+
+    def private_address(self) -> str:
+        return "172.31.16.5"
+
+    def region(self) -> str:
+        return "us-east-1"
+
+    def availability_zone(self) -> str:
+        return "us-east-1b"
+
+
+class FakeAgent(Service):
+    """An agent whose `answers` to paths a test says: a status and a text, or None for a connection that is refused."""
+
+    def __init__(self, answers: Mapping[str, tuple[int, str] | None] | None = None) -> None:
+        super().__init__("127.0.0.1", 8500)
+        self.answers = dict(answers or {})
+        self.asked: list[str] = []
+        self.bodies: list[bytes | None] = []
+        self.headers: list[Mapping[str, str]] = []
+
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
+        self.asked.append(f"{method} {path}")
+        self.bodies.append(body)
+        self.headers.append(headers or {})
+        answer = self.answer(method, path)
+        if answer is None:
+            raise ConnectionRefusedError("Connection refused")
+        return Answer(answer[0], answer[1].encode())
+
+    def answer(self, method: str, path: str) -> tuple[int, str] | None:
+        return self.answers[path]
+
+
+def agent_folder(folder: Path, agent: str) -> Path:
+    """Lay out an agent's folder as its install script does, with a program that does nothing."""
+    made = folder / agent
+    for name in ("bin", "config", "data"):
+        (made / name).mkdir(parents=True)
+    (made / "bin" / agent).write_text("#!/bin/sh\n")
+    (made / "bin" / agent).chmod(0o755)
+    return made
+
+
+def usage_of(parse: Callable[[list[str]], object], options: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Parse options that have to be refused, and give what is said of them."""
+    with pytest.raises(SystemExit) as caught:
+        parse(options.split())
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def verify_unit(path: Path) -> tuple[int, str, str]:
+    """Let systemd look at a unit; gives its exit status and what it says."""
+    verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from forwarding import Forwarding
+from local_server import serving
 
 LOSE = "lose the answer"
 CLOSE = "close the connection"
@@ -32,8 +32,8 @@ Strike = Callable[[str, int], str | None]
 class Proxy:
     """What a proxy has seen."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self) -> None:
+        self.url = ""
         self.received: dict[str, int] = {}
         """How often each action came, botocore's own repetitions included."""
         self.struck: list[tuple[str, str]] = []
@@ -48,17 +48,10 @@ def first(fault: str, *actions: str) -> Strike:
 @contextmanager
 def faulty_proxy(endpoint_url: str, strike: Strike) -> Iterator[Proxy]:
     """Serve on 127.0.0.1 what stands for an AWS API and is as unreliable as `strike` says."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Forwarding)
-    proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
-    server.RequestHandlerClass = _handler(urlsplit(endpoint_url).netloc, strike, proxy)
-    thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    proxy = Proxy()
+    with serving(_handler(urlsplit(endpoint_url).netloc, strike, proxy)) as port:
+        proxy.url = f"http://127.0.0.1:{port}"
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _handler(upstream: str, strike: Strike, proxy: Proxy) -> type[Forwarding]:
@@ -66,7 +59,7 @@ def _handler(upstream: str, strike: Strike, proxy: Proxy) -> type[Forwarding]:
 
     class Handler(Forwarding):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.body()
             (action,) = parse_qs(body.decode()).get("Action", ["unknown"])
             with counting:
                 before = proxy.received.get(action, 0)

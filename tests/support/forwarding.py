@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import http.client
-from http.server import BaseHTTPRequestHandler
-from typing import Any
+
+from local_server import QuietHandler
 
 _HOP_BY_HOP = ("connection", "transfer-encoding", "content-length")
 
 
-class Forwarding(BaseHTTPRequestHandler):
+class Forwarding(QuietHandler):
     """What a proxy of an AWS API has in common, whatever it does with the answers."""
+
+    protocol_version = "HTTP/1.0"
 
     def forward(self, upstream: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """Send the request on, and give the answer's status, headers and content."""
@@ -31,6 +33,3 @@ class Forwarding(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Keep the tests' output free of it."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 from forwarding import Forwarding
+from local_server import serving
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ Answer = Callable[[Call], tuple[int, str] | None]
 class ScriptedAws:
     """Where it is, and what it has been asked."""
 
-    url: str
+    url: str = ""
     calls: list[Call] = field(default_factory=list)
 
     def count(self, action: str) -> int:
@@ -50,23 +49,16 @@ def ec2_error(code: str, message: str = "no", status: int = 403) -> tuple[int, s
 @contextmanager
 def scripted_aws(answer: Answer, upstream: str | None = None) -> Iterator[ScriptedAws]:
     """Serve it on 127.0.0.1."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Forwarding)
-    served = ScriptedAws(f"http://127.0.0.1:{server.server_port}")
-    server.RequestHandlerClass = _handler(answer, upstream and urlsplit(upstream).netloc, served)
-    thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    served = ScriptedAws()
+    with serving(_handler(answer, upstream and urlsplit(upstream).netloc, served)) as port:
+        served.url = f"http://127.0.0.1:{port}"
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _handler(answer: Answer, upstream: str | None, served: ScriptedAws) -> type[Forwarding]:
     class Handler(Forwarding):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.body()
             scope = re.search(r"Credential=[^/]+/[0-9]+/([^/]+)/(\w+)/", self.headers["Authorization"])
             assert scope is not None
             parameters = dict(parse_qsl(body.decode(errors="replace")))

@@ -7,10 +7,12 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from recorded_cluster import RecordedCluster, recorded
+from verdicts import pending
 
 import nomad_testkit.checks
 from nomad_testkit.checks import (
@@ -40,12 +42,8 @@ from nomad_testkit.wait import Deadline, Ok, Pending
 
 SPEC = {"ID": "web-1", "Name": "web-1", "Datacenters": ["dc1"], "TaskGroups": [{"Name": "web", "Count": 1}]}
 JOB = Job(cast("Any", None), SPEC)
-HOST = Host(
-    Instance("i-1", "servers", "running", "10.0.0.1", "10.0.0.1", "us-east-1a", "ami-1"),
-    address="127.0.0.1",
-    ssh_user="admin",
-    key_path=Path("no-key"),
-)
+INSTANCE = Instance("i-1", "servers", "running", "10.0.0.1", "10.0.0.1", "us-east-1a", "ami-1")
+HOST = Host(INSTANCE, address="127.0.0.1", ssh_user="admin", key_path=Path("no-key"))
 # By a field's name, or else its type: an argument that fits.
 VALUES: Mapping[str, Any] = {
     "count": 1, "clients": 1, "agents": ("consul",), "agent": "consul", "service": "web", "job": JOB, "old": HOST,
@@ -73,11 +71,8 @@ def made(kind: type[Check[Any]]) -> Check[Any]:
 
 @pytest.mark.parametrize("kind", list(every_check()), ids=lambda kind: kind.__name__)
 def test_no_check_holds_where_there_is_no_host(kind: type[Check[Any]]) -> None:
-    nobody = RecordedCluster([], [], {})
-
     check = made(kind) if kind is not RunsVersion else RunsVersion("nomad", "1.6.1")
-
-    assert not isinstance(check.verdict(nobody), Ok)
+    assert not isinstance(check.verdict(RecordedCluster([], [], {})), Ok)
 
 
 def test_the_walk_finds_them_all() -> None:
@@ -104,40 +99,28 @@ class SeesTheLost(Sees):
 
 def test_no_check_holds_while_hosts_are_missing_but_one_about_lost_hosts() -> None:
     short = replace(recorded("healthy"), missing_hosts=["2 of 3 hosts of servers run, i-9 is stopped"])
-
     assert Sees([Ok("fine")]).verdict(short) == Pending("2 of 3 hosts of servers run, i-9 is stopped")
     assert Sees([Pending("no")]).verdict(short) == Pending("2 of 3 hosts of servers run, i-9 is stopped; no")
     assert SeesTheLost([Ok("fine")]).verdict(short) == Ok("fine")
 
 
-class Ec2:
-    """DescribeInstances, with instances in one state each."""
+@dataclass
+class Target:
+    """A target that can only be asked for its instances, which are in one state each."""
 
-    def __init__(self, states: Mapping[str, str]) -> None:
-        self.states = states
+    states: Mapping[str, str]
 
-    def __call__(self, service: str) -> Ec2:
-        return self
-
-    def get_paginator(self, name: str) -> Ec2:
-        return self
+    def client(self, service: str) -> Any:
+        return SimpleNamespace(get_paginator=lambda name: self)
 
     def paginate(self, Filters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        wanted = Filters[1]["Values"]
         tags = [{"Key": GROUP_TAG, "Value": "servers"}]
         facts = [
             {"InstanceId": name, "State": {"Name": state}, "Tags": tags, "PrivateIpAddress": "10.0.0.1"}
             for name, state in self.states.items()
-            if state in wanted
+            if state in Filters[1]["Values"]
         ]
         return [{"Reservations": [{"Instances": facts}]}]
-
-
-@dataclass
-class Target:
-    """A target that can only be asked for its instances."""
-
-    client: Ec2
 
     def address(self, instance: Instance) -> str:
         return instance.private_ip
@@ -146,7 +129,7 @@ class Target:
 def test_stopped_hosts_are_missed_and_a_group_of_another_size_is_not() -> None:
     instances = {"i-1": "running", "i-2": "stopped"}
     roles = Roles(consul_servers=("servers",), nomad_servers=("servers",), nomad_clients=())
-    target = cast("Any", Target(Ec2(instances)))
+    target = cast("Any", Target(instances))
     saved: list[int] = []
     cluster = Cluster(
         "nt-20260101-abcdef",
@@ -158,15 +141,12 @@ def test_stopped_hosts_are_missed_and_a_group_of_another_size_is_not() -> None:
         sizes={"servers": 2},
         save=lambda changed: saved.append(changed.wanted(["servers"])),
     )
-
     cluster.refresh()
     assert list(cluster.missing_hosts) == ["1 of 2 hosts of servers run, i-2 is stopped"]
-
     instances["i-1"] = "stopped"
     cluster.refresh()
     assert list(cluster.missing_hosts) == ["0 of 2 hosts of servers run, i-1 is stopped, i-2 is stopped"]
-    assert "0 of 2 hosts of servers run" in cast("Pending", Leader().verdict(cluster)).seen
-
+    assert Leader().verdict(cluster) == pending("0 of 2 hosts of servers run")
     cluster.resize("servers", 0)
     assert (list(cluster.missing_hosts), saved) == ([], [0])
 
@@ -192,12 +172,10 @@ def test_stopped_hosts_are_missed_and_a_group_of_another_size_is_not() -> None:
 def test_arguments_that_do_not_fit_are_refused(make: Any, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         make()
-
     assert message in str(refused.value)
 
 
 def test_a_list_becomes_a_tuple() -> None:
-    assert RaftPeers(3, cast("Any", ["consul"])) == RaftPeers(3, ("consul",))
     assert hash(RaftPeers(3, cast("Any", ["consul"]))) == hash(RaftPeers(3, ("consul",)))
 
 
@@ -214,7 +192,6 @@ def test_a_list_becomes_a_tuple() -> None:
 def test_require_refuses_what_is_no_check_and_no_time(given: Any, within: Any, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         require(recorded("healthy"), given, within=within)
-
     assert message in str(refused.value)
 
 

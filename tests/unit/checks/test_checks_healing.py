@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
+
+from recording_host import RecordingHost
+from verdicts import pending
 
 from nomad_testkit.checks.healing import (
     Attempt,
@@ -18,21 +20,13 @@ from nomad_testkit.checks.healing import (
 )
 from nomad_testkit.checks.scheduling import Allocation, JobState, JobView
 from nomad_testkit.cluster.check import Answer, HostRef
-from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.jobs import Job
-from nomad_testkit.modules.network import Instance
 from nomad_testkit.wait import Broken, Ok, Pending
 
 JOB = Job(cast("Any", None), {"ID": "web-1", "Type": "service", "TaskGroups": [{"Name": "web", "Count": 1}]})
 
 
-def host(number: int) -> Host:
-    address = f"10.0.0.{number}"
-    instance = Instance(f"i-{number}", "servers", "running", address, address, "us-east-1a", "ami-1")
-    return Host(instance, address=address, ssh_user="admin", key_path=Path("no-key"))
-
-
-ONE, TWO, THREE = map(host, (1, 2, 3))
+ONE, TWO, THREE = (RecordingHost(number, "servers") for number in (1, 2, 3))
 
 
 def answers(*values: Any) -> tuple[Answer[Any], ...]:
@@ -41,8 +35,8 @@ def answers(*values: Any) -> tuple[Answer[Any], ...]:
 
 def test_a_new_leader_is_another_one_that_all_name() -> None:
     check = LeaderReelected("consul", ONE)
-    new, old = "10.0.0.2:8300", "10.0.0.1:8300"
-    assert check.judge(answers(new, new)) == Ok("consul leader is 10.0.0.2:8300")
+    new, old = "172.31.0.2:8300", "172.31.0.1:8300"
+    assert check.judge(answers(new, new)) == Ok("consul leader is 172.31.0.2:8300")
     for named in [(old, old), (new, old), ("", ""), (new, "")]:
         assert isinstance(check.judge(answers(*named)), Pending)
     assert check.judge(()) == Pending("consul leader: no server is left")
@@ -52,10 +46,10 @@ def test_a_minority_that_acknowledges_is_broken_at_once() -> None:
     check = RefusesWrites("nomad", (TWO, THREE))
     refused = Attempt(False, "No cluster leader")
     assert check.judge(answers(refused, refused)) == Ok("nomad refuses writes on 2 servers")
-    assert check.judge(answers(refused, Attempt(False, "", "10.0.0.1:4647"))) == Pending(
-        "nomad: i-3 (10.0.0.3) names 10.0.0.1:4647"
+    assert check.judge(answers(refused, Attempt(False, "", "172.31.0.1:4647"))) == Pending(
+        "nomad: i-3 (172.31.0.3) names 172.31.0.1:4647"
     )
-    assert check.judge(answers(Attempt(True), refused)) == Broken("nomad on i-2 (10.0.0.2) has acknowledged a write")
+    assert check.judge(answers(Attempt(True), refused)) == Broken("nomad on i-2 (172.31.0.2) has acknowledged a write")
 
 
 def test_a_node_that_was_lost_is_told_with_the_remedy() -> None:
@@ -72,20 +66,16 @@ def test_a_node_that_was_lost_is_told_with_the_remedy() -> None:
     )
 
 
-def state(*nodes: str) -> JobState:
-    allocations = tuple(Allocation(f"a-{node}", "web[0]", "web", node, "run", "running", "") for node in nodes)
-    return JobState("running", allocations)
-
-
 def test_work_on_a_lost_node_does_not_count() -> None:
-    check = RunsElsewhere(JOB, ("i-9",))
-
-    def judge(*nodes: str) -> Any:
-        return check.judge(JobView("web-1", (("web", 1),), answers(state(*nodes), state(*nodes))))
-
-    assert judge("i-4") == Ok("1 allocations of web-1 run")
-    assert judge("i-9") == Pending("web[0] on i-9 is running")
-    assert isinstance(judge(), Pending)
+    for nodes, verdict in (
+        (["i-4"], Ok("1 allocations of web-1 run")),
+        (["i-9"], Pending("web[0] on i-9 is running")),
+        ([], pending()),
+    ):
+        running = tuple(Allocation(f"a-{node}", "web[0]", "web", node, "run", "running", "") for node in nodes)
+        state = JobState("running", running)
+        view = JobView("web-1", (("web", 1),), answers(state, state))
+        assert RunsElsewhere(JOB, ("i-9",)).judge(view) == verdict
 
 
 def test_an_agent_with_another_id_is_another_node() -> None:
@@ -100,7 +90,7 @@ def test_a_deployment_has_to_succeed_everywhere_and_may_not_fail() -> None:
     check = DeploymentSucceeds(JOB, "0123456789")
     done, running = (DeploymentState("0123456789", status, "words") for status in ("successful", "running"))
     assert check.judge(answers(done, done)) == Ok("deployment 01234567 is successful")
-    assert check.judge(answers(done, running)) == Pending("i-3 (10.0.0.3): running: words")
-    assert check.judge(answers(None, done)) == Pending("i-2 (10.0.0.2) does not know it")
+    assert check.judge(answers(done, running)) == Pending("i-3 (172.31.0.3): running: words")
+    assert check.judge(answers(None, done)) == Pending("i-2 (172.31.0.2) does not know it")
     failed = DeploymentState("0123456789", "failed", "unhealthy allocations")
     assert check.judge(answers(failed, done)) == Broken("it is failed: unhealthy allocations")

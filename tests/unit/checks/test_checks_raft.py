@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from recorded_cluster import recorded
+from verdicts import broken, everyone, first, pending
 
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NotSplit, RaftPeers
 from nomad_testkit.checks.raft import RaftView, all_of, split
@@ -15,56 +16,97 @@ from nomad_testkit.wait import Broken, Ok, Pending
 
 A, B, C = (f"i-0a00000000000000{n}" for n in (1, 2, 3))
 ON_A, ON_B, ON_C = f"{A} (172.31.16.11)", f"{B} (172.31.32.12)", f"{C} (172.31.48.13)"
+APART = f"{ON_A} sees only itself; {ON_B} sees only itself; {ON_C} sees only itself"
+SPLIT = Broken(f"consul is split: {APART}; nomad is split: {APART}")
+DIFFERS = f"differs between servers: 1 on {ON_A}; 3 on {ON_B}; 3 on {ON_C}"
+WITHOUT_LEADER = Pending(f"no consul leader on {ON_A}; no nomad leader on {ON_A}")
 
 
-def test_healthy_servers_have_each_other_as_peers() -> None:
-    assert RaftPeers(3).verdict(recorded("healthy")) == Ok(
-        "consul: 3 peers on every server; nomad: 3 peers on every server"
-    )
+@pytest.mark.parametrize(
+    ("check", "recording", "verdict"),
+    [
+        (RaftPeers(3), "healthy", Ok("consul: 3 peers on every server; nomad: 3 peers on every server")),
+        (
+            RaftPeers(5),
+            "healthy",
+            pending(start=f"the cluster has 3 consul servers: {ON_A}, {ON_B}, {ON_C}; the cluster has 3 nomad"),
+        ),
+        (RaftPeers(2), "healthy", pending(start=f"the cluster has 3 consul servers: {ON_A}, {ON_B}, {ON_C}; ")),
+        (
+            RaftPeers(3),
+            "leaderless",
+            pending(f"{ON_B}: consul at http://172.31.32.12:8500 did not answer: connection refused"),
+        ),
+        (RaftPeers(3), "split", SPLIT),
+        (NotSplit(), "split", SPLIT),
+        (NotSplit(), "healthy", Ok("consul is one cluster; nomad is one cluster")),
+        (
+            NotSplit(),  # two that wait for a third
+            "bootstrapping",
+            Pending(f"no consul peers yet on {ON_A}, {ON_B}; no nomad peers yet on {ON_A}, {ON_B}"),
+        ),
+        (
+            Leader(),
+            "split",
+            pending(
+                "several nomad leaders",
+                start=f"several consul leaders: {ON_A} says {A}; {ON_B} says {B}; {ON_C} says {C}; ",
+            ),
+        ),
+        (
+            BootstrapExpectAgrees(),
+            "healthy",
+            Ok("consul: bootstrap_expect 3 on every server; nomad: bootstrap_expect 3 on every server"),
+        ),
+        (
+            BootstrapExpectAgrees(),
+            "expect-differs",
+            Broken(f"consul's bootstrap_expect {DIFFERS}; nomad's bootstrap_expect {DIFFERS}"),
+        ),
+        (
+            BootstrapExpectAgrees(),
+            "split",
+            broken(f"nomad's bootstrap_expect is not the number of servers, 3: 1 on {ON_A}; 1 on {ON_B}"),
+        ),
+    ],
+)
+def test_what_was_recorded(check: Check[Any], recording: str, verdict: object) -> None:
+    assert check.verdict(recorded(recording)) == verdict
 
 
-def test_peers_of_a_cluster_that_was_to_be_larger_are_pending() -> None:
-    verdict = RaftPeers(5).verdict(recorded("healthy"))
+def test_healthy_servers_agree_on_a_leader_and_the_last_of_three_has_none() -> None:
+    verdict = Leader().verdict(recorded("healthy"))
+    assert isinstance(verdict, Ok)
+    assert verdict.value.startswith("consul leader is i-0a")
+    assert "; nomad leader is i-0a" in verdict.value
+    assert Leader().verdict(recorded("leaderless").only(servers=1)) == WITHOUT_LEADER
 
-    assert isinstance(verdict, Pending)
-    assert verdict.seen.startswith(f"the cluster has 3 consul servers: {ON_A}, {ON_B}, {ON_C}; the cluster has 3 nomad")
 
-
-def test_a_peer_that_is_missing_on_one_server_is_named() -> None:
+def test_peers_that_are_missing_or_of_another_cluster_are_named() -> None:
     check = RaftPeers(3)
     consul, nomad = check.observe(recorded("healthy"))
-    first, *others = nomad.peers
-    lagging = replace(nomad, peers=(replace(first, value=first.value[:2]), *others))
-
+    known = nomad.peers[0].value
+    lagging = replace(nomad, peers=first(nomad.peers, known[:2]))
     assert check.judge((consul, lagging)) == Pending(f"{ON_A} has 2 nomad peers, without {C}")
-
-
-def test_a_peer_of_another_cluster_is_named() -> None:
-    check = RaftPeers(3)
-    consul, nomad = check.observe(recorded("healthy"))
-    strangers = replace(consul, peers=tuple(replace(one, value=(*one.value, "10.9.9.9:8300")) for one in consul.peers))
-
-    verdict = check.judge((strangers, nomad))
-
-    assert isinstance(verdict, Pending)
-    assert f"{ON_B} has 4 consul peers, with 10.9.9.9:8300 (not of this cluster)" in verdict.seen
-
-
-def test_stopped_servers_are_named_as_those_that_do_not_answer() -> None:
-    verdict = RaftPeers(3).verdict(recorded("leaderless"))
-
-    assert isinstance(verdict, Pending)
-    assert f"{ON_B}: consul at http://172.31.32.12:8500 did not answer: connection refused" in verdict.seen
-
-
-def test_servers_that_bootstrapped_apart_are_broken_at_once() -> None:
-    text = (
-        f"consul is split: {ON_A} sees only itself; {ON_B} sees only itself; {ON_C} sees only itself; "
-        f"nomad is split: {ON_A} sees only itself; {ON_B} sees only itself; {ON_C} sees only itself"
+    strangers = replace(consul, peers=everyone(consul.peers, (*consul.peers[0].value, "10.9.9.9:8300")))
+    assert check.judge((strangers, nomad)) == pending(
+        f"{ON_B} has 4 consul peers, with 10.9.9.9:8300 (not of this cluster)"
     )
+    alone = replace(consul, peers=first(consul.peers, ()))
+    assert NotSplit().judge((alone, nomad)) == Pending(f"no consul peers yet on {ON_A}")
 
-    assert NotSplit().verdict(recorded("split")) == Broken(text)
-    assert RaftPeers(3).verdict(recorded("split")) == Broken(text)
+
+def test_a_leader_outside_of_the_cluster_or_of_the_peers_and_two_of_them_are_told() -> None:
+    check = Leader()
+    consul, nomad = check.observe(recorded("healthy"))
+    elsewhere = replace(nomad, leader=everyone(nomad.leader, "10.9.9.9:4647"))
+    assert check.judge((consul, elsewhere)) == Pending("the nomad leader is 10.9.9.9:4647 (not of this cluster)")
+    leader = consul.leader[0].value
+    followers = tuple(address for address in consul.expected if address != leader)
+    two = replace(consul, leader=first(consul.leader, followers[0]))
+    assert check.judge((two, nomad)) == pending(start="several consul leaders: ")
+    no_peer = replace(consul, peers=first(consul.peers, followers))
+    assert check.judge((no_peer, nomad)) == pending(end=f" is no peer on {ON_A}")
 
 
 @pytest.mark.parametrize(
@@ -96,79 +138,8 @@ def test_a_server_that_leads_itself_and_two_leaders_are_a_split_whatever_the_ove
         tuple(Answer(place, tuple(map(address, seen))) for place, seen in zip(places.values(), peers, strict=False)),
         tuple(Answer(place, address(name)) for place, name in zip(places.values(), leaders, strict=False)),
     )
-
     assert bool(split(view)) is parted
     assert isinstance(NotSplit(("consul",)).judge((view,)), Broken) is parted
-
-
-def test_one_cluster_is_not_split() -> None:
-    assert NotSplit().verdict(recorded("healthy")) == Ok("consul is one cluster; nomad is one cluster")
-
-
-def test_servers_that_wait_for_a_third_are_not_split_but_pending() -> None:
-    verdict = NotSplit().verdict(recorded("bootstrapping"))
-
-    assert verdict == Pending(f"no consul peers yet on {ON_A}, {ON_B}; no nomad peers yet on {ON_A}, {ON_B}")
-
-
-def test_a_server_with_peers_beside_one_without_is_pending() -> None:
-    check = NotSplit()
-    consul, nomad = check.observe(recorded("healthy"))
-    first, *others = consul.peers
-
-    assert check.judge((replace(consul, peers=(replace(first, value=()), *others)), nomad)) == Pending(
-        f"no consul peers yet on {ON_A}"
-    )
-
-
-def test_healthy_servers_agree_on_a_leader() -> None:
-    verdict = Leader().verdict(recorded("healthy"))
-
-    assert isinstance(verdict, Ok)
-    assert verdict.value.startswith("consul leader is i-0a")
-    assert "; nomad leader is i-0a" in verdict.value
-
-
-def test_the_last_of_three_servers_has_no_leader() -> None:
-    verdict = Leader().verdict(recorded("leaderless").only(servers=1))
-
-    assert verdict == Pending(f"no consul leader on {ON_A}; no nomad leader on {ON_A}")
-
-
-def test_servers_that_name_different_leaders_are_told() -> None:
-    verdict = Leader().verdict(recorded("split"))
-
-    assert isinstance(verdict, Pending)
-    assert verdict.seen.startswith(f"several consul leaders: {ON_A} says {A}; {ON_B} says {B}; {ON_C} says {C}; ")
-    assert "several nomad leaders" in verdict.seen
-
-
-def test_a_leader_outside_the_cluster_is_told() -> None:
-    check = Leader()
-    consul, nomad = check.observe(recorded("healthy"))
-    elsewhere = replace(nomad, leader=tuple(replace(one, value="10.9.9.9:4647") for one in nomad.leader))
-
-    assert check.judge((consul, elsewhere)) == Pending("the nomad leader is 10.9.9.9:4647 (not of this cluster)")
-
-
-def test_bootstrap_expect_agrees_on_healthy_servers() -> None:
-    assert BootstrapExpectAgrees().verdict(recorded("healthy")) == Ok(
-        "consul: bootstrap_expect 3 on every server; nomad: bootstrap_expect 3 on every server"
-    )
-
-
-def test_bootstrap_expect_that_differs_is_broken() -> None:
-    verdict = BootstrapExpectAgrees().verdict(recorded("expect-differs"))
-
-    said = f"differs between servers: 1 on {ON_A}; 3 on {ON_B}; 3 on {ON_C}"
-    assert verdict == Broken(f"consul's bootstrap_expect {said}; nomad's bootstrap_expect {said}")
-
-
-def test_bootstrap_expect_of_one_on_three_servers_is_broken() -> None:
-    verdict = BootstrapExpectAgrees().verdict(recorded("split"))
-
-    assert isinstance(verdict, Broken)
-    assert f"nomad's bootstrap_expect is not the number of servers, 3: 1 on {ON_A}; 1 on {ON_B}" in verdict.reason
 
 
 def test_broken_outweighs_pending_and_pending_outweighs_ok() -> None:
@@ -180,50 +151,13 @@ def test_broken_outweighs_pending_and_pending_outweighs_ok() -> None:
 @pytest.mark.parametrize("check", [RaftPeers(3), NotSplit()])
 def test_a_server_that_made_itself_a_leader_of_one_is_broken_for_both_checks(check: Check[Any]) -> None:
     cluster = recorded("healthy")
-    first, *_, last = cluster.servers
-    own = f"{last.private_ip}:8300"
-    answers = cluster.answers["consul"]
-    everyone = [f"{host.private_ip}:8300" for host in cluster.servers]
+    addresses = [f"{host.private_ip}:8300" for host in cluster.servers]
     for path, others, alone in (
-        ("/v1/status/peers", everyone, [own]),
-        ("/v1/status/leader", f"{first.private_ip}:8300", own),
+        ("/v1/status/peers", addresses, addresses[-1:]),
+        ("/v1/status/leader", addresses[0], addresses[-1]),
     ):
-        answers[path] = {"*": {"status": 200, "body": others}, last.instance_id: {"status": 200, "body": alone}}
-
-    verdict = check.verdict(cluster)
-
-    assert isinstance(verdict, Broken)
-    assert f"consul is split: {ON_A} sees only itself and {B}, {C}; " in verdict.reason
-    assert f"{ON_C} sees only itself" in verdict.reason
-
-
-def test_more_servers_than_wanted_are_pending() -> None:
-    verdict = RaftPeers(2).verdict(recorded("healthy"))
-
-    assert isinstance(verdict, Pending)
-    assert verdict.seen.startswith(f"the cluster has 3 consul servers: {ON_A}, {ON_B}, {ON_C}; ")
-
-
-def test_two_leaders_are_several() -> None:
-    check = Leader()
-    consul, nomad = check.observe(recorded("healthy"))
-    other = next(address for address in consul.expected if address != consul.leader[0].value)
-    first, *others = consul.leader
-
-    verdict = check.judge((replace(consul, leader=(replace(first, value=other), *others)), nomad))
-
-    assert isinstance(verdict, Pending)
-    assert verdict.seen.startswith("several consul leaders: ")
-
-
-def test_a_leader_that_is_no_peer_of_a_server_is_told() -> None:
-    check = Leader()
-    consul, nomad = check.observe(recorded("healthy"))
-    first, *others = consul.peers
-    without = tuple(address for address in first.value if address != consul.leader[0].value)
-    assert without
-
-    verdict = check.judge((replace(consul, peers=(replace(first, value=without), *others)), nomad))
-
-    assert isinstance(verdict, Pending)
-    assert verdict.seen.endswith(f" is no peer on {ON_A}")
+        everywhere, itself = ({"status": 200, "body": body} for body in (others, alone))
+        cluster.answers["consul"][path] = {"*": everywhere, cluster.servers[-1].instance_id: itself}
+    assert check.verdict(cluster) == broken(
+        f"consul is split: {ON_A} sees only itself and {B}, {C}; ", f"{ON_C} sees only itself"
+    )

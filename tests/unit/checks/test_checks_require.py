@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from recorded_cluster import recorded
@@ -35,51 +35,36 @@ class Scripted(Check[Verdict]):
         return observed
 
 
-def stopped_clock(*times: float) -> Callable[[], float]:
-    """Make a clock that tells these times one after the other, and the last one for ever."""
-    left = list(times)
-    return lambda: left.pop(0) if len(left) > 1 else left[0]
+def failure_of(*checks: Check[Any], **facts: Any) -> str:
+    """Require checks of a cluster whose time is up, and give what is said of their failure."""
+    with pytest.raises(CheckFailed) as failure:
+        require(replace(recorded("healthy"), **facts), *checks, within=Deadline(0.0, lambda: 0.0))
+    return str(failure.value)
 
 
 def test_checks_that_hold_are_asked_once() -> None:
-    first, second = Scripted("a", [Ok("x")]), Scripted("b", [Ok("y")])
-
-    require(recorded("healthy"), first, second)
-
-    assert (first.asked, second.asked) == (["a"], ["b"])
+    one, other = Scripted("a", [Ok("x")]), Scripted("b", [Ok("y")])
+    require(recorded("healthy"), one, other)
+    assert (one.asked, other.asked) == (["a"], ["b"])
 
 
 def test_only_what_fails_is_asked_again_and_in_the_end_all_at_once() -> None:
     first, second = Scripted("a", [Ok("x")]), Scripted("b", [Pending("1"), Pending("2"), Ok("y")])
     seen: list[str] = []
-
     require(recorded("healthy"), first, second, on_pending=seen.append)
-
     assert seen == ["Scripted(name='b'): 1", "Scripted(name='b'): 2"]
     assert (first.asked, second.asked) == (["a"] * 2, ["b"] * 4)
 
 
 def test_a_check_that_no_longer_holds_in_the_last_round_is_waited_for() -> None:
     first, second = Scripted("a", [Ok("x"), Pending("lost"), Ok("x")]), Scripted("b", [Pending("1"), Ok("y")])
-
     require(recorded("healthy"), first, second)
-
     assert first.asked == ["a"] * 4
 
 
 def test_the_deadline_lists_every_check_that_fails_with_what_was_wanted_and_seen() -> None:
-    deadline = Deadline(0.0, stopped_clock(0.0))
-
-    with pytest.raises(CheckFailed) as failure:
-        require(
-            recorded("healthy"),
-            Scripted("a", [Pending("2 on i-1")]),
-            Scripted("b", [Ok("y")]),
-            Scripted("c", [Pending("none")]),
-            within=deadline,
-        )
-
-    assert str(failure.value) == (
+    checks = Scripted("a", [Pending("2 on i-1")]), Scripted("b", [Ok("y")]), Scripted("c", [Pending("none")])
+    assert failure_of(*checks) == (
         "Scripted(name='a'): 2 on i-1, after 0 s (and 1 more)\n"
         "2 of 3 checks failed after 0.0 s and 1 try:\n"
         "- Scripted(name='a')\n    wanted: a as it should be\n    seen:   2 on i-1\n"
@@ -88,26 +73,15 @@ def test_the_deadline_lists_every_check_that_fails_with_what_was_wanted_and_seen
 
 
 def test_a_broken_check_ends_the_wait_and_alone_is_told() -> None:
-    with pytest.raises(CheckFailed) as failure:
-        require(
-            recorded("healthy"),
-            Scripted("a", [Pending("not yet")]),
-            Scripted("b", [Broken("no node has the memory")]),
-            within=Deadline(0.0, stopped_clock(0.0)),
-        )
-
-    assert "1 of 2 checks failed" in str(failure.value)
-    assert "seen:   no node has the memory\n    This cannot come right by waiting longer." in str(failure.value)
-    assert "not yet" not in str(failure.value)
+    said = failure_of(Scripted("a", [Pending("not yet")]), Scripted("b", [Broken("no node has the memory")]))
+    assert "1 of 2 checks failed" in said
+    assert "seen:   no node has the memory\n    This cannot come right by waiting longer." in said
+    assert "not yet" not in said
 
 
 def test_rules_that_are_missing_are_told() -> None:
-    cluster = replace(recorded("healthy"), lacking=["clients cannot reach servers on tcp 4647"])
-
-    with pytest.raises(CheckFailed) as failure:
-        require(cluster, Scripted("a", [Pending("no node")]), within=Deadline(0.0, stopped_clock(0.0)))
-
-    assert str(failure.value).endswith(
+    rules = ["clients cannot reach servers on tcp 4647"]
+    assert failure_of(Scripted("a", [Pending("no node")]), lacking=rules).endswith(
         "seen:   no node\nThe security groups keep agents apart:\n- clients cannot reach servers on tcp 4647"
     )
 
@@ -118,12 +92,9 @@ def test_no_check_at_all_is_refused() -> None:
 
 
 def test_every_host_is_asked_and_answers_keep_the_hosts_order() -> None:
-    cluster = recorded("healthy")
-
-    answers = ask_every(cluster.hosts, lambda host: host.instance_id)
-
-    assert [answer.value for answer in answers] == [host.instance_id for host in cluster.hosts]
-    assert [answer.place.instance_id for answer in answers] == [host.instance_id for host in cluster.hosts]
+    hosts = recorded("healthy").hosts
+    answers = ask_every(hosts, lambda host: host.instance_id)
+    assert [(one.value, one.place.instance_id) for one in answers] == [(host.instance_id,) * 2 for host in hosts]
 
 
 def test_all_hosts_that_do_not_answer_are_named() -> None:
@@ -136,7 +107,6 @@ def test_all_hosts_that_do_not_answer_are_named() -> None:
 
     with pytest.raises(Unanswered) as failure:
         ask_every(cluster.servers, question)
-
     assert str(failure.value) == (
         "i-0a000000000000002 (172.31.32.12): nomad at http://x answered 500: No cluster leader; "
         "i-0a000000000000003 (172.31.48.13): nomad at http://x answered 500: No cluster leader"
@@ -147,8 +117,6 @@ def test_a_check_whose_hosts_do_not_answer_is_pending() -> None:
     cluster = recorded("healthy")
     for agent in ("consul", "nomad"):
         cluster.answers[agent].clear()
-
     verdict = Leader().verdict(cluster)
-
     assert isinstance(verdict, Pending)
     assert verdict.seen.count("connection refused") == 3

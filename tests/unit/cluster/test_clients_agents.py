@@ -6,14 +6,15 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import dnslib
 import dnslib.server
 import pytest
 import requests
+from local_server import QuietHandler, serving
 
 from nomad_testkit.cluster.clients import ConsulClient, NomadClient
 from nomad_testkit.cluster.clients.dns import DnsAnswer, ask
@@ -53,59 +54,43 @@ class Agent:
 def agent() -> Iterator[Agent]:
     script = Agent()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # keeps connections open, as the agents do
-
+    class Handler(QuietHandler):
         def setup(self) -> None:
             super().setup()
             script.connections += 1
 
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            script.asked.append((f"{self.command} {self.path}", dict(self.headers), body))
+            script.asked.append((f"{self.command} {self.path}", dict(self.headers), self.body()))
             if self.path.startswith("/v1/status/peers") and "hang" in script.answers:
                 script.silent.wait(20)
             status, answer = script.answers.get(f"{self.command} {self.path}", (404, "no such path"))
-            data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            for name, value in script.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
+            content = answer if isinstance(answer, str) else json.dumps(answer)
+            self.answer(status, content.encode(), **script.headers)
 
         do_GET = do_POST = do_PUT = do_DELETE = _answer
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        script.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(Handler) as port:
+        script.address = f"http://127.0.0.1:{port}"
         yield script
         script.silent.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def nomad(agent: Agent) -> Iterator[NomadClient]:
-    client = NomadClient(agent.address)
-    yield client
-    client.close()
+    with closing(NomadClient(agent.address)) as client:
+        yield client
 
 
 @pytest.fixture
 def consul(agent: Agent) -> Iterator[ConsulClient]:
-    client = ConsulClient(agent.address)
-    yield client
-    client.close()
+    with closing(ConsulClient(agent.address)) as client:
+        yield client
 
 
 @pytest.mark.parametrize("consul_address", ["http://203.0.113.1:1", "203.0.113.1:1", "not:an:address:at:all"])
-def test_the_environment_redirects_nothing(agent: Agent, monkeypatch: pytest.MonkeyPatch, consul_address: str) -> None:
+def test_the_environment_redirects_nothing(
+    agent: Agent, nomad: NomadClient, consul: ConsulClient, monkeypatch: pytest.MonkeyPatch, consul_address: str
+) -> None:
     for name, value in POISON.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CONSUL_HTTP_ADDR", consul_address)
@@ -118,48 +103,32 @@ def test_the_environment_redirects_nothing(agent: Agent, monkeypatch: pytest.Mon
         "DELETE /v1/job/x?purge=true": (200, {}),
         "GET /v1/kv/key": (404, ""),
     }
-    nomad, consul = NomadClient(agent.address), ConsulClient(agent.address)
     assert nomad.leader() == consul.leader() == "172.31.16.5:4647"
     assert nomad.autopilot_health() == consul.autopilot_health() == {"Healthy": True}
     nomad.job_allocations("x")
     nomad.node("n")
     nomad.deregister("x", purge=True)
     assert consul.get_key("key") is None
-    for _, headers, _ in agent.asked:
-        assert "X-Nomad-Token" not in headers
-        assert "X-Consul-Token" not in headers
+    assert not {"X-Nomad-Token", "X-Consul-Token"} & {name for _, headers, _ in agent.asked for name in headers}
     assert {line for line, _, _ in agent.asked} == set(agent.answers)
-    nomad.close()
-    consul.close()
 
 
-def test_a_nomad_server_tells_for_itself_who_leads_and_who_its_peers_are(agent: Agent) -> None:
+def test_a_nomad_server_tells_for_itself_who_leads_and_who_its_peers_are(agent: Agent, nomad: NomadClient) -> None:
     """Without ?stale it would ask the leader, and a server that sees only itself would not be noticed."""
-    agent.answers |= {
-        "GET /v1/status/leader?stale=true": (200, '""'),
-        "GET /v1/status/peers?stale=true": (200, "null"),
-    }
-    nomad = NomadClient(agent.address)
-    assert nomad.leader() == ""
-    assert nomad.peers() == []
-    nomad.close()
+    agent.answers["GET /v1/status/leader?stale=true"] = (200, '""')
+    agent.answers["GET /v1/status/peers?stale=true"] = (200, "null")
+    assert (nomad.leader(), nomad.peers()) == ("", [])
 
 
-def test_an_answer_without_consuls_index_is_an_api_error(agent: Agent, consul: ConsulClient) -> None:
-    agent.answers["GET /v1/catalog/services"] = (200, {})
+def test_another_program_on_consuls_port_is_an_api_error(agent: Agent, consul: ConsulClient) -> None:
     agent.headers.clear()
+    for read in (consul.leader, consul.peers, consul.members, consul.nodes):
+        with pytest.raises(AgentApiError, match="no such path; is this a Consul agent") as caught:
+            read()
+        assert caught.value.status == 404
+    agent.answers["GET /v1/catalog/services"] = (200, {})
     with pytest.raises(AgentApiError, match="the answer lacks 'x-consul-index'; is this a Consul agent"):
         consul.services()
-
-
-@pytest.mark.parametrize("ask", [ConsulClient.leader, ConsulClient.peers, ConsulClient.members, ConsulClient.nodes])
-def test_another_program_on_consuls_port_is_an_api_error(
-    agent: Agent, consul: ConsulClient, ask: Callable[[ConsulClient], object]
-) -> None:
-    agent.headers.clear()
-    with pytest.raises(AgentApiError, match="no such path; is this a Consul agent") as caught:
-        ask(consul)
-    assert caught.value.status == 404
 
 
 def test_each_client_asks_all_over_one_connection(agent: Agent, nomad: NomadClient, consul: ConsulClient) -> None:
@@ -184,15 +153,14 @@ def test_a_token_goes_out_with_every_request(agent: Agent) -> None:
     agent.answers |= {f"GET /v1/status/leader{query}": (200, '"x"') for query in ("", "?stale=true")}
     agent.answers["GET /v1/nodes"] = (200, [])
     agent.answers["GET /v1/health/service/web?passing=true"] = (200, [])
-    nomad, consul = NomadClient(agent.address, "secret-1"), ConsulClient(agent.address, "secret-2")
-    nomad.leader()
-    nomad.nodes()
-    consul.leader()
-    consul.health("web", passing=True)
+    with closing(NomadClient(agent.address, "secret-1")) as nomad:
+        nomad.leader()
+        nomad.nodes()
+    with closing(ConsulClient(agent.address, "secret-2")) as consul:
+        consul.leader()
+        consul.health("web", passing=True)
     assert [headers.get("X-Nomad-Token") for _, headers, _ in agent.asked] == ["secret-1"] * 2 + [None] * 2
     assert [headers.get("X-Consul-Token") for _, headers, _ in agent.asked] == [None] * 2 + ["secret-2"] * 2
-    nomad.close()
-    consul.close()
 
 
 def test_unhealthy_autopilot_is_an_answer(agent: Agent, nomad: NomadClient, consul: ConsulClient) -> None:
@@ -219,12 +187,12 @@ def test_an_error_keeps_status_and_message(agent: Agent, nomad: NomadClient, con
     assert (caught.value.status, caught.value.message) == (500, "No cluster leader")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 409])
-def test_every_client_error_of_consul_keeps_its_status(agent: Agent, consul: ConsulClient, status: int) -> None:
-    agent.answers["GET /v1/agent/self"] = (status, "Permission denied")
-    with pytest.raises(AgentApiError) as caught:
-        consul.agent()
-    assert (caught.value.status, caught.value.message) == (status, "Permission denied")
+def test_every_client_error_of_consul_keeps_its_status(agent: Agent, consul: ConsulClient) -> None:
+    for status in (400, 401, 403, 409):
+        agent.answers["GET /v1/agent/self"] = (status, "Permission denied")
+        with pytest.raises(AgentApiError) as caught:
+            consul.agent()
+        assert (caught.value.status, caught.value.message) == (status, "Permission denied")
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -255,16 +223,11 @@ def test_a_body_that_is_no_json_is_an_error(agent: Agent, nomad: NomadClient, co
 def test_a_job_is_parsed_with_its_variables(agent: Agent, nomad: NomadClient) -> None:
     agent.answers["POST /v1/jobs/parse"] = (200, {"ID": "x"})
     assert nomad.parse("job {}", variables="count = 2\n") == {"ID": "x"}
-    assert json.loads(agent.asked[0][2]) == {
-        "JobHCL": "job {}",
-        "Variables": "count = 2\n",
-        "Canonicalize": True,
-    }
+    assert json.loads(agent.asked[0][2]) == {"JobHCL": "job {}", "Variables": "count = 2\n", "Canonicalize": True}
 
 
 def test_logs_are_read_as_plain_text(agent: Agent, nomad: NomadClient) -> None:
-    path = "GET /v1/client/fs/logs/a1?task=echo&type=stdout&plain=true&follow=false"
-    agent.answers[path] = (200, "hello\n")
+    agent.answers["GET /v1/client/fs/logs/a1?task=echo&type=stdout&plain=true&follow=false"] = (200, "hello\n")
     assert nomad.logs("a1", "echo") == "hello\n"
 
 
@@ -279,16 +242,7 @@ def test_stale_asks_the_server_for_what_it_knows_itself(agent: Agent, nomad: Nom
     assert consul.services(stale=True) == {"web": []}
 
 
-@pytest.mark.parametrize("read", [
-    lambda nomad, consul: nomad.nodes(stale=True),
-    lambda nomad, consul: nomad.job_allocations("web", stale=True),
-    lambda nomad, consul: consul.health("web", stale=True),
-    lambda nomad, consul: consul.services(stale=True),
-    lambda nomad, consul: consul.node("i-1", stale=True),
-])  # fmt: skip
-def test_a_server_without_a_leader_is_not_believed(
-    agent: Agent, nomad: NomadClient, consul: ConsulClient, read: Callable[[NomadClient, ConsulClient], object]
-) -> None:
+def test_a_server_without_a_leader_is_not_believed(agent: Agent, nomad: NomadClient, consul: ConsulClient) -> None:
     agent.answers |= {
         "GET /v1/nodes?stale=true": (200, []),
         "GET /v1/job/web/allocations?all=true&stale=true": (200, []),
@@ -296,11 +250,18 @@ def test_a_server_without_a_leader_is_not_believed(
         "GET /v1/catalog/services?stale=": (200, {}),
         "GET /v1/catalog/node/i-1?stale=": (200, None),
     }
-    read(nomad, consul)
-
-    agent.headers |= {"X-Consul-Knownleader": "false", "X-Nomad-Knownleader": "false"}
-    with pytest.raises(AgentApiError, match="answered 200: it knows no leader, so what it says may be out of date"):
-        read(nomad, consul)
+    for read, *arguments in (
+        (nomad.nodes,),
+        (nomad.job_allocations, "web"),
+        (consul.health, "web"),
+        (consul.services,),
+        (consul.node, "i-1"),
+    ):
+        agent.headers |= {"X-Consul-Knownleader": "true", "X-Nomad-Knownleader": "true"}
+        read(*arguments, stale=True)
+        agent.headers |= {"X-Consul-Knownleader": "false", "X-Nomad-Knownleader": "false"}
+        with pytest.raises(AgentApiError, match="answered 200: it knows no leader, so what it says may be out of date"):
+            read(*arguments, stale=True)
 
 
 def test_keys_are_written_and_read(agent: Agent, consul: ConsulClient) -> None:
@@ -312,12 +273,9 @@ def test_keys_are_written_and_read(agent: Agent, consul: ConsulClient) -> None:
     assert consul.get_key("a") == b"hello"
 
 
-@pytest.mark.parametrize("part", ["acl", "discovery_chain", "kv", "operator", "txn"])
-def test_every_part_of_python_consul2_is_there_and_none_warns(consul: ConsulClient, part: str) -> None:
-    assert type(getattr(consul.raw, part)).__module__ == "consul.base"
-
-
-def test_an_unknown_part_of_python_consul2_is_no_attribute(consul: ConsulClient) -> None:
+def test_every_part_of_python_consul2_is_there_and_none_warns(consul: ConsulClient) -> None:
+    for part in ("acl", "discovery_chain", "kv", "operator", "txn"):
+        assert type(getattr(consul.raw, part)).__module__ == "consul.base"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = consul.raw.nonsense
 

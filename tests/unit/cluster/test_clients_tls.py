@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_server import QuietHandler, serving
 
 from nomad_testkit.cluster.clients import ConsulClient, NomadClient
 from nomad_testkit.cluster.clients.access import ApiAccess
@@ -43,37 +42,17 @@ def tls(tmp_path: Path) -> Iterator[Tls]:
         (tmp_path / f"{name}.pem").write_text(issued.cert_pem)
         (tmp_path / f"{name}-key.pem").write_text(issued.key_pem)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             made.asked.append(dict(self.headers))
-            self.send_response(200)
-            self.send_header("Content-Length", "3")
-            self.send_header("X-Consul-Index", "1")
-            self.end_headers()
-            self.wfile.write(b'"x"')
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass  # a client that turns away is what is tested
+            self.answer(200, b'"x"', X_Consul_Index="1")
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ours-ca.pem"))
     context.load_cert_chain(*made.cert("ours"))
     context.verify_mode = ssl.CERT_REQUIRED
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        made.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(Handler, context) as port:
+        made.port = port
         yield made
-        server.shutdown()
-        thread.join()
 
 
 Clients = list[NomadClient | ConsulClient]

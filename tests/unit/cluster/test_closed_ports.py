@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from api_lab import Lab, cloud_lab
@@ -12,12 +13,8 @@ from botocore.exceptions import ClientError
 
 from nomad_testkit.cluster.missing_rules import missing_rules
 from nomad_testkit.examples.example import Roles
-from nomad_testkit.modules.security_group_rules import (
-    consul_client_ports,
-    consul_ports,
-    inbound_rules,
-    nomad_ports,
-)
+from nomad_testkit.modules.security_group_rules import consul_client_ports, consul_ports, inbound_rules, nomad_ports
+from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG
 
 RUN, MACHINE = "nt-20261125-abcdef", "203.0.113.7/32"
 ROLES = Roles(("servers",), ("servers",), ("clients",))
@@ -54,32 +51,26 @@ def site() -> Iterator[Site]:
             group = lab.ec2.create_security_group(GroupName=name, Description=name)["GroupId"]
             rules = inbound_rules(ports, cidr_blocks=SUBNETS, security_groups=[])
             lab.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rules)
-            tags = {"nomad-testkit-run": RUN, "nomad-testkit-group": name}
+            tags = [{"Key": RUN_TAG, "Value": RUN}, {"Key": GROUP_TAG, "Value": name}]
             for _ in range(count):
-                lab.running(
-                    SecurityGroupIds=[group],
-                    TagSpecifications=[
-                        {"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
-                    ],
-                )
+                lab.running(SecurityGroupIds=[group], TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
             made[name] = group
         yield Site(lab, made["servers"], made["clients"])
 
 
-def test_the_modules_rules_miss_nothing(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("group", "protocol", "port", "name", "others"),
+    [
+        ("servers", "tcp", 4647, "Nomad RPC", "clients servers"),
+        ("clients", "udp", 8301, "Consul Serf LAN", "servers clients"),
+    ],
+)
+def test_a_port_that_is_closed(site: Site, group: str, protocol: str, port: int, name: str, others: str) -> None:
     assert site.missing() == []
-
-
-def test_a_port_of_the_servers_that_is_closed(site: Site) -> None:
-    site.close(site.servers, "tcp", 4647)
-    rule = f"on tcp 4647 (Nomad RPC): no inbound rule of {site.servers} (servers) lets them in"
-    assert site.missing() == [f"clients cannot reach servers {rule}", f"servers cannot reach servers {rule}"]
-
-
-def test_protocols_are_told_apart(site: Site) -> None:
-    site.close(site.clients, "udp", 8301)
-    rule = f"on udp 8301 (Consul Serf LAN): no inbound rule of {site.clients} (clients) lets them in"
-    assert site.missing() == [f"servers cannot reach clients {rule}", f"clients cannot reach clients {rule}"]
+    own: str = getattr(site, group)
+    site.close(own, protocol, port)
+    rule = f"on {protocol} {port} ({name}): no inbound rule of {own} ({group}) lets them in"
+    assert site.missing() == [f"{other} cannot reach {group} {rule}" for other in others.split()]
 
 
 def test_this_machine_is_one_that_asks(site: Site) -> None:
@@ -102,18 +93,16 @@ def test_what_does_not_go_out_is_told_too(site: Site) -> None:
     assert not any("on tcp" in line and "cannot reach servers" in line for line in site.missing())
 
 
-def test_members_of_a_group_and_ranges_of_ports(site: Site) -> None:
+def test_members_of_a_group_and_ranges_of_ports_and_a_refusal_tells_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.close(site.servers, "tcp", 4647)
+    with monkeypatch.context() as patched:
+        refused = ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeSecurityGroups")
+        patched.setattr(site.lab.ec2, "describe_security_groups", Mock(side_effect=refused))
+        assert site.missing() == []
+    assert site.missing()
     pairs = [{"GroupId": site.clients}, {"GroupId": site.servers}]
     wide = [{"IpProtocol": "tcp", "FromPort": 4000, "ToPort": 5000, "UserIdGroupPairs": pairs}]
     site.lab.ec2.authorize_security_group_ingress(GroupId=site.servers, IpPermissions=wide)
-    assert site.missing() == []
-
-
-def test_a_refusal_tells_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeSecurityGroups")
-
-    site.close(site.servers, "tcp", 4647)
-    monkeypatch.setattr(site.lab.ec2, "describe_security_groups", refuse)
     assert site.missing() == []

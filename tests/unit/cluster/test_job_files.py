@@ -36,10 +36,8 @@ MARKED = b"\xef\xbb\xbfjob"
 def test_a_file_in_another_encoding_is_told(tmp_path: Path, data: bytes, reasons: list[str]) -> None:
     path = tmp_path / "x.hcl"
     path.write_bytes(data)
-
     with pytest.raises(UsageError) as caught:
         read_source(path)
-
     for reason in (str(path), *reasons):
         assert reason in str(caught.value)
 
@@ -60,10 +58,8 @@ def test_a_job_file_that_is_nearly_right(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "jobs").mkdir()
     for file in ("mine.hcl", "jobs/mine.hcl"):
         (tmp_path / file).touch()
-
     with pytest.raises(UsageError) as caught:
         read_source(name)
-
     assert hint in str(caught.value)
 
 
@@ -76,7 +72,6 @@ JOB = {"ID": "x", "TaskGroups": [{"Name": "g", "Tasks": None, "Count": None}]}
 def test_a_job_in_json_is_read_wrapped_and_bare_with_nomads_defaults(wrap: Any) -> None:
     past = {"Stop": True, "Version": 3, "JobModifyIndex": 9, "ParentID": "p", "Status": "dead"}
     found = JobSource("it", f"\n {json.dumps(wrap({**JOB, **past, 'Type': None}))}", Path()).json()
-
     assert found == {
         "ID": "x",
         "Name": "x",
@@ -89,7 +84,6 @@ def test_a_job_in_json_is_read_wrapped_and_bare_with_nomads_defaults(wrap: Any) 
 @pytest.mark.parametrize(("given", "count"), [({"Count": 0}, 0), ({"Scaling": {"Min": 2}}, 2), ({}, 1)])
 def test_a_groups_count_in_json(given: Mapping[str, Any], count: int) -> None:
     found = JobSource("it", json.dumps({"ID": "x", "TaskGroups": [{"Name": "g", **given}]}), Path()).json()
-
     assert found is not None
     assert found["TaskGroups"][0]["Count"] == count
 
@@ -135,7 +129,6 @@ def folder(tmp_path: Path) -> Path:
 
 def test_files_are_looked_for_beside_the_job(folder: Path) -> None:
     (folder / "x.hcl").write_text('a = file("conf/a.txt")\n', encoding="utf-8")
-
     assert with_files(read_source(folder / "x.hcl")) == 'a = "$${x} \\"q\\"\\n"\n'
 
 
@@ -158,7 +151,6 @@ def test_files_are_looked_for_beside_the_job(folder: Path) -> None:
 )
 def test_functions_of_files_are_filled_in(folder: Path, call: str, becomes: str) -> None:
     text = 'job "x" {{\n  meta {{\n    a = {}\n  }}\n}}\n'
-
     assert with_files(JobSource("it", text.format(call), folder)) == text.format(becomes)
 
 
@@ -174,7 +166,6 @@ def test_functions_of_files_are_filled_in(folder: Path, call: str, becomes: str)
 def test_a_file_that_cannot_be_read_is_told(folder: Path, call: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         with_files(JobSource("it", f"a = {call}\n", folder))
-
     assert f"it: {call}: " in str(caught.value)
     assert reason in str(caught.value)
 
@@ -260,7 +251,6 @@ def test_a_text_that_is_no_expression_is_told(value: str) -> None:
 def test_only_what_is_declared_counts(name: str, tmp_path: Path) -> None:
     file = tmp_path / "vars.hcl"
     file.write_text(f'{name} = "x"\n', encoding="utf-8")
-
     with pytest.raises(UsageError, match=f"cannot take {name}"):
         text_of({name: "x"})
     with pytest.raises(UsageError, match=rf"vars\.hcl for it: .* cannot take {name}"):
@@ -278,9 +268,7 @@ def test_options_win_over_files_the_last_over_the_first_and_these_over_the_envir
     first.write_text('tag = "first" # or not\nnumber = 1\nzones = [\n  "a",\n]', encoding="utf-8")
     last.write_text('{"tag": "last ${x}", "short": "s"}', encoding="utf-8")
     environ = {"NOMAD_VAR_number": "9", "NOMAD_VAR_any": "environment", "NOMAD_VAR_short": "environment"}
-
     lines = text_of({"zones": ["b"]}, [first, last], environ)
-
     assert sorted(lines.splitlines()) == [
         'any = "environment"',
         "number = 1",
@@ -301,10 +289,8 @@ def test_options_win_over_files_the_last_over_the_first_and_these_over_the_envir
 def test_a_variables_file_that_is_none(tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "vars.hcl"
     file.write_text(text, encoding="utf-8")
-
     with pytest.raises(UsageError) as caught:
         text_of({}, [file])
-
     assert str(file) in str(caught.value)
     assert reason in str(caught.value)
 

@@ -91,21 +91,15 @@ def refused(status: int | None) -> AgentApiError:
 # -- where it comes from
 
 
-def test_a_bundled_job_is_found_by_its_file_name() -> None:
+def test_a_bundled_job_is_found_by_its_file_name_after_a_file_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = read_source("batch.nomad.hcl")
-
     assert Path(found.label) == fixtures_dir() / "jobs" / "batch.nomad.hcl"
     assert 'job "batch"' in found.text
-
-
-def test_a_users_own_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("batch.nomad.hcl").write_text("mine", encoding="utf-8")
-
     assert read_source("batch.nomad.hcl") == JobSource("batch.nomad.hcl", "mine", Path())
-
-
-def test_a_file_that_does_not_exist_is_named_with_the_places_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no job file none\.hcl: expected a file at .*none\.hcl or .*fixtures.*none"):
         read_source("none.hcl")
 
@@ -113,9 +107,6 @@ def test_a_file_that_does_not_exist_is_named_with_the_places_looked_at(tmp_path:
 def test_variables_are_written_as_hcl() -> None:
     assert variables_text({"a": 1, "b": True, "c": ["x", {"k": None}]}) == 'a = 1\nb = true\nc = ["x", {"k": null}]\n'
     assert variables_text({"t": "%{if} ${x}"}) == 't = "%%{if} $${x}"\n'
-
-
-def test_a_variable_that_hcl_has_no_literal_for_is_refused() -> None:
     with pytest.raises(UsageError, match="job variable when is a object; HCL takes strings"):
         variables_text({"when": object()})
 
@@ -125,30 +116,22 @@ def test_a_variable_that_hcl_has_no_literal_for_is_refused() -> None:
 
 def test_a_job_gets_a_name_count_and_datacenters_of_its_own() -> None:
     job = specialize(SPEC, name=None, count=6, datacenters=["a"], suffix="f00")
-
     assert (job["ID"], job["Name"], job["Datacenters"]) == ("web-f00", "web-f00", ["a"])
     assert [group["Count"] for group in job["TaskGroups"]] == [6, 6]
     assert SPEC["TaskGroups"][0]["Count"] == 2
 
 
-def test_a_job_without_datacenters_gets_those_of_the_ready_clients() -> None:
+def test_a_job_without_datacenters_gets_those_of_the_ready_clients_and_its_own_stay() -> None:
     nomad: Any = FakeNomad()
-
     assert prepare(nomad, "job {}")["Datacenters"] == ["us-east-1a", "us-east-1b"]
-
-
-def test_a_jobs_own_datacenters_stay() -> None:
-    nomad: Any = FakeNomad({**SPEC, "Datacenters": ["dc1"]})
-
+    nomad.spec["Datacenters"] = ["dc1"]
     assert prepare(nomad, "job {}")["Datacenters"] == ["dc1"]
     assert prepare(nomad, "job {}", datacenters=["dc2"])["Datacenters"] == ["dc2"]
 
 
 def test_two_submissions_of_one_file_have_different_names() -> None:
     nomad: Any = FakeNomad()
-
     first, second = (prepare(nomad, 'variable "message" {}\njob {}', name="mine", message="x") for _ in range(2))
-
     assert first["ID"] != second["ID"]
     assert first["ID"].startswith("mine-")
     assert nomad.variables == 'message = "x"\n'
@@ -157,7 +140,6 @@ def test_two_submissions_of_one_file_have_different_names() -> None:
 def test_a_job_that_nomad_cannot_parse_is_the_users_error_and_another_status_is_not() -> None:
     nomad: Any = FakeNomad()
     nomad.errors["parse"] = [refused(400), refused(500)]
-
     with pytest.raises(UsageError, match="the given HCL: Nomad cannot parse this job: no"):
         prepare(nomad, "job {")
     with pytest.raises(AgentApiError):
@@ -167,7 +149,6 @@ def test_a_job_that_nomad_cannot_parse_is_the_users_error_and_another_status_is_
 def test_a_variable_that_the_job_does_not_declare_is_refused() -> None:
     """Nomad itself would pass over it, and a misspelt name would change nothing."""
     nomad: Any = FakeNomad()
-
     with pytest.raises(UsageError, match=r"batch\.nomad\.hcl: the job declares message, driver, count, and .* mesage"):
         prepare(nomad, "batch.nomad.hcl", mesage="x")
     with pytest.raises(UsageError, match="declares no variables, and so cannot take x"):
@@ -178,10 +159,7 @@ def test_a_variable_that_the_job_does_not_declare_is_refused() -> None:
 def test_groups_services_and_logs_of_a_job() -> None:
     nomad: Any = FakeNomad()
     job = Job(nomad, SPEC)
-
-    assert job.groups == {"front": 2, "back": 1}
-    assert job.count == 3
-    assert job.name == "web"
+    assert (job.name, job.count, job.groups) == ("web", 3, {"front": 2, "back": 1})
     assert job.services == ("web", "web-front-server-metrics")
     assert job.logs() == {"a1": "a1 server stdout\n"}
     assert job.logs(task="server", stream="stderr") == {"a1": "a1 server stderr\n"}
@@ -193,66 +171,45 @@ def test_groups_services_and_logs_of_a_job() -> None:
 def test_a_job_is_purged_and_waited_for_at_the_end_of_the_block() -> None:
     nomad: Any = FakeNomad()
     nomad.statuses = ["running", "complete"]
-
     with submitted(nomad, "job {}") as job:
         assert job.id.startswith("web-")
         assert nomad.calls == ["parse", "register"]
-
     assert nomad.calls[2:] == ["deregister purge=True"]
     assert nomad.statuses == ["complete"]
 
 
-def test_an_error_in_the_block_still_stops_the_job() -> None:
+@pytest.mark.parametrize("errors", [[], [refused(403)]])
+def test_an_error_in_the_block_still_stops_the_job_and_gets_one_of_that_as_a_note(errors: list[AgentApiError]) -> None:
     nomad: Any = FakeNomad()
-
-    with pytest.raises(ZeroDivisionError), submitted(nomad, "job {}"):
-        raise ZeroDivisionError
-
-    assert nomad.calls[-1] == "deregister purge=True"
-
-
-def test_an_error_of_the_clean_up_is_a_note_on_the_first_error() -> None:
-    nomad: Any = FakeNomad()
-    nomad.errors["deregister purge=True"] = [refused(403)]
-
+    nomad.errors["deregister purge=True"] = [*errors]
     with pytest.raises(ZeroDivisionError) as failure, submitted(nomad, "job {}"):
         raise ZeroDivisionError
-
-    assert "could not be stopped: nomad at http://x answered 403: no" in failure.value.__notes__[0]
+    assert nomad.calls[-1] == "deregister purge=True"
+    notes = getattr(failure.value, "__notes__", [])
+    assert len(notes) == len(errors)
+    assert all("could not be stopped: nomad at http://x answered 403: no" in note for note in notes)
 
 
 def test_a_registration_without_an_answer_is_undone_all_the_same() -> None:
     nomad: Any = FakeNomad()
     nomad.errors["register"] = [refused(None)]
-
     with pytest.raises(AgentApiError), submitted(nomad, "job {}"):
         pytest.fail("the block must not run")
-
     assert nomad.calls == ["parse", "register", "deregister purge=True"]
 
 
-@pytest.mark.parametrize("status", [None, 500])
-def test_a_server_that_cannot_stop_the_job_now_is_asked_again(status: int | None) -> None:
+@pytest.mark.parametrize(("status", "tries"), [(None, 2), (500, 2), (404, 1)])  # 404: it is gone already
+def test_a_server_that_cannot_stop_the_job_now_is_asked_again(status: int | None, tries: int) -> None:
     nomad: Any = FakeNomad()
     nomad.errors["deregister purge=False"] = [refused(status)]
-
     Job(nomad, SPEC).stop(purge=False)
-
-    assert nomad.calls == ["deregister purge=False"] * 2
-
-
-def test_a_job_that_is_gone_already_counts_as_stopped() -> None:
-    nomad: Any = FakeNomad()
-    nomad.errors["deregister purge=True"] = [refused(404)]
-
-    Job(nomad, SPEC).stop()
+    assert nomad.calls == ["deregister purge=False"] * tries
 
 
 @pytest.mark.parametrize("status", ["running", "pending", "unknown"])
 def test_a_job_that_does_not_end_is_told_with_what_still_runs(status: str) -> None:
     nomad: Any = FakeNomad()
     nomad.statuses = [status]
-
     seen = rf"the end of web on http://127\.31\.16\.5:4646; last seen: web\.front\[0\] on i-1 is {status}"
     with pytest.raises(WaitTimeout, match=seen):
         Job(nomad, SPEC).stop(within=0)
@@ -262,9 +219,7 @@ def test_a_job_that_does_not_end_is_told_with_what_still_runs(status: str) -> No
 def test_children_are_stopped_after_their_job_those_too_that_it_was_just_starting(purge: bool) -> None:
     nomad: Any = FakeNomad()
     nomad.children = [["web/periodic-1"], ["web/periodic-2"], []]
-
     Job(nomad, SPEC).stop(purge=purge)
-
     assert nomad.calls == [
         f"deregister purge={purge}",
         f"deregister web/periodic-1 purge={purge}",
@@ -285,5 +240,4 @@ def test_allocations_of_a_child_that_was_purged_are_waited_for() -> None:
 
     nomad.job_allocations = job_allocations
     Job(nomad, SPEC).stop()
-
     assert asked.count("web/periodic-1") == 3

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nomad_testkit import plugin
+from nomad_testkit.cluster.clients.access import ApiAccess
 from nomad_testkit.cluster.secrets import RunSecrets, Secret, archive, gossip_key, hide_all
 from nomad_testkit.cluster.shell_environment import ShellEnvironment
 from nomad_testkit.errors import TestkitError
@@ -25,13 +26,7 @@ from nomad_testkit.modules.network import Instance
 ALL = Security(tls=True, gossip_encryption=True, acl=True)
 COLOCATED = Roles(("servers",), ("servers",), ("clients",))
 SEPARATE = Roles(("consul",), ("servers",), ("clients",))
-TOKENS = {
-    "consul-agent.token",
-    "consul-default.token",
-    "consul-management.token",
-    "consul-nomad.token",
-    "nomad-management.token",
-}
+TOKENS = {f"consul-{kind}.token" for kind in ("agent", "default", "management", "nomad")} | {"nomad-management.token"}
 GOSSIP = {"consul-gossip.key", "nomad-gossip.key"}
 KIT = {"ca.pem", "kit.pem", "kit-key.pem"}
 COMMON = {"ca.pem", "consul.pem", "consul-key.pem", "consul-gossip.key"} | {
@@ -81,11 +76,7 @@ def test_tokens_are_uuids_and_gossip_keys_are_for_aes_256(secrets: RunSecrets) -
 
 @pytest.mark.parametrize(
     ("security", "made"),
-    [
-        (Security(tls=True), KIT),
-        (Security(gossip_encryption=True), GOSSIP),
-        (Security(acl=True), TOKENS),
-    ],
+    [(Security(tls=True), KIT), (Security(gossip_encryption=True), GOSSIP), (Security(acl=True), TOKENS)],
 )
 def test_only_what_is_demanded_is_made(tmp_path: Path, security: Security, made: set[str]) -> None:
     secrets = RunSecrets.create(tmp_path / "secrets", security, region="us-east-1")
@@ -102,17 +93,16 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         RunSecrets.load(tmp_path / "missing")
 
 
+NOMAD_SERVER = NOMAD_TLS | {"nomad-management.token", "nomad-gossip.key"}
+
+
 @pytest.mark.parametrize(
     ("group", "roles", "files"),
     [
-        (
-            "servers",
-            COLOCATED,
-            COMMON | NOMAD_TLS | {"consul-management.token", "nomad-management.token", "nomad-gossip.key"},
-        ),
+        ("servers", COLOCATED, COMMON | NOMAD_SERVER | {"consul-management.token"}),
         ("clients", COLOCATED, COMMON | NOMAD_TLS),
         ("consul", SEPARATE, COMMON | {"consul-management.token"}),
-        ("servers", SEPARATE, COMMON | NOMAD_TLS | {"nomad-management.token", "nomad-gossip.key"}),
+        ("servers", SEPARATE, COMMON | NOMAD_SERVER),
     ],
 )
 def test_a_host_gets_what_its_agents_need_and_no_more(
@@ -126,15 +116,10 @@ def test_a_host_gets_what_its_agents_need_and_no_more(
 @pytest.mark.parametrize(
     ("group", "roles", "consul", "nomad"),
     [
-        ("servers", COLOCATED, "server.us-east-1.consul", {"server.us-east-1.nomad"}),
-        ("clients", COLOCATED, "client.us-east-1.consul", {"client.us-east-1.nomad"}),
-        ("servers", SEPARATE, "client.us-east-1.consul", {"server.us-east-1.nomad"}),
-        (
-            "all",
-            Roles(("all",), ("all",), ("all",)),
-            "server.us-east-1.consul",
-            {"server.us-east-1.nomad", "client.us-east-1.nomad"},
-        ),
+        ("servers", COLOCATED, "server", {"server"}),
+        ("clients", COLOCATED, "client", {"client"}),
+        ("servers", SEPARATE, "client", {"server"}),
+        ("all", Roles(("all",), ("all",), ("all",)), "server", {"server", "client"}),
     ],
 )
 def test_certificates_name_the_agents_role_and_this_host(
@@ -142,8 +127,8 @@ def test_certificates_name_the_agents_role_and_this_host(
 ) -> None:
     files = for_host(secrets, group, roles)
     addresses = {"127.0.0.1", "172.31.0.4", "54.1.2.3", "127.31.0.4"}
-    assert names(files["consul.pem"]) == ({consul, "localhost"}, addresses)
-    assert names(files["nomad.pem"]) == ({*nomad, "localhost"}, addresses)
+    assert names(files["consul.pem"]) == ({f"{consul}.us-east-1.consul", "localhost"}, addresses)
+    assert names(files["nomad.pem"]) == ({"localhost", *(f"{role}.us-east-1.nomad" for role in nomad)}, addresses)
     for agent in ("consul", "nomad"):
         issued = certificate(files[f"{agent}.pem"])
         issued.verify_directly_issued_by(certificate(secrets["ca.pem"]))
@@ -174,18 +159,19 @@ def test_another_process_reads_them_but_issues_nothing(secrets: RunSecrets) -> N
 
 def test_access_is_by_tls_with_the_management_tokens(secrets: RunSecrets) -> None:
     access = secrets.access
-    assert access.ca_path == secrets.folder / "ca.pem"
-    assert access.cert_paths == (secrets.folder / "kit.pem", secrets.folder / "kit-key.pem")
-    assert access.consul_token == secrets["consul-management.token"]
-    assert access.nomad_token == secrets["nomad-management.token"]
+    assert access == ApiAccess(
+        secrets.folder / "ca.pem",
+        (secrets.folder / "kit.pem", secrets.folder / "kit-key.pem"),
+        consul_token=secrets["consul-management.token"],
+        nomad_token=secrets["nomad-management.token"],
+    )
     assert access.consul_url("127.31.0.4") == "https://127.31.0.4:8501"
     assert access.nomad_url("127.31.0.4") == "https://127.31.0.4:4646"
 
 
 def test_access_with_acls_alone_is_plain_http_with_tokens(tmp_path: Path) -> None:
     access = RunSecrets.create(tmp_path / "secrets", Security(acl=True), region="us-east-1").access
-    assert access.ca_path is None
-    assert access.cert_paths is None
+    assert (access.ca_path, access.cert_paths) == (None, None)
     assert access.consul_url("127.31.0.4") == "http://127.31.0.4:8500"
     assert access.nomad_token is not None
 
@@ -215,7 +201,6 @@ def test_they_are_hidden_in_a_text(secrets: RunSecrets) -> None:
     assert secrets.hide(hosts_key) == "-----BEGIN PRIVATE KEY-----(hidden)-----END PRIVATE KEY-----\n"
     assert secrets.hide(text) == f"token=(hidden) (hidden)\n(hidden)\nelse {secrets['ca.pem']}"
     assert secrets.hide("nothing of it") == "nothing of it"
-    token = secrets["nomad-management.token"]
     assert secrets.hide(f"assert '{token[:11]}...{token[-12:]}' == 'x'") == "assert '(hidden)' == 'x'"  # as pytest does
     assert hide_all(f"{token} of any run") == "(hidden) of any run"
 
@@ -224,11 +209,8 @@ def test_the_shells_environment_names_files(secrets: RunSecrets) -> None:
     lines = ShellEnvironment(secrets.environment(), secrets.environment_files()).lines()
     shell = "\n".join([*lines, 'echo "$NOMAD_TOKEN"; cat "$CONSUL_HTTP_TOKEN_FILE"; echo; echo "$NOMAD_CACERT"'])
     said = subprocess.run(["bash", "-euc", shell], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said == [
-        secrets["nomad-management.token"],
-        secrets["consul-management.token"],
-        str(secrets.folder / "ca.pem"),
-    ]
+    tokens = [secrets[f"{agent}-management.token"] for agent in ("nomad", "consul")]
+    assert said == [*tokens, str(secrets.folder / "ca.pem")]
     assert {*secrets.environment(), *secrets.environment_files()} == {
         *(f"{agent}_{kind}" for agent in ("NOMAD", "CONSUL") for kind in ("CACERT", "CLIENT_CERT", "CLIENT_KEY")),
         "NOMAD_TOKEN",
@@ -242,11 +224,8 @@ def test_an_archive_holds_files_that_only_their_owner_reads() -> None:
     assert found == {"a.token": ("t0p", 0o600), "b.pem": ("x\n", 0o600)}
 
 
-def test_a_secret_that_begins_another_one_leaves_nothing_of_it(tmp_path: Path) -> None:
+def test_a_secret_that_begins_another_one_and_a_key_that_is_cut_short_leave_nothing(tmp_path: Path) -> None:
     short = "0123456789abcdef"
     made = RunSecrets(tmp_path, {"a.token": Secret(short), "b.token": Secret(f"{short}-and-more")})
     assert made.hide(f"x {short}-and-more y {short}") == "x (hidden) y (hidden)"
-
-
-def test_a_private_key_that_is_cut_short_is_hidden() -> None:
     assert "MIGH" not in hide_all("-----BEGIN PRIVATE KEY-----\nMIGHsecret")

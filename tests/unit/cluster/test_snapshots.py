@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
 import json
-import tarfile
 
 import pytest
+from snapshots import snapshot
 
 from nomad_testkit.cluster.clients.snapshots import check_snapshot
 from nomad_testkit.errors import UsageError
-
-
-def snapshot(state: bytes = b"state", *, sum_of: bytes = b"state", without: str = "", meta: bytes = b"{}") -> bytes:
-    sums = f"{hashlib.sha256(meta).hexdigest()}  meta.json\n{hashlib.sha256(sum_of).hexdigest()}  state.bin\n"
-    files = {"meta.json": meta, "state.bin": state, "SHA256SUMS": sums.encode()}
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, content in files.items():
-            if name != without:
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
-    return gzip.compress(packed.getvalue())
 
 
 def test_takes_one_that_is_whole() -> None:

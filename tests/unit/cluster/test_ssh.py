@@ -141,15 +141,14 @@ def ssh(server: Server, tmp_path: Path) -> Iterator[SshConnection]:
         yield connection
 
 
-def test_a_command_gives_back_status_and_both_outputs(ssh: SshConnection) -> None:
+def test_a_command_gives_back_status_and_both_outputs_and_a_failing_one_raises(ssh: SshConnection) -> None:
     result = ssh.run("echo out; echo err >&2; exit 3", check=False)
     assert (result.status, result.stdout, result.stderr) == (3, "out\n", "err\n")
-
-
-def test_a_failing_command_raises_with_its_words(ssh: SshConnection) -> None:
     with pytest.raises(CommandFailed, match="status 4: no such thing") as caught:
         ssh.run("echo no such thing >&2; exit 4")
     assert caught.value.status == 4
+    with pytest.raises(HostError, match=r"127\.0\.0\.1: `sleep 600` did not end within 0 s"):
+        ssh.run("sleep 600", timeout=0.3)
 
 
 def test_much_output_on_both_sides_does_not_block(ssh: SshConnection) -> None:
@@ -162,26 +161,15 @@ def test_sudo_runs_the_whole_line_as_root(ssh: SshConnection, server: Server) ->
     assert server.commands[-1].startswith("sudo -n -- sh -c ")
 
 
-def test_a_command_that_does_not_end_in_time_is_named(ssh: SshConnection) -> None:
-    with pytest.raises(HostError, match=r"127\.0\.0\.1: `sleep 600` did not end within 0 s"):
-        ssh.run("sleep 600", timeout=0.3)
-
-
-def test_put_writes_bytes_whole_and_with_the_mode(ssh: SshConnection, tmp_path: Path) -> None:
+def test_put_writes_bytes_whole_and_with_the_mode_and_read_gives_text_back(ssh: SshConnection, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "a file"
     data = bytes(range(256)) * 4096
-    ssh.put(data, str(tmp_path / "a file"), mode=0o640)
-    assert (tmp_path / "a file").read_bytes() == data
-    assert (tmp_path / "a file").stat().st_mode & 0o7777 == 0o640
+    ssh.put(data, str(target), mode=0o640)
+    assert (target.read_bytes(), target.stat().st_mode & 0o7777) == (data, 0o640)
     assert not (tmp_path / "a file.part").exists()
-
-
-def test_put_sends_a_local_file_and_read_gives_text_back(ssh: SshConnection, tmp_path: Path) -> None:
-    (tmp_path / "source").write_text("grüße\n")
-    ssh.put(tmp_path / "source", str(tmp_path / "target"))
-    assert ssh.read(str(tmp_path / "target")) == "grüße\n"
-
-
-def test_put_where_nothing_can_be_written_says_so(ssh: SshConnection, tmp_path: Path) -> None:
+    source.write_text("grüße\n")
+    ssh.put(source, str(target))
+    assert ssh.read(str(target)) == "grüße\n"
     with pytest.raises(CommandFailed, match="missing"):
         ssh.put("x" * 5_000_000, str(tmp_path / "missing" / "file"))
 
@@ -221,6 +209,10 @@ def test_another_host_key_than_before_is_refused(ssh: SshConnection, server: Ser
         ssh.run("true", timeout=20)
 
 
+def connect(server: Server, key: Path, user: str = "admin", *, within: float = 20) -> SshConnection:
+    return SshConnection.connect("127.0.0.1", user, key, port=server.port, deadline=Deadline.after(within))
+
+
 def test_a_key_that_is_let_in_late_is_waited_for(server: Server, tmp_path: Path) -> None:
     late, server.accepted = server.accepted, None
 
@@ -229,65 +221,36 @@ def test_a_key_that_is_let_in_late_is_waited_for(server: Server, tmp_path: Path)
         server.accepted = late
 
     threading.Thread(target=install_key, daemon=True).start()
-    with SshConnection.connect(
-        "127.0.0.1", "admin", tmp_path / "id", port=server.port, deadline=Deadline.after(20)
-    ) as connection:
+    with connect(server, tmp_path / "id") as connection:
         assert connection.run("echo in").stdout == "in\n"
 
 
-def test_a_user_who_is_never_let_in_is_told_why(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="root is not let in"):
-        SshConnection.connect("127.0.0.1", "root", tmp_path / "id", port=server.port, deadline=Deadline.after(0.5))
-
-
-def test_nothing_listening_is_told_with_the_address(tmp_path: Path) -> None:
-    make_key(tmp_path / "id")
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    with pytest.raises(HostError, match=rf"SSH as admin on 127\.0\.0\.1:{port}.*Unable to connect"):
-        SshConnection.connect("127.0.0.1", "admin", tmp_path / "id", port=port, deadline=Deadline.after(0.3))
-
-
-def test_a_file_that_is_no_key_fails_at_once(server: Server, tmp_path: Path) -> None:
+def test_who_is_not_let_in_and_what_is_not_listening_or_no_key_is_told(server: Server, tmp_path: Path) -> None:
     (tmp_path / "nonsense").write_text("nonsense")
     with pytest.raises(HostError, match=r"cannot use .*nonsense as SSH key"):
-        SshConnection.connect(
-            "127.0.0.1", "admin", tmp_path / "nonsense", port=server.port, deadline=Deadline.after(60)
-        )
+        connect(server, tmp_path / "nonsense", within=60)
     assert not server.tried.is_set()
+    with pytest.raises(HostError, match="root is not let in"):
+        connect(server, tmp_path / "id", "root", within=0.5)
+    server.stop()
+    with pytest.raises(HostError, match=rf"SSH as admin on 127\.0\.0\.1:{server.port}.*Unable to connect"):
+        connect(server, tmp_path / "id", within=0.3)
+    server.start()
 
 
-def test_closing_gives_up_a_wait_for_a_host_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_key(tmp_path / "id")
-    tried = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    connection = SshConnection("127.0.0.1", "admin", tmp_path / "id", port=port)
-
-    def attempt(*_: object) -> Pending:
-        tried.set()
-        return Pending("refused")
-
-    monkeypatch.setattr(connection, "_attempt", attempt)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(connection.ensure, Deadline.after(3600))
-        assert tried.wait(20)
-        connection.close()
-        with pytest.raises(HostError, match="the connection was closed meanwhile"):
-            waiting.result(20)
-
-
-def test_closing_waits_for_nobody_who_connects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("connects", [False, True])
+def test_closing_gives_up_a_wait_and_waits_for_nobody_who_connects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connects: bool
+) -> None:
     make_key(tmp_path / "id")
     connection = SshConnection("127.0.0.1", "admin", tmp_path / "id")
-    tried, closed, client = threading.Event(), threading.Event(), paramiko.SSHClient()
-    ended: list[bool] = []
-    monkeypatch.setattr(client, "close", lambda: ended.append(True))
+    tried, closed, client, ended = threading.Event(), threading.Event(), paramiko.SSHClient(), threading.Event()
+    monkeypatch.setattr(client, "close", ended.set)
 
-    def attempt(*_: object) -> Ok[paramiko.SSHClient]:
+    def attempt(*_: object) -> Ok[paramiko.SSHClient] | Pending:
         tried.set()
-        assert closed.wait(20)
-        return Ok(client)
+        assert not connects or closed.wait(20)
+        return Ok(client) if connects else Pending("refused")
 
     monkeypatch.setattr(connection, "_attempt", attempt)
     with ThreadPoolExecutor(1) as pool:
@@ -297,4 +260,4 @@ def test_closing_waits_for_nobody_who_connects(tmp_path: Path, monkeypatch: pyte
         closed.set()
         with pytest.raises(HostError, match="the connection was closed meanwhile"):
             waiting.result(20)
-    assert ended == [True]
+    assert ended.is_set() is connects

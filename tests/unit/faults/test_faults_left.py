@@ -14,23 +14,22 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from fault_lab import cluster_of, recording_hosts, refused
 from recording_host import RecordingHost
 
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.errors import FaultError
-from nomad_testkit.examples.example import Roles
 from nomad_testkit.faults import Fault, Faults
 from nomad_testkit.faults.book import FOLDER, Book
 from nomad_testkit.faults.left import require_undone, undo_left
 from nomad_testkit.faults.repairs import UNDO, Repairs
 
-ROLES = Roles(("servers",), ("servers",), ("clients",))
 ACTIVE = "ActiveState=active\nSubState=running\nResult=success\n\n1.00 1.00\n"
 
 
 @pytest.fixture
 def hosts() -> list[RecordingHost]:
-    made = [RecordingHost(number, "servers" if number < 2 else "clients") for number in range(1, 4)]
+    made = recording_hosts(servers=1, clients=2)
     for host in made:
         host.answers = {"systemctl show": ACTIVE, "stat -f": "1 1\n", "date +%s": "1.0\n", "sed": "T\n"}
     return made
@@ -42,7 +41,7 @@ def cluster(hosts: list[RecordingHost], tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("nomad_testkit.cluster.discovery.instances", lambda *_, **__: found)
     monkeypatch.setattr("nomad_testkit.faults.left.instances", lambda *_: found)
     monkeypatch.setattr(Cluster, "refresh", lambda _: None)
-    return Cluster("nt-1", MagicMock(), hosts, ROLES, "admin", tmp_path / "key")
+    return cluster_of(hosts, tmp_path, MagicMock())
 
 
 @pytest.fixture
@@ -130,11 +129,7 @@ def test_the_undo_does_from_the_disk_what_the_block_does(
 
 @pytest.mark.parametrize("books_of", [1, 2])
 def test_what_others_need_is_undone_first_whatever_was_done_first(
-    books_of: int,
-    faults: Faults,
-    hosts: list[RecordingHost],
-    cluster: Cluster,
-    monkeypatch: pytest.MonkeyPatch,
+    books_of: int, hosts: list[RecordingHost], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = [
         "make node eligible",
@@ -152,14 +147,9 @@ def test_what_others_need_is_undone_first_whatever_was_done_first(
             os.utime(books(cluster)[0], (1, 1))  # clearly before the other one
     die(cluster)
     assert len(books(cluster)) == books_of
-    assert [one.undo for one in undo_left(cluster)] == [
-        "start instances",
-        "remove nftables table",
-        "remove netem",
-        "thaw agent",
-        "start agent",
-        "make node eligible",
-    ]
+    assert ", ".join(one.undo for one in undo_left(cluster)) == (
+        "start instances, remove nftables table, remove netem, thaw agent, start agent, make node eligible"
+    )
     assert books(cluster) == []
 
 
@@ -174,12 +164,16 @@ def test_the_book_goes_with_the_last_fault(faults: Faults, hosts: list[Recording
 def test_a_run_without_a_folder_gets_no_fault(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> None:
     folder = cluster.key_path.parent
     folder.rename(folder.with_name("elsewhere"))
-    with (
-        pytest.raises(FaultError, match=f"{folder}, the folder of the run, is not there"),
-        faults.block_port(4647, hosts[0]),
-    ):
-        pytest.fail("it must not come here")
+    refused(faults.block_port(4647, hosts[0]), f"{folder}, the folder of the run, is not there")
     assert hosts[0].commands == ["nft list tables"]  # whether there is nft at all
+
+
+@pytest.fixture
+def blocked(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> RecordingHost:
+    """A host with a port that a killed process has left blocked."""
+    faults.block_port(4647, hosts[0]).__enter__()
+    die(cluster)
+    return hosts[0]
 
 
 def test_what_fails_stays_for_another_try_and_the_rest_is_undone(
@@ -198,41 +192,31 @@ def test_what_fails_stays_for_another_try_and_the_rest_is_undone(
 
 
 def test_a_host_that_is_no_more_has_nothing_to_undo(
-    faults: Faults, hosts: list[RecordingHost], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    blocked: RecordingHost, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults.block_port(4647, hosts[0]).__enter__()
-    die(cluster)
-    hosts[0].failing = "nft"
+    blocked.failing = "nft"
     monkeypatch.setattr("nomad_testkit.cluster.discovery.instances", lambda *_, **__: [])
     assert [one.state for one in undo_left(cluster)] == ["undone"]
 
 
-def test_an_undo_of_another_version_is_left_and_told(
-    faults: Faults, hosts: list[RecordingHost], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faults.block_port(4647, hosts[0]).__enter__()
-    die(cluster)
+@pytest.mark.usefixtures("blocked")
+def test_an_undo_of_another_version_is_left_and_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(UNDO, "remove nftables table")
     (found,) = undo_left(cluster)
     assert (found.state, "does not know 'remove nftables table'" in found.why) == ("left", True)
     assert len(books(cluster)) == 1
 
 
-def test_nothing_is_undone_in_a_run_that_is_to_be_destroyed(
-    faults: Faults, hosts: list[RecordingHost], cluster: Cluster
-) -> None:
-    faults.block_port(4647, hosts[0]).__enter__()
-    die(cluster)
-    hosts[0].commands.clear()
+def test_nothing_is_undone_in_a_run_that_is_to_be_destroyed(blocked: RecordingHost, cluster: Cluster) -> None:
+    blocked.commands.clear()
     assert [one.state for one in undo_left(cluster, only_name=True)] == ["left"]
-    assert (hosts[0].commands, len(books(cluster))) == ([], 1)
+    assert (blocked.commands, len(books(cluster))) == ([], 1)
 
 
+@pytest.mark.usefixtures("blocked")
 def test_of_several_that_look_at_once_one_undoes_and_none_goes_on_before(
-    faults: Faults, hosts: list[RecordingHost], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults.block_port(4647, hosts[0]).__enter__()
-    die(cluster)
     under_way, go_on, undone = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any, **__: Any) -> None:

@@ -5,36 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from fault_lab import cluster_of, recording_hosts, refused
 from recording_host import RecordingHost
 
-from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.errors import FaultError, HostError, UsageError
-from nomad_testkit.examples.example import Roles
 from nomad_testkit.faults import Fault, Faults
 from nomad_testkit.faults.book import FOLDER
 from nomad_testkit.faults.repairs import Repairs
 from nomad_testkit.ssh import CommandResult
 
-ROLES = Roles(("servers",), ("servers",), ("clients",))
-
 
 @pytest.fixture
 def hosts() -> list[RecordingHost]:
-    return [RecordingHost(number, "servers" if number < 4 else "clients") for number in range(1, 7)]
+    return recording_hosts(servers=3, clients=3)
 
 
 @pytest.fixture
 def faults(hosts: list[RecordingHost], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Faults:
-    cluster = Cluster("nt-1", cast("Any", None), hosts, ROLES, "admin", tmp_path / "no-key")
     monkeypatch.setattr("nomad_testkit.faults.repairs.gone", lambda *_: False)
-    return Faults(cluster)
+    return Faults(cluster_of(hosts, tmp_path))
 
 
-def test_everything_is_undone_in_reverse_and_what_fails_is_left_for_another_try() -> None:
+THROTTLED = ClientError({"Error": {"Code": "Throttling", "Message": "slower"}}, "StartInstances")
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    """Make a function that raises an error."""
+
+    def run(*_: object) -> None:
+        raise error
+
+    return run
+
+
+def test_everything_is_undone_in_reverse_whatever_fails_and_that_is_left_for_another_try() -> None:
     done: list[str] = []
     broken = True
 
@@ -52,32 +60,36 @@ def test_everything_is_undone_in_reverse_and_what_fails_is_left_for_another_try(
     broken = False
     assert repairs.run() == []
     assert (done, repairs.run()) == (["third", "first", "second"], [])
-
-
-def refusing(repairs: Repairs) -> None:
-    def refuse() -> None:
-        raise HostError("no route")
-
-    repairs.add("mend it", refuse)
+    repairs.add("ask AWS", raising(THROTTLED))
+    repairs.add("reach AWS", raising(EndpointConnectionError(endpoint_url="http://127.0.0.1:1")))
+    repairs.add("have a bug", raising(KeyError("name")))
+    assert repairs.run() == [
+        "have a bug: KeyError: 'name'",
+        'reach AWS: EndpointConnectionError: Could not connect to the endpoint URL: "http://127.0.0.1:1"',
+        "ask AWS: Throttling: slower",
+    ]
 
 
 def test_what_cannot_be_undone_is_an_error_or_a_note_of_the_one_before() -> None:
-    with pytest.raises(FaultError, match="could not be undone:\n- mend it: no route"), Fault("break it", refusing):
+    def make(repairs: Repairs) -> None:
+        repairs.add("mend it", raising(HostError("no route")))
+
+    with pytest.raises(FaultError, match="could not be undone:\n- mend it: no route"), Fault("break it", make):
         pass
-    with pytest.raises(ZeroDivisionError) as caught, Fault("break it", refusing):
+    with pytest.raises(ZeroDivisionError) as caught, Fault("break it", make):
         raise ZeroDivisionError
     assert caught.value.__notes__ == ["then what is left of a fault could not be undone:\n- mend it: no route"]
 
 
-def test_what_was_made_is_undone_where_the_rest_cannot_be() -> None:
+@pytest.mark.parametrize(("error", "why"), [(HostError("no route"), "no route"), (THROTTLED, "Throttling: slower")])
+def test_what_was_made_is_undone_where_the_rest_cannot_be(error: Exception, why: str) -> None:
     undone: list[str] = []
 
     def make(repairs: Repairs) -> None:
         repairs.add("mend it", lambda: undone.append("mended"))
-        raise HostError("no route")
+        raise error
 
-    with pytest.raises(FaultError, match="could not break it: no route"), Fault("break it", make):
-        pytest.fail("it must not come here")
+    refused(Fault("break it", make), f"could not break it: {why}")
     assert undone == ["mended"]
 
 
@@ -104,18 +116,20 @@ def test_a_partition_is_a_table_of_its_own_on_each_side(faults: Faults, hosts: l
         assert hosts[0].commands[-1].startswith("nft delete")
 
 
-def test_half_a_partition_is_undone(faults: Faults, hosts: list[RecordingHost]) -> None:
+def test_half_a_partition_is_undone_and_all_that_fails_at_once_is_told(
+    faults: Faults, hosts: list[RecordingHost]
+) -> None:
     hosts[1].failing = "nft -f"
-    with pytest.raises(FaultError, match="could not partition"), faults.isolate(hosts[0]):
-        pytest.fail("it must not come here")
+    refused(faults.isolate(hosts[0]), "could not partition")
     assert hosts[0].commands[-1].startswith("nft delete table")
+    hosts[2].failing = "nft -f"
+    error = refused(faults.isolate(hosts[0]), r"172\.31\.0\.2")
+    assert "172.31.0.3" in str(error.__notes__)
 
 
 def test_a_host_without_nftables_is_told_before_anything_is_done(faults: Faults, hosts: list[RecordingHost]) -> None:
     hosts[2].failing = "nft list tables"
-    fault = faults.isolate(hosts[0])
-    with pytest.raises(FaultError, match=r"i-3 .*install the package nftables"), fault:
-        pytest.fail("it must not come here")
+    refused(faults.isolate(hosts[0]), r"i-3 .*install the package nftables")
     assert not any("drop" in line for host in hosts for line in host.commands)
 
 
@@ -141,10 +155,7 @@ WRONG: dict[str, tuple[Callable[[Any, list[RecordingHost]], Fault], str]] = {
     "foreign": (lambda f, h: f.kill("nomad", RecordingHost(9, "servers")), r"i-9 .*not of cluster nt-1, whose hosts"),
     "both sides": (lambda f, h: f.partition(h[:2], h[1:3]), "a host on both sides: i-2 is in"),
     "no host": (lambda f, h: f.partition([], h[:1]), "a fault needs a host"),
-    "a name": (
-        lambda f, h: f.kill("nomad", "i-11"),
-        r"expected a Host of cluster nt-1, found 'i-11'; did you mean i-1",
-    ),
+    "a name": (lambda f, h: f.kill("nomad", "i-11"), "expected a Host of cluster nt-1, found 'i-11'; did you mean i-1"),
     "a list": (lambda f, h: f.isolate(h[:2]), r"expected a Host of cluster nt-1, found \[.*by \*hosts"),
     "all": (lambda f, h: f.isolate(*h), "expected hosts to leave others in nt-1, found all"),
     "agent": (lambda f, h: f.stop("vault", h[0]), "agent: expected consul or nomad, found 'vault'"),
@@ -186,11 +197,7 @@ def test_bad_input_is_refused_and_nothing_is_done(name: str, faults: Faults, hos
 
 def test_only_an_agent_that_runs_can_fail(faults: Faults, hosts: list[RecordingHost]) -> None:
     hosts[0].answers["systemctl show"] = "ActiveState=inactive\nSubState=dead\nResult=success\n\n1.00 1.00\n"
-    with (
-        pytest.raises(FaultError, match=r"nomad is inactive \(dead\); only an active unit"),
-        faults.stop("nomad", hosts[0]),
-    ):
-        pytest.fail("it must not come here")
+    refused(faults.stop("nomad", hosts[0]), r"nomad is inactive \(dead\); only an active unit")
     assert not any(line.startswith("systemctl stop") for line in hosts[0].commands)
 
 
@@ -198,69 +205,23 @@ def test_only_an_agent_that_runs_can_fail(faults: Faults, hosts: list[RecordingH
 def test_a_disk_that_would_take_too_much_is_refused(folder: str, faults: Faults, hosts: list[RecordingHost]) -> None:
     hosts[0].answers["stat -f"] = f"{50 * 2**18} 4096\n"  # 50 GiB
     hosts[0].answers["du -sx"] = f"{2**30} {folder}\n"
-    fault = faults.fill_disk(hosts[0], folder)
-    with pytest.raises(FaultError, match=f"51200 MiB are free in {folder}, and at most 1024 MiB"), fault:
-        pytest.fail("it must not come here")
+    refused(faults.fill_disk(hosts[0], folder), f"51200 MiB are free in {folder}, and at most 1024 MiB")
     assert not any("fallocate" in line or "mount" in line for line in hosts[0].commands)
     hosts[0].answers["stat -f"] = "1 4096\n"  # so that there is something to be seen
-    with pytest.raises(FaultError, match="4096 bytes are still free"), faults.fill_disk(hosts[0], folder):
-        pytest.fail("it never gets full")
+    refused(faults.fill_disk(hosts[0], folder), "4096 bytes are still free")
     assert any("fallocate" in line for line in hosts[0].commands)
 
 
 def test_a_container_has_no_clock_and_a_kernel_may_have_no_netem(faults: Faults, hosts: list[RecordingHost]) -> None:
     hosts[0].answers["systemd-detect-virt"] = "systemd-nspawn\n"
-    with pytest.raises(FaultError, match=r"a container \(systemd-nspawn\)"), faults.shift_clock(60, hosts[0]):
-        pytest.fail("it must not come here")
+    refused(faults.shift_clock(60, hosts[0]), r"a container \(systemd-nspawn\)")
     assert not any("date" in line for line in hosts[0].commands)
     hosts[1].answers = {"systemd-detect-virt": "none\n", "date +%s.%N": f"{time.time()}\n"}
     with faults.shift_clock(60, hosts[1]):
         assert "date -u -s @$(($(date +%s) + 60))" in hosts[1].commands
     hosts[0].failing = "dev=$(ip -o route get 172.31.0.2 | sed 's/.* dev \\([^ ]*\\).*/\\1/') && tc qdisc add"
-    with pytest.raises(FaultError, match="offers no netem"), faults.delay(0.1, hosts[0]):
-        pytest.fail("it must not come here")
+    refused(faults.delay(0.1, hosts[0]), "offers no netem")
     assert "tc qdisc del" in hosts[0].commands[-1]
-
-
-def test_each_step_is_undone_whatever_one_before_it_raised() -> None:
-    done: list[str] = []
-
-    def raising(error: Exception) -> Callable[[], None]:
-        def run() -> None:
-            raise error
-
-        return run
-
-    repairs = Repairs()
-    repairs.add("do the first", lambda: done.append("first"))
-    repairs.add(
-        "ask AWS", raising(ClientError({"Error": {"Code": "Throttling", "Message": "slower"}}, "StartInstances"))
-    )
-    repairs.add("reach AWS", raising(EndpointConnectionError(endpoint_url="http://127.0.0.1:1")))
-    repairs.add("have a bug", raising(KeyError("name")))
-    why = repairs.run()
-    assert done == ["first"]
-    assert why == [
-        "have a bug: KeyError: 'name'",
-        'reach AWS: EndpointConnectionError: Could not connect to the endpoint URL: "http://127.0.0.1:1"',
-        "ask AWS: Throttling: slower",
-    ]
-
-
-def test_what_aws_refuses_is_a_fault_that_cannot_be_made() -> None:
-    def make(repairs: Repairs) -> None:
-        raise ClientError({"Error": {"Code": "Throttling", "Message": "slower"}}, "StopInstances")
-
-    with pytest.raises(FaultError, match="could not stop it: Throttling: slower"), Fault("stop it", make):
-        pytest.fail("it must not come here")
-
-
-def test_all_that_fails_at_once_is_told(faults: Faults, hosts: list[RecordingHost]) -> None:
-    hosts[1].failing = hosts[2].failing = "nft -f"
-    with pytest.raises(FaultError) as caught, faults.isolate(hosts[0]):
-        pytest.fail("it must not come here")
-    assert "172.31.0.2" in str(caught.value)
-    assert "172.31.0.3" in str(caught.value.__notes__)
 
 
 def test_a_fault_is_in_the_run_folder_before_it_is_made(
@@ -283,11 +244,7 @@ def test_a_fault_is_in_the_run_folder_before_it_is_made(
 
 
 def test_no_fault_is_made_that_nobody_could_undo(hosts: list[RecordingHost], tmp_path: Path) -> None:
-    cluster = Cluster("nt-1", cast("Any", None), hosts, ROLES, "admin", tmp_path / "gone" / "no-key")
-    with (
-        pytest.raises(FaultError, match="the folder of the run, is not there"),
-        Faults(cluster).block_port(1, hosts[0]),
-    ):
-        pytest.fail("it must not come here")
+    faults = Faults(cluster_of(hosts, tmp_path / "gone"))
+    refused(faults.block_port(1, hosts[0]), "the folder of the run, is not there")
     assert not any("drop" in line for line in hosts[0].commands)
     assert not (tmp_path / "gone").exists()

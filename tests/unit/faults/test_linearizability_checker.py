@@ -47,12 +47,7 @@ LEGAL: dict[str, list[Operation]] = {
         got("b", 2, 10, 11),
     ],
     "touching ends are at the same time": [put("a", 0, 1), put("b", 2, 5), got("a", 1, 5, 6)],
-    "without an answer, done late": [
-        put("a", 0, 1),
-        lasting(put("b", 2, 3)),
-        got("a", 1, 50, 51),
-        got("b", 2, 60, 61),
-    ],
+    "without an answer, done late": [put("a", 0, 1), lasting(put("b", 2, 3)), got("a", 1, 50, 51), got("b", 2, 60, 61)],
     "without an answer, never done": [put("a", 0, 1), lasting(put("b", 2, 3)), got("a", 1, 50, 51)],
     "a cas without an answer, done": [
         put("a", 0, 1),
@@ -93,12 +88,7 @@ ILLEGAL: dict[str, tuple[list[Operation], tuple[int, ...]]] = {
     "what failed has an effect": ([lasting(put("a", 0, 1), "failed"), got("a", 1, 2, 3)], (1,)),
     "what is deleted": ([put("a", 0, 1), delete(2, 3), got("a", 1, 4, 5)], (0, 1, 2)),
     "two cas from one index": (
-        [
-            put("a", 0, 1),
-            got("a", 1, 2, 3),
-            cas("a", 1, "b", 4, 5, done=True),
-            cas("a", 1, "c", 6, 7, done=True),
-        ],
+        [put("a", 0, 1), got("a", 1, 2, 3), cas("a", 1, "b", 4, 5, done=True), cas("a", 1, "c", 6, 7, done=True)],
         (0, 2, 3),
     ),
     "a cas where there is none": ([put("a", 0, 1), cas(None, 0, "b", 2, 3, done=True)], (0, 1)),
@@ -189,19 +179,14 @@ def test_a_file_that_cannot_be_read_is_told(checker: Path, tmp_path: Path) -> No
         judge(checker, tmp_path / "broken.jsonl")
 
 
-def test_without_go_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golang, "_find_go", lambda: None)
-    with pytest.raises(
-        PreflightError, match=r"Go, to build linearizability-checker: install Go from https://go\.dev/dl"
-    ):
-        get_checker(Cache(tmp_path), print)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_one_that_is_in_the_cache_needs_no_go(checker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_not_in_the_cache_needs_go(checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golang, "_find_go", lambda: None)
     assert lacking(Cache()) == []
     assert get_checker(Cache(), print) == checker
+    told = r"Go, to build linearizability-checker: install Go from https://go\.dev/dl"
+    with pytest.raises(PreflightError, match=told):
+        get_checker(Cache(tmp_path), print)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_source_is_built_anew(tmp_path: Path, checker: Path, monkeypatch: pytest.MonkeyPatch) -> None:

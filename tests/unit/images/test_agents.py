@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import io
 import os
 import platform
@@ -15,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from file_site import BREAKS_OFF, FileSite, file_site
 
 from nomad_testkit.errors import AgentSourceError
 from nomad_testkit.images.agents import (
@@ -98,67 +97,27 @@ def lines() -> list[str]:
     return []
 
 
-class ReleaseSite:
-    """A release site on the loopback: what `files` holds by path, after the failures that `failures` lists."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.failures: list[int] = []
-        self.requests: list[str] = []
-
-    def publish(self, name: str, version: str, content: bytes, *, architecture: str = HERE) -> None:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("LICENSE.txt", "terms")
-            archive.writestr(name, content)
-        zip_name = f"{name}_{version}_linux_{architecture}.zip"
-        self.files[f"/{name}/{version}/{zip_name}"] = buffer.getvalue()
-        sums = f"{hashlib.sha256(buffer.getvalue()).hexdigest()}  {zip_name}\n"
-        self.files[f"/{name}/{version}/{name}_{version}_SHA256SUMS"] = f"{'0' * 64}  other.zip\n{sums}".encode()
+def publish(site: FileSite, name: str, version: str, content: bytes, *, architecture: str = HERE) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("LICENSE.txt", "terms")
+        archive.writestr(name, content)
+    publish_zip(site, name, version, buffer.getvalue(), architecture)
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def __init__(self, site: ReleaseSite, *args: object) -> None:
-        self.site = site
-        super().__init__(*args)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        self.site.requests.append(self.path)
-        content = self.site.files.get(self.path)
-        if self.site.failures:
-            status = self.site.failures.pop(0)
-            if status == 200 and content is not None:  # a connection that breaks off
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content[: len(content) // 2])
-                self.close_connection = True
-                return
-            self.send_error(status)
-        elif content is None:
-            self.send_error(404)
-        else:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+def publish_zip(site: FileSite, name: str, version: str, content: bytes, architecture: str = HERE) -> None:
+    zip_name = f"{name}_{version}_linux_{architecture}.zip"
+    site.files[f"/{name}/{version}/{zip_name}"] = content
+    sums = f"{'0' * 64}  other.zip\n{hashlib.sha256(content).hexdigest()}  {zip_name}\n"
+    site.files[f"/{name}/{version}/{name}_{version}_SHA256SUMS"] = sums.encode()
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseSite]:
-    served = ReleaseSite()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, served))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("NOMAD_TESTKIT_RELEASES_URL", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield served
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileSite]:
+    with file_site() as served:
+        monkeypatch.setenv("NOMAD_TESTKIT_RELEASES_URL", f"{served.url}/")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield served
 
 
 @pytest.fixture
@@ -169,17 +128,15 @@ def no_go(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what a binary is
 
 
-@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
-def test_the_elf_header_tells_the_architecture(binary: Callable[[bytes], Path], architecture: str) -> None:
-    assert elf_architecture(binary(program("", architecture))) == architecture
-
-
-def test_an_architecture_that_is_not_supported_is_still_named(binary: Callable[[bytes], Path]) -> None:
+def test_the_elf_header_tells_the_architecture(binary: Callable[[bytes], Path]) -> None:
+    for architecture in ("amd64", "arm64"):
+        assert elf_architecture(binary(program("", architecture))) == architecture
     header = bytearray(program("", "amd64")[:20])
     header[18:20] = struct.pack("<H", 243)
     assert elf_architecture(binary(bytes(header))) == "riscv64"
     header[5], header[18:20] = 2, struct.pack(">H", 22)  # big-endian
     assert elf_architecture(binary(bytes(header))) == "s390x"
+    assert elf_architecture(Path("/proc/self/exe")) == machine_architecture() == HERE
 
 
 @pytest.mark.parametrize(
@@ -195,10 +152,6 @@ def test_what_is_no_executable_is_refused(binary: Callable[[bytes], Path], conte
         elf_architecture(binary(content))
 
 
-def test_this_machines_own_python_is_for_this_machine() -> None:
-    assert elf_architecture(Path("/proc/self/exe")) == machine_architecture() == HERE
-
-
 def test_a_machine_that_is_not_supported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(AgentSourceError, match=r"is riscv64; .* amd64 and arm64"):
@@ -206,17 +159,14 @@ def test_a_machine_that_is_not_supported_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_binary_is_asked_for_its_version(binary: Callable[[bytes], Path]) -> None:
-    assert reported_version(binary(program("Nomad v1.6.1\nBuildDate 2023\n"))) == ("nomad", "1.6.1")
     assert reported_version(binary(program("Consul v1.14.0-dev+ent\n"))) == ("consul", "1.14.0-dev+ent")
-
-
-def test_a_binary_that_cannot_be_run_is_told(binary: Callable[[bytes], Path]) -> None:
-    path = binary(program("Nomad v1.6.1"))
+    with pytest.raises(AgentSourceError, match=r"said 'hello', expected e.g. 'Consul v1.14.0'"):
+        reported_version(binary(program("hello")))
+    path = binary(program("Nomad v1.6.1\nBuildDate 2023\n"))
+    assert reported_version(path) == ("nomad", "1.6.1")
     path.chmod(0o644)
     with pytest.raises(AgentSourceError, match="cannot be run: Permission denied; chmod"):
         reported_version(path)
-    with pytest.raises(AgentSourceError, match=r"said 'hello', expected e.g. 'Consul v1.14.0'"):
-        reported_version(binary(program("hello")))
 
 
 # --- a binary that the user names
@@ -263,17 +213,14 @@ def test_a_given_path_without_a_file_is_refused(tmp_path: Path, cache: Cache) ->
 # --- the official release
 
 
-def test_a_release_is_downloaded_checked_and_cached(site: ReleaseSite, cache: Cache, lines: list[str]) -> None:
+def test_a_release_is_downloaded_checked_and_cached(site: FileSite, cache: Cache, lines: list[str]) -> None:
     content = program("Nomad v9.9.9\n")
-    site.publish("nomad", "9.9.9", content)
+    publish(site, "nomad", "9.9.9", content)
     agent = get_agent("nomad", "9.9.9", cache=cache, progress=lines.append)
-    assert agent.source == "release"
-    assert agent.path.read_bytes() == content
-    assert agent.path.stat().st_mode & 0o777 == 0o755
-    assert agent.sha256 == hashlib.sha256(content).hexdigest()
+    assert agent == Agent("nomad", "9.9.9", agent.path, hashlib.sha256(content).hexdigest(), "release")
+    assert (agent.path.read_bytes(), agent.path.stat().st_mode & 0o777) == (content, 0o755)
     assert sorted(path.name for path in agent.path.parent.iterdir()) == ["agent.json", "nomad"]
     assert lines[0].startswith("downloading nomad 9.9.9 from http://127.0.0.1")
-
     site.files.clear()
     site.requests.clear()
     assert get_agent("nomad", "9.9.9", cache=cache, progress=lines.append) == agent
@@ -281,17 +228,16 @@ def test_a_release_is_downloaded_checked_and_cached(site: ReleaseSite, cache: Ca
     assert site.requests == []
 
 
-def test_preflight_asks_for_checksums_only(site: ReleaseSite, cache: Cache) -> None:
-    site.publish("nomad", "9.9.9", program("Nomad v9.9.9\n"))
+def test_preflight_asks_for_checksums_only(site: FileSite, cache: Cache) -> None:
+    publish(site, "nomad", "9.9.9", program("Nomad v9.9.9\n"))
     assert preflight("nomad", "9.9.9", cache=cache) == []
     assert site.requests == ["/nomad/9.9.9/nomad_9.9.9_SHA256SUMS"]
 
 
-def test_a_wrong_checksum_is_refused_with_both_values(site: ReleaseSite, cache: Cache) -> None:
-    site.publish("nomad", "1.6.1", program("Nomad v1.6.1\n"))
+def test_a_wrong_checksum_is_refused_with_both_values(site: FileSite, cache: Cache) -> None:
+    publish(site, "nomad", "1.6.1", program("Nomad v1.6.1\n"))
     sums = site.files["/nomad/1.6.1/nomad_1.6.1_SHA256SUMS"]
-    right = sums.split()[2].decode()
-    wrong = "f" * 64
+    right, wrong = sums.split()[2].decode(), "f" * 64
     site.files["/nomad/1.6.1/nomad_1.6.1_SHA256SUMS"] = sums.replace(right.encode(), wrong.encode())
     # No build instead: somebody may have changed the zip, and the user must know.
     with pytest.raises(AgentSourceError, match=f"has SHA-256 {right}, its SHA256SUMS says {wrong}"):
@@ -307,27 +253,21 @@ def test_a_wrong_checksum_is_refused_with_both_values(site: ReleaseSite, cache: 
     ],
 )
 def test_a_release_that_is_not_what_its_name_says_is_refused(
-    site: ReleaseSite, cache: Cache, content: bytes, told: str
+    site: FileSite, cache: Cache, content: bytes, told: str
 ) -> None:
-    site.publish("nomad", "9.9.9", content)
+    publish(site, "nomad", "9.9.9", content)
     with pytest.raises(AgentSourceError, match=told):
         get_agent("nomad", "9.9.9", cache=cache, progress=print)
 
 
-def test_a_zip_without_the_binary_is_refused(site: ReleaseSite, cache: Cache) -> None:
-    site.publish("nomad", "9.9.9", b"")
-    path = f"/nomad/9.9.9/nomad_9.9.9_linux_{HERE}.zip"
-    right = hashlib.sha256(site.files[path]).hexdigest()
-    site.files[path] = b"not a zip"
-    wrong = hashlib.sha256(b"not a zip").hexdigest()
-    sums = "/nomad/9.9.9/nomad_9.9.9_SHA256SUMS"
-    site.files[sums] = site.files[sums].replace(right.encode(), wrong.encode())
+def test_a_zip_without_the_binary_is_refused(site: FileSite, cache: Cache) -> None:
+    publish_zip(site, "nomad", "9.9.9", b"not a zip")
     with pytest.raises(AgentSourceError, match="holds no nomad binary: File is not a zip file"):
         get_agent("nomad", "9.9.9", cache=cache, progress=print)
 
 
 @pytest.mark.usefixtures("no_go")
-def test_when_no_source_has_it_the_reason_of_each_is_told(site: ReleaseSite, cache: Cache) -> None:
+def test_when_no_source_has_it_the_reason_of_each_is_told(site: FileSite, cache: Cache) -> None:
     told = (
         r"nomad 9.9.9 cannot be had. Release: .*HTTP 404.* Build: lacks a go.mod to build nomad 9.9.9 from "
         r"\(there is one for 1.6.1\)"
@@ -343,8 +283,8 @@ def test_when_no_source_has_it_the_reason_of_each_is_told(site: ReleaseSite, cac
 
 
 @pytest.mark.usefixtures("no_go")
-def test_a_site_that_lists_no_zip_for_this_machine_is_told(site: ReleaseSite, cache: Cache) -> None:
-    site.publish("nomad", "9.9.9", b"", architecture=ELSEWHERE)
+def test_a_site_that_lists_no_zip_for_this_machine_is_told(site: FileSite, cache: Cache) -> None:
+    publish(site, "nomad", "9.9.9", b"", architecture=ELSEWHERE)
     with pytest.raises(AgentSourceError, match=f"SHA256SUMS lists no nomad_9.9.9_linux_{HERE}.zip"):
         get_agent("nomad", "9.9.9", cache=cache, progress=print)
 
@@ -357,14 +297,14 @@ def test_a_site_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyP
 
 
 def test_a_site_that_is_busy_or_breaks_off_is_asked_again(
-    site: ReleaseSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: FileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "_RETRY_SECONDS", 0.01)
     content = program("Nomad v9.9.9\n")
-    site.publish("nomad", "9.9.9", content)
+    publish(site, "nomad", "9.9.9", content)
     site.failures = [503]
     sha256 = release.published_sha256("nomad", "9.9.9", HERE)
-    site.failures = [429, 200]
+    site.failures = [429, BREAKS_OFF]
     path = release.download("nomad", "9.9.9", HERE, sha256, tmp_path, print)
     assert path.read_bytes() == content
     assert len(site.requests) == 5
@@ -373,31 +313,26 @@ def test_a_site_that_is_busy_or_breaks_off_is_asked_again(
 # --- what a program is
 
 
-def test_a_program_says_itself_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "anything"
-    path.write_bytes(program("Nomad v1.6.2\n"))
-    path.chmod(0o755)
-    found = identify(path)
-    assert (found.name, found.version, found.path, found.source) == ("nomad", "1.6.2", path, "given")
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+def test_a_program_says_itself_what_it_is(binary: Callable[[bytes], Path]) -> None:
+    content = program("Nomad v1.6.2\n")
+    path = binary(content)
+    assert identify(path) == Agent("nomad", "1.6.2", path, hashlib.sha256(content).hexdigest(), "given")
+    path.unlink()
+    with pytest.raises(AgentSourceError, match="is not there; name an executable file"):
+        identify(path)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "is not there; name an executable file"),
         (b"#!/bin/sh\necho Consul v1.14.0\n", "is not a Linux executable"),
         (program("Vault v1.12.0\n"), "is vault; expected consul or nomad"),
         (program("Consul v1.14.0\n", ELSEWHERE), f"is for architecture {ELSEWHERE}, this machine needs {HERE}"),
     ],
 )
-def test_what_is_neither_agent_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
-    path = tmp_path / "anything"
-    if content is not None:
-        path.write_bytes(content)
-        path.chmod(0o755)
+def test_what_is_neither_agent_is_refused(binary: Callable[[bytes], Path], content: bytes, said: str) -> None:
     with pytest.raises(AgentSourceError, match=said):
-        identify(path)
+        identify(binary(content))
 
 
 # --- a build with Go
@@ -436,11 +371,6 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
     return fake
 
 
-def test_the_pinned_versions_are_the_defaults() -> None:
-    assert build.pinned_versions("consul") == ("1.13.9", DEFAULT_CONSUL)
-    assert build.pinned_versions("nomad") == (DEFAULT_NOMAD,)
-
-
 @pytest.mark.parametrize(("name", "version"), [("consul", "1.13.9"), ("consul", "1.14.0"), ("nomad", "1.6.1")])
 def test_what_is_pinned_is_what_its_folder_says(name: AgentName, version: str) -> None:
     folder = Path(build.__file__).parent / "gomod" / name / version
@@ -449,12 +379,14 @@ def test_what_is_pinned_is_what_its_folder_says(name: AgentName, version: str) -
 
 
 def test_each_version_of_an_agent_has_a_place_of_its_own_in_the_cache() -> None:
+    assert build.pinned_versions("consul") == ("1.13.9", DEFAULT_CONSUL)
+    assert build.pinned_versions("nomad") == (DEFAULT_NOMAD,)
     digests = {build.recipe_digest("consul", version) for version in build.pinned_versions("consul")}
     assert len({*digests, build.recipe_digest("nomad", DEFAULT_NOMAD)}) == 3
 
 
 def test_without_a_release_it_is_built_and_cached(
-    site: ReleaseSite, go: FakeGo, cache: Cache, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: FileSite, go: FakeGo, cache: Cache, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "built").write_bytes(program("Consul v1.14.0\n"))
     go.answers("go1.26.8 local", f'ls go.mod go.sum && cp \'{tmp_path}/built\' "$out" && chmod 755 "$out"')
@@ -474,7 +406,6 @@ def test_without_a_release_it_is_built_and_cached(
     assert "no release of consul 1.14.0" in lines[0]
     assert "HTTP 404" in lines[0]
     assert lines[1].startswith(f"building consul 1.14.0 with {go.path}")
-
     go.answers("go1.26.8 local", "exit 1")
     site.requests.clear()
     assert get_agent("consul", "1.14.0", cache=cache, progress=lines.append) == agent
@@ -501,7 +432,7 @@ def test_a_build_tells_how_far_it_is(
     assert lines[-1].startswith("a build of nomad 1.6.1: ")
 
 
-def test_a_build_that_fails_shows_what_go_said(site: ReleaseSite, go: FakeGo, cache: Cache) -> None:
+def test_a_build_that_fails_shows_what_go_said(site: FileSite, go: FakeGo, cache: Cache) -> None:
     go.answers("go1.26.8 local", "echo 'go: example.com/a: no such host'; exit 3")
     with pytest.raises(AgentSourceError, match=r"(?s)ended with status 3; .*go: example.com/a: no such host"):
         get_agent("nomad", "1.6.1", cache=cache, progress=print)
@@ -509,7 +440,7 @@ def test_a_build_that_fails_shows_what_go_said(site: ReleaseSite, go: FakeGo, ca
 
 
 def test_a_build_that_reports_another_version_is_refused(
-    site: ReleaseSite, go: FakeGo, cache: Cache, tmp_path: Path
+    site: FileSite, go: FakeGo, cache: Cache, tmp_path: Path
 ) -> None:
     (tmp_path / "built").write_bytes(program("Nomad v1.6.1-dev\n"))
     go.answers("go1.26.8 local", f'cp \'{tmp_path}/built\' "$out"; chmod 755 "$out"')
@@ -551,20 +482,18 @@ def test_an_interrupted_build_ends_gos_children_too(
         ("go1.24 local", None),
         ("devel go1.27-abcdef local", None),
         ("go1.22.2 auto", None),  # fetches the release that go.mod asks for
-        ("go1.22.2 local", "(.*go is 1.22)"),
-        ("go1.19.8", "(.*go is 1.19)"),
+        ("go1.22.2 local", "go is 1.22"),
+        ("go1.19.8", "go is 1.19"),
         ("", "does not work"),
     ],
 )
 def test_a_go_that_is_too_old_is_told(go: FakeGo, environment: str, told: str | None) -> None:
     go.answers(environment, "exit 1")
     missing = build.lacking("consul", "1.14.0")
-    if told is None:
-        assert missing == []
-    else:
-        (one,) = missing
+    assert bool(missing) is (told is not None)
+    for one in missing:
         assert one.what.startswith("Go 1.24 or newer, to build consul (")
-        assert told.strip("(.*)") in one.what
+        assert str(told) in one.what
         assert "https://go.dev/dl/" in one.remedy
 
 

@@ -3,49 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from consul_tokens import POLICIES, Tokens
-from host_commons import Answer, Service, Waiting
+from fake_host import FakeAgent
+from host_commons import Waiting
 
 MANAGEMENT, AGENT, NOMAD = "management-secret", "agent-secret", "nomad-secret"
 
 
-class FakeConsul(Service):
+class FakeConsul(FakeAgent):
     """A Consul that knows some tokens and policies, and may answer a path in another way."""
 
     def __init__(self, *known: str, policies: tuple[str, ...] = (), answer: tuple[str, int, str] | None = None) -> None:
-        super().__init__("127.0.0.1", 8500)
-        self.known, self.policies, self.answer = set(known), set(policies), answer
+        super().__init__({answer[0]: answer[1:]} if answer else {})
+        self.known, self.policies = set(known), set(policies)
         self.made: list[Any] = []
         self.given: list[tuple[str | None, Any]] = []
 
-    def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
-    ) -> Answer:
-        token = (headers or {})["X-Consul-Token"]
-        if self.answer and path == self.answer[0]:
-            return Answer(self.answer[1], self.answer[2].encode())
+    def answer(self, method: str, path: str) -> tuple[int, str] | None:
+        token = self.headers[-1]["X-Consul-Token"]
+        if path in self.answers:
+            return self.answers[path]
         if path == "/v1/acl/token/self":
-            return Answer(200, b"{}") if token in self.known else Answer(403, b"ACL not found")
+            return (200, "{}") if token in self.known else (403, "ACL not found")
         assert method == "PUT"
-        sent = json.loads(body or b"")
+        sent = json.loads(self.bodies[-1] or b"")
         if path == "/v1/agent/token/agent":
             self.given.append((token, sent))
-            return Answer(200, b"")
+            return 200, ""
         assert token == MANAGEMENT
         if path == "/v1/acl/policy":
             if sent["Name"] in self.policies:
-                return Answer(500, f"Invalid Policy: A Policy with Name {sent['Name']!r} already exists".encode())
+                return 500, f"Invalid Policy: A Policy with Name {sent['Name']!r} already exists"
             self.policies.add(sent["Name"])
             assert sent["Rules"] == POLICIES[sent["Name"]]
         else:
             assert path == "/v1/acl/token"
             self.known.add(sent["SecretID"])
             self.made.append(sent)
-        return Answer(200, b"{}")
+        return 200, "{}"
 
 
 def test_the_tokens_that_consul_does_not_know_are_made() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
 import ssl
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_host import FakeClock
 from host_commons import UNREACHABLE, HostFault, Service, Tls, Waiting, wait_until
+from local_server import QuietHandler, serving
 
 from nomad_testkit.ec2.vpc.certificates import CertificateAuthority
 
@@ -33,26 +33,22 @@ def test_wait_gives_the_value_and_logs_each_change_once(capsys: pytest.CaptureFi
     ]
 
 
-def test_wait_that_ends_says_what_was_wanted_and_seen() -> None:
+@pytest.mark.parametrize(
+    ("error", "message", "slept"),
+    [
+        (Waiting("no leader"), "^gave up after 7 s of waiting for a leader: no leader$", [1, 1.5, 2.25, 2.25]),
+        (HostFault("the unit has failed"), "^the unit has failed$", []),
+    ],
+)
+def test_how_a_wait_ends(error: Exception, message: str, slept: list[float]) -> None:
     clock = FakeClock()
 
     def probe() -> None:
-        raise Waiting("no leader")
+        raise error
 
-    with pytest.raises(HostFault, match=r"^gave up after 7 s of waiting for a leader: no leader$"):
+    with pytest.raises(HostFault, match=message):
         wait_until("a leader", probe, 7, clock=clock, interval=1, longest=4)
-    assert clock.slept == [1, 1.5, 2.25, 2.25]
-
-
-def test_wait_ends_at_once_for_a_fault() -> None:
-    clock = FakeClock()
-
-    def probe() -> None:
-        raise HostFault("the unit has failed")
-
-    with pytest.raises(HostFault, match="the unit has failed"):
-        wait_until("the unit", probe, 100, clock=clock)
-    assert clock.slept == []
+    assert clock.slept == slept
 
 
 def _serve(answers_per_connection: list[int]) -> tuple[int, threading.Thread, socket.socket]:
@@ -93,13 +89,9 @@ def test_a_service_that_answers_nothing_is_unreachable() -> None:
 
 
 @pytest.fixture
-def authority() -> CertificateAuthority:
-    return CertificateAuthority("test", days=1)
-
-
-@pytest.fixture
-def tls_port(authority: CertificateAuthority, tmp_path: Path) -> Iterator[int]:
+def tls_port(tmp_path: Path) -> Iterator[int]:
     """A server whose certificate is for `server.us-east-1.nomad`, and which wants to see one of its callers."""
+    authority = CertificateAuthority("test", days=1)
     made = authority.issue(["server.us-east-1.nomad"], client=True)
     for name, pem in (("ca", authority.cert_pem), ("cert", made.cert_pem), ("key", made.key_pem)):
         (tmp_path / f"{name}.pem").write_text(pem)
@@ -107,27 +99,12 @@ def tls_port(authority: CertificateAuthority, tmp_path: Path) -> Iterator[int]:
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
-            said = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(said)
+            self.answer(200, self.body())
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with serving(Handler, context) as port:
+        yield port
 
 
 def tls(folder: Path, **options: str) -> Tls:

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from fake_host import FakeClock
-from host_commons import Answer, Service, Waiting
+from fake_host import FakeAgent, FakeClock
+from host_commons import Waiting
 from wait_for_consul import Consul, main, nomad_leader
 
 NO_LEADER = (200, '""')
-
-
-class FakeService(Service):
-    def __init__(self, answers: Mapping[str, tuple[int, str] | None]) -> None:
-        super().__init__("127.0.0.1", 8500)
-        self.answers = answers
-        self.tokens: set[str | None] = set()
-
-    def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
-    ) -> Answer:
-        assert method == "GET"
-        self.tokens.add((headers or {}).get("X-Consul-Token"))
-        answer = self.answers[path]
-        if answer is None:
-            raise ConnectionRefusedError("Connection refused")
-        return Answer(answer[0], answer[1].encode())
 
 
 def consul(**answers: tuple[int, str] | None) -> Consul:
@@ -39,20 +21,19 @@ def consul(**answers: tuple[int, str] | None) -> Consul:
         "registered": "/v1/health/service/nomad?tag=http",
         "passing": "/v1/health/service/nomad?tag=http&passing",
     }
-    return Consul(FakeService({paths[name]: answer for name, answer in answers.items()}))
+    return Consul(FakeAgent({paths[name]: answer for name, answer in answers.items()}))
 
 
 MEMBERS = json.dumps(
     [
-        {"Name": "i-1", "Status": 1, "Tags": {"role": "consul"}},
-        {"Name": "i-2", "Status": 4, "Tags": {"role": "consul"}},
-        {"Name": "i-3", "Status": 1, "Tags": {"role": "node"}},
+        {"Name": name, "Status": status, "Tags": {"role": role}}
+        for name, status, role in (("i-1", 1, "consul"), ("i-2", 4, "consul"), ("i-3", 1, "node"))
     ]
 )
 PASSING = json.dumps(
     [
-        {"Node": {"Address": "172.31.16.5"}, "Service": {"Address": "", "Port": 4646}},
-        {"Node": {"Address": "172.31.32.5"}, "Service": {"Address": "172.31.32.6", "Port": 4646}},
+        {"Node": {"Address": node}, "Service": {"Address": own, "Port": 4646}}
+        for node, own in (("172.31.16.5", ""), ("172.31.32.5", "172.31.32.6"))
     ]
 )
 
@@ -69,14 +50,18 @@ def test_no_leader_is_status_1_and_says_who_is_there(capsys: pytest.CaptureFixtu
     )
 
 
-def test_a_client_that_has_not_joined_yet_is_waited_for() -> None:
-    with pytest.raises(Waiting, match=r"Consul says 'No known Consul servers' \(HTTP 500\)"):
-        consul(leader=(500, "No known Consul servers")).leader()
-
-
-def test_no_consul_is_waited_for() -> None:
-    with pytest.raises(Waiting, match=r"Consul does not answer on \S+:8500 \(Connection refused\)"):
-        consul(leader=None).leader()
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((500, "No known Consul servers"), r"Consul says 'No known Consul servers' \(HTTP 500\)"),
+        (None, r"Consul does not answer on \S+:8500 \(Connection refused\)"),
+    ],
+)
+def test_a_client_that_has_not_joined_yet_and_no_consul_are_waited_for(
+    answer: tuple[int, str] | None, message: str
+) -> None:
+    with pytest.raises(Waiting, match=message):
+        consul(leader=answer).leader()
 
 
 def test_servers_are_where_their_service_or_else_their_node_is() -> None:
@@ -86,9 +71,9 @@ def test_servers_are_where_their_service_or_else_their_node_is() -> None:
 def _leader(nomad: tuple[int, str] | None, registered: str = PASSING, passing: str = PASSING) -> list[str]:
     connected = []
 
-    def connect(host: str, port: int) -> Service:
+    def connect(host: str, port: int) -> FakeAgent:
         connected.append(f"{host}:{port}")
-        return FakeService({"/v1/status/leader": nomad})
+        return FakeAgent({"/v1/status/leader": nomad})
 
     nomad_leader(consul(registered=(200, registered), passing=(200, passing)), connect)
     return connected
@@ -116,20 +101,24 @@ def test_no_registered_server_is_waited_for() -> None:
         _leader(None, registered="[]")
 
 
+def tokens(service: FakeAgent) -> set[str | None]:
+    return {headers.get("X-Consul-Token") for headers in service.headers}
+
+
 def test_the_units_token_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "hidden")
-    service = FakeService({"/v1/status/leader": (200, '"a"')})
+    service = FakeAgent({"/v1/status/leader": (200, '"a"')})
     Consul(service).leader()
-    assert service.tokens == {"hidden"}
+    assert tokens(service) == {"hidden"}
 
 
 def test_a_token_of_its_own_has_to_be_known_too() -> None:
-    answers: dict[str, tuple[int, str] | None] = {"/v1/status/leader": (200, '"a"')}
-    service = FakeService({**answers, "/v1/acl/token/self": (403, "ACL not found")})
+    service = FakeAgent({"/v1/status/leader": (200, '"a"'), "/v1/acl/token/self": (403, "ACL not found")})
     with pytest.raises(Waiting, match=r"Consul says 'ACL not found' \(HTTP 403\)"):
         Consul(service, token="hidden").leader()
-    Consul(FakeService({**answers, "/v1/acl/token/self": (200, "{}")}), token="hidden").leader()
-    assert service.tokens == {"hidden"}
+    service.answers["/v1/acl/token/self"] = (200, "{}")
+    Consul(service, token="hidden").leader()
+    assert tokens(service) == {"hidden"}
 
 
 def test_settings_tell_where_consul_is(tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import host_install
 import install_consul
 import install_nomad
 import pytest
-from fake_host import SCRIPTS, FakeHost
+from fake_host import SCRIPTS, FakeHost, usage_of
+from file_site import FileSite, file_site
 from host_commons import HostFault
 
 SCRIPT = "#!/bin/sh\necho 'Consul v1.14.0'\n"
@@ -42,28 +42,22 @@ def consul(host: FakeHost, tmp_path: Path, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        ([], "one of --version and --download-url is required"),
-        (["--version", "1.14.0", "--download-url", "https://a/b.zip"], "exclude each other"),
-        (["--version", "v1.14.0"], "'v1.14.0' is refused; expected a version such as 1.2.3, without a v"),
-        (["--download-url", "ftp://a/b.zip"], "expected a URL that begins with https://, http:// or file://"),
-        (["--download-url", "http://a/b.zip"], "--download-url with http:// needs --sha256"),
-        (["--version", "1.14.0", "--sha256", "abc"], "'abc' is refused; expected 64 hexadecimal digits"),
-        (["--version", "1.14.0", "--path", "opt"], "'opt' is refused; expected an absolute path"),
-        (["--version", "1.14.0", "--cert-file-path", "/c"], "--key-file-path belong together"),
-        (
-            ["--version", "1.14.0", "--ca-file-path", "/nonexistent"],
-            "'/nonexistent' is refused; expected a file",
-        ),
-        (["--version", "1.14.0", "--verbose"], "unrecognized arguments: --verbose"),
+        ("", "one of --version and --download-url is required"),
+        ("--version 1.14.0 --download-url https://a/b.zip", "exclude each other"),
+        ("--version v1.14.0", "'v1.14.0' is refused; expected a version such as 1.2.3, without a v"),
+        ("--download-url ftp://a/b.zip", "expected a URL that begins with https://, http:// or file://"),
+        ("--download-url http://a/b.zip", "--download-url with http:// needs --sha256"),
+        ("--version 1.14.0 --sha256 abc", "'abc' is refused; expected 64 hexadecimal digits"),
+        ("--version 1.14.0 --path opt", "'opt' is refused; expected an absolute path"),
+        ("--version 1.14.0 --cert-file-path /c", "--key-file-path belong together"),
+        ("--version 1.14.0 --ca-file-path /nonexistent", "'/nonexistent' is refused; expected a file"),
+        ("--version 1.14.0 --verbose", "unrecognized arguments: --verbose"),
     ],
 )
-def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        host_install.parse_install("consul", arguments)
-    said = capsys.readouterr().err
-    assert caught.value.code == 2
+def test_bad_options_end_with_usage(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = usage_of(partial(host_install.parse_install, "consul"), options, capsys)
     assert said.startswith("usage: install-consul")
     assert message in said
 
@@ -72,21 +66,17 @@ def test_consul_is_laid_out_as_upstream_does(host: FakeHost, tmp_path: Path) -> 
     url, digest = make_zip(tmp_path / "consul.zip")
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (tmp_path / name).write_text(name)
-    tls = [
-        f"--{name}-file-path={tmp_path}/{file}.pem" for name, file in (("ca", "ca"), ("cert", "cert"), ("key", "key"))
-    ]
+    tls = [f"--{name}-file-path={tmp_path}/{name}.pem" for name in ("ca", "cert", "key")]
     assert consul(host, tmp_path, "--download-url", url, "--sha256", digest, *tls) == 0
     opt = tmp_path / "opt"
     assert host.commands[0].startswith("useradd --system")
     assert host.commands[0].endswith(" consul")
     assert (opt / "bin" / "consul").read_text() == SCRIPT
-    assert (opt / "bin" / "consul").stat().st_mode & 0o777 == 0o755
-    assert (opt / "bin" / "run-consul").stat().st_mode & 0o777 == 0o755
+    for file, mode in (("bin/consul", 0o755), ("bin/run-consul", 0o755), ("tls/key.pem", 0o600)):
+        assert (opt / file).stat().st_mode & 0o777 == mode
     assert (opt / "bin" / "run-consul").read_text().startswith(f"#!{sys.executable} -ES\n")
-    assert list((opt / "data").iterdir()) == []
-    assert list((opt / "config").iterdir()) == []
+    assert list((opt / "data").iterdir()) == list((opt / "config").iterdir()) == []
     assert (opt / "tls" / "ca" / "ca.pem").read_text() == "ca.pem"
-    assert (opt / "tls" / "key.pem").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "links" / "consul").resolve() == opt / "bin" / "consul"
     for name in ("opt", "bin", "config", "data", "tls", "ca", "run-consul", "key.pem"):
         assert host.owners[name] == "consul"
@@ -138,27 +128,36 @@ def test_a_wrong_checksum_shows_both_and_installs_nothing(
     [
         (b"<html>an error page</html>", "is not a zip file"),
         (None, "No such file or directory"),
+        ("nomad", "has no file `consul` in it"),
     ],
 )
-def test_a_download_that_is_no_zip_is_refused(
-    host: FakeHost,
-    tmp_path: Path,
-    content: bytes | None,
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+def test_a_download_that_is_no_zip_of_the_agent_is_refused(
+    host: FakeHost, tmp_path: Path, content: bytes | str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "consul.zip"
-    if content is not None:
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    elif content:
+        make_zip(path, content)
     assert consul(host, tmp_path, "--download-url", f"file://{path}") == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "links").exists()
 
 
-def test_a_zip_without_the_agent_is_refused(host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url, _ = make_zip(tmp_path / "consul.zip", "nomad")
+def test_what_is_there_already_is_warned_of_or_stays(
+    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, _ = make_zip(tmp_path / "consul.zip")
+    (tmp_path / "opt" / "data").mkdir(parents=True)
+    (tmp_path / "opt" / "data" / "node-id").write_text("1")
+    assert consul(host, tmp_path, "--download-url", url) == 0
+    assert "opt/data is not empty" in capsys.readouterr().err
+    link = tmp_path / "links" / "consul"
+    link.unlink()
+    link.write_text("another")
     assert consul(host, tmp_path, "--download-url", url) == 1
-    assert "has no file `consul` in it" in capsys.readouterr().err
+    assert "is no link" in capsys.readouterr().err
+    assert link.read_text() == "another"
 
 
 def test_a_program_that_does_not_run_here_is_refused(
@@ -171,100 +170,48 @@ def test_a_program_that_does_not_run_here_is_refused(
     assert not (tmp_path / "opt" / "bin" / "consul").exists()
 
 
-def test_a_used_data_folder_is_warned_of(host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url, _ = make_zip(tmp_path / "consul.zip")
-    (tmp_path / "opt" / "data").mkdir(parents=True)
-    (tmp_path / "opt" / "data" / "node-id").write_text("1")
-    assert consul(host, tmp_path, "--download-url", url) == 0
-    assert "opt/data is not empty" in capsys.readouterr().err
-
-
-def test_a_program_in_path_that_is_no_link_stays(
-    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    url, _ = make_zip(tmp_path / "consul.zip")
-    (tmp_path / "links").mkdir()
-    (tmp_path / "links" / "consul").write_text("another")
-    assert consul(host, tmp_path, "--download-url", url) == 1
-    assert "is no link" in capsys.readouterr().err
-    assert (tmp_path / "links" / "consul").read_text() == "another"
-
-
-class Releases(http.server.BaseHTTPRequestHandler):
-    """A server of files; each path fails first as often as `failures` says."""
-
-    files: dict[str, bytes]
-    failures: dict[str, list[int]]
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        failures = self.failures.get(self.path, [])
-        if failures or self.path not in self.files:
-            self.send_error(failures.pop(0) if failures else 404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.files[self.path])))
-        self.end_headers()
-        self.wfile.write(self.files[self.path])
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def releases(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Releases]]:
-    handler = type("Handler", (Releases,), {"files": {}, "failures": {}, "asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setattr(host_install, "RELEASES", f"http://127.0.0.1:{server.server_port}")
+def releases(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileSite]:
+    with file_site() as site:
+        monkeypatch.setattr(host_install, "RELEASES", site.url)
         monkeypatch.setattr("platform.machine", lambda: "x86_64")
-        yield handler
-        server.shutdown()
-        thread.join()
+        yield site
 
 
 BASE = "/consul/1.14.0/consul_1.14.0"
 
 
-def publish(releases: type[Releases], tmp_path: Path, digest: str | None = None) -> None:
+def publish(releases: FileSite, tmp_path: Path, digest: str | None = None) -> None:
     _, right = make_zip(tmp_path / "release.zip")
     releases.files[f"{BASE}_linux_amd64.zip"] = (tmp_path / "release.zip").read_bytes()
     sums = f"{'1' * 64}  consul_1.14.0_linux_arm64.zip\n{digest or right}  consul_1.14.0_linux_amd64.zip\n"
     releases.files[f"{BASE}_SHA256SUMS"] = sums.encode()
 
 
-def test_a_release_is_checked_against_its_sums(host: FakeHost, tmp_path: Path, releases: type[Releases]) -> None:
+def test_a_release_is_checked_against_its_sums(host: FakeHost, tmp_path: Path, releases: FileSite) -> None:
     publish(releases, tmp_path)
-    releases.failures[f"{BASE}_linux_amd64.zip"] = [503, 429]
+    releases.failures = [0, 503, 429]
     assert consul(host, tmp_path, "--version", "1.14.0") == 0
-    assert releases.asked == [f"{BASE}_SHA256SUMS", *[f"{BASE}_linux_amd64.zip"] * 3]
+    assert releases.requests == [f"{BASE}_SHA256SUMS", *[f"{BASE}_linux_amd64.zip"] * 3]
 
 
-def test_a_release_that_differs_from_its_sums_is_refused(
-    host: FakeHost, tmp_path: Path, releases: type[Releases], capsys: pytest.CaptureFixture[str]
-) -> None:
-    publish(releases, tmp_path, "2" * 64)
-    assert consul(host, tmp_path, "--version", "1.14.0") == 1
-    assert f"SHA256SUMS says {'2' * 64}: nothing is installed" in capsys.readouterr().err
-
-
-def test_a_release_that_is_not_there_fails_at_once(
-    host: FakeHost, tmp_path: Path, releases: type[Releases], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert consul(host, tmp_path, "--version", "9.9.9") == 1
-    assert "consul_9.9.9_SHA256SUMS: HTTP 404" in capsys.readouterr().err
-    assert len(releases.asked) == 1
-
-
-def test_a_release_of_another_version_is_refused(
-    host: FakeHost, tmp_path: Path, releases: type[Releases], capsys: pytest.CaptureFixture[str]
-) -> None:
-    publish(releases, tmp_path)
-    host.answers[f"{tmp_path}/opt/bin/consul.new version"] = (0, "Consul v1.14.1")
-    assert consul(host, tmp_path, "--version", "1.14.0") == 1
-    assert "holds consul 1.14.1, but --version is 1.14.0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("version", "digest", "reports", "message"),
+    [
+        ("1.14.0", "2" * 64, "1.14.0", f"SHA256SUMS says {'2' * 64}: nothing is installed"),
+        ("1.14.0", None, "1.14.1", "holds consul 1.14.1, but --version is 1.14.0"),
+        ("9.9.9", None, "", "consul_9.9.9_SHA256SUMS: HTTP 404"),
+    ],
+)
+def test_a_release_that_is_not_there_or_another_one_is_refused(
+    version: str, digest: str | None, reports: str, message: str, host: FakeHost, tmp_path: Path, releases: FileSite,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    publish(releases, tmp_path, digest)
+    host.answers[f"{tmp_path}/opt/bin/consul.new version"] = (0, f"Consul v{reports}")
+    assert consul(host, tmp_path, "--version", version) == 1
+    assert message in capsys.readouterr().err
+    assert len(releases.requests) == (2 if reports else 1)
 
 
 def test_an_architecture_without_releases_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import tarfile
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snapshots import snapshot
 
 from nomad_testkit.errors import UsageError
 from nomad_testkit.operations import Backup, restore
-
-
-def snapshot() -> bytes:
-    files = {"meta.json": b"{}", "state.bin": b"state"}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, content in {**files, "SHA256SUMS": sums.encode()}.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return gzip.compress(packed.getvalue())
-
 
 BACKUP = Backup("nt-old", snapshot(), snapshot(), {"a.nks.json": b'{"Meta": "secret"}'})
 

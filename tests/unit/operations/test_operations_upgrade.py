@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from fault_lab import cluster_of
+from recording_host import RecordingHost
 
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, CommandFailed, DeployError, UsageError
-from nomad_testkit.examples.example import Roles
 from nomad_testkit.images.agents import Agent
-from nomad_testkit.modules.network import Instance
 from nomad_testkit.operations import upgrade
 from nomad_testkit.ssh import CommandResult
 
@@ -22,13 +21,11 @@ RENAMES = f"ln -f {PROGRAM} {PROGRAM}.old && mv -fT {PROGRAM}.new {PROGRAM}"
 SHA256 = "ab" * 32
 
 
-class AgentHost(Host):
+class AgentHost(RecordingHost):
     """A host with a Consul whose version is that of its program, once the unit has been restarted."""
 
     def __init__(self, number: int, group: str) -> None:
-        address = f"172.31.0.{number}"
-        instance = Instance(f"i-{number}", group, "running", address, address, "us-east-1a", "ami-1")
-        super().__init__(instance, address=address, ssh_user="admin", key_path=Path("no-key"))
+        super().__init__(number, group)
         self.done: list[str] = []
         self.running, self.machine = "1.13.9", "x86_64"
         self.starts = True
@@ -75,8 +72,7 @@ def hosts() -> list[AgentHost]:
 def cluster(hosts: list[AgentHost], monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(Cluster, "require", lambda *_, **__: None)
     monkeypatch.setattr("nomad_testkit.operations.upgrades.elf_architecture", lambda _: "amd64")
-    roles = Roles(("servers",), ("servers",), ("clients",))
-    return Cluster("nt-1", cast("Any", None), hosts, roles, "admin", Path("no-key"))
+    return cluster_of(hosts, Path("no-folder"))
 
 
 NEW = Agent("consul", "1.14.0", Path("/new/consul"), SHA256, "given")
@@ -126,25 +122,21 @@ def test_a_program_that_was_damaged_on_its_way_is_never_started(cluster: Cluster
     assert hosts[1].done == [f"put {PROGRAM}.new", f"rm -f {PROGRAM}.new"]
 
 
-def newer(hosts: list[AgentHost]) -> None:
-    hosts[2].running = "1.14.1"
-
-
-def other_machine(hosts: list[AgentHost]) -> None:
-    hosts[3].machine = "aarch64"
-
-
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("number", "facts", "said"),
     [
-        (newer, r"is consul 1\.14\.0, and there runs 1\.14\.1 on i-3: Consul cannot be downgraded.* 1\.14\.1 or newer"),
-        (other_machine, "/new/consul is for amd64, and i-4 is arm64; expected a program for the hosts"),
+        (
+            2,
+            {"running": "1.14.1"},
+            r"is consul 1\.14\.0, and there runs 1\.14\.1 on i-3: Consul cannot be downgraded.* 1\.14\.1",
+        ),
+        (3, {"machine": "aarch64"}, "/new/consul is for amd64, and i-4 is arm64; expected a program for the hosts"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(
-    cluster: Cluster, hosts: list[AgentHost], change: Callable[[list[AgentHost]], None], said: str
+    cluster: Cluster, hosts: list[AgentHost], number: int, facts: dict[str, str], said: str
 ) -> None:
-    change(hosts)
+    vars(hosts[number]).update(facts)
     with pytest.raises(UsageError, match=said):
         upgrade(cluster, NEW)
     assert all(host.done == [] for host in hosts)
