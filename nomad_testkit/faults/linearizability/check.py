@@ -220,4 +220,4 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     yield "Faults:"
     yield from (f"- {one}" for one in outcome.faults)
     if outcome.folder is not None:
-        yield f"OperationHistory, faults, and a picture of a violation: {outcome.folder.absolute()}"
+        yield f"History, faults, and a picture of a violation: {outcome.folder.absolute()}"

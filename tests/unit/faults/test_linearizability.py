@@ -24,7 +24,7 @@ from nomad_testkit.errors import AgentApiError, CheckFailed, FaultError, UsageEr
 from nomad_testkit.faults import Fault, Faults
 from nomad_testkit.faults.linearizability import FaultStep, check_kv, kv_clients, sequence, steps
 from nomad_testkit.faults.linearizability.checker import Judgement, get_checker, judge
-from nomad_testkit.faults.linearizability.history import OperationHistory, Operation
+from nomad_testkit.faults.linearizability.history import Operation, OperationHistory
 from nomad_testkit.faults.linearizability.kv_clients import read_everything, without_effect, working
 from nomad_testkit.images.cache import Cache
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -187,7 +187,10 @@ def test_a_seed_stands_for_one_sequence() -> None:
     assert first(7) == first(7)
     assert first(7) != first(8)
     # Written down, since a seed in an old failure is to replay it with a newer Python, too.
-    assert first(7)[:2] == [FaultStep("stop", 0, pause=2.13, lasts=1.83), FaultStep("kill all", 0, pause=1.96, lasts=5.59)]
+    assert first(7)[:2] == [
+        FaultStep("stop", 0, pause=2.13, lasts=1.83),
+        FaultStep("kill all", 0, pause=1.96, lasts=5.59),
+    ]
     assert {step.kind for step in first(1) + first(2) + first(3)} == set(sequence.KINDS)
     assert {step.server for step in first(1)} == {0, 1, 2}
     assert {step.kind for step in first(1, servers=1)} == set(sequence.ALONE)
@@ -290,7 +293,11 @@ def test_servers_that_find_no_leader_are_told(
     monkeypatch.setattr(sequence, "LEADER_WITHIN", 0.01)
     cast("StoreHost", cluster.hosts[0]).leader = ""
     with pytest.raises(WaitTimeout, match="the servers to agree on a leader"):
-        list(sequence.carry_out(cluster, as_faults(faults), [FaultStep("kill", 0, **QUICK)], Deadline.after(60), lambda: 0))
+        list(
+            sequence.carry_out(
+                cluster, as_faults(faults), [FaultStep("kill", 0, **QUICK)], Deadline.after(60), lambda: 0
+            )
+        )
     assert faults.lines == []
 
 
@@ -335,7 +342,10 @@ def test_one_that_is_wrong_fails_with_what_was_seen_and_how_to_replay_it(tmp_pat
     assert any(line.startswith("not linearizable: ") and line.endswith("1 faults, seed 42") for line in lines)
     assert any(line.endswith(": kill consul on i-10") for line in lines)
     (folder,) = (tmp_path / "artifacts" / cluster.run_id).iterdir()
-    assert lines[-2:] == [f"OperationHistory, faults, and a picture of a violation: {folder}", "To replay it: pytest --this"]
+    assert lines[-2:] == [
+        f"History, faults, and a picture of a violation: {folder}",
+        "To replay it: pytest --this",
+    ]
     assert sorted(path.name for path in folder.iterdir()) == ["faults.jsonl", "history.jsonl", "violation.html"]
     assert "kill consul on i-10" in (folder / "violation.html").read_text()
 
@@ -392,7 +402,10 @@ def test_a_fault_that_cannot_be_made_ends_the_clients_and_leaves_the_record(
         ({"seconds": float("nan")}, "seconds: found nan"),
         ({"limit": 0}, "limit: found 0; expected a number above 0"),
         ({"reads": "linearizable"}, "reads: found 'linearizable'; expected one of consistent, default, stale"),
-        ({"sequence": [FaultStep("flood", 0, **QUICK)]}, r"kind='flood'.*expected a kind of fault that 3 servers have, one of partition,"),
+        (
+            {"sequence": [FaultStep("flood", 0, **QUICK)]},
+            r"kind='flood'.*expected a kind of fault that 3 servers have, one of partition,",
+        ),
         ({"sequence": [FaultStep("kill", 3, **QUICK)]}, r"server=3.*expected 0, the leader, to 2"),
         ({"sequence": [FaultStep("kill", 0, pause=-1, lasts=0)]}, r"pause=-1.*expected seconds from 0"),
     ],
@@ -407,7 +420,9 @@ def test_bad_input_is_refused_and_nothing_is_touched(
 
 
 def test_a_single_server_cannot_be_cut_off() -> None:
-    with pytest.raises(UsageError, match="expected a kind of fault that 1 servers have, one of kill, kill all, stop, freeze"):
+    with pytest.raises(
+        UsageError, match="expected a kind of fault that 1 servers have, one of kill, kill all, stop, freeze"
+    ):
         FaultStep("partition", 0, **QUICK).check(1)
 
 
