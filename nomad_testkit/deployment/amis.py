@@ -24,7 +24,7 @@ from nomad_testkit.modules.bundle import examples_dir, host_scripts
 from nomad_testkit.modules.steps import IMAGE, RUN_TAG
 from nomad_testkit.runs.expiry import expiry_tags
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error, is_not_found
-from nomad_testkit.targets.base import Demand
+from nomad_testkit.targets.base import LaunchRequest
 from nomad_testkit.targets.embedded.target import agents_of
 from nomad_testkit.targets.key_pair import write_key_pair
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
@@ -104,7 +104,7 @@ def launched(settings: Settings, ami: str, *, ssh_user: str, target: Target, pro
         progress(f"launching {ami} ({facts.get('Name', '')}) as {run.run_id}")
         network = target.network()
         kind = INSTANCE_TYPES.get(facts.get("Architecture", ""), INSTANCE_TYPES["x86_64"])
-        target.admit([Demand("image", 1, kind, ami, network.subnets[0].subnet_id)], progress=progress)
+        target.check_capacity([LaunchRequest("image", 1, kind, ami, network.subnets[0].subnet_id)], progress=progress)
         steps = instance_plan(
             run_id=run.run_id,
             region=target.region,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.deployment.made_already import look_up
@@ -14,10 +15,25 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 if TYPE_CHECKING:
     from nomad_testkit.deployment.plan import Plan
     from nomad_testkit.events import Progress
+    from nomad_testkit.examples.example import Example
     from nomad_testkit.runs.journal import Journal
 
-Outputs = Mapping[str, Any]
-"""What a deployment tells, under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
+
+@dataclass(frozen=True)
+class Applied:
+    """What was created, by a plan or by Terraform: all that the wait for it and its users need."""
+
+    example: Example
+    """As it was deployed."""
+    outputs: Mapping[str, Any]
+    """Under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
+    hosts: Mapping[str, int]
+    """How many hosts each group has."""
+    ssh_ports: Mapping[str, int] = field(default_factory=dict)
+    """The port on which the hosts of each group let in SSH."""
+    capacity_seconds: Mapping[str, float | None] = field(default_factory=dict)
+    """How long the hosts of each group may take until all of them are up; None for no limit of its own."""
+
 
 INTERVAL = 1.0
 """Seconds between two tries of such a call."""
@@ -33,8 +49,8 @@ def apply(
     *,
     deadline: Deadline | None = None,
     progress: Progress | None = None,
-) -> Outputs:
-    """Carry out a plan's steps in their order, with the boto3 clients that `client` makes by service.
+) -> dict[str, Any]:
+    """Carry out a plan's steps in order, with boto3 clients that `client` makes by service, and return its outputs.
 
     A step that is throttled, or that needs what AWS does not know everywhere yet, is tried again, for a minute at most.
     One that had no answer is not: it may have been carried out. Where botocore itself has sent a call again, AWS

@@ -18,11 +18,11 @@ from nomad_testkit.cluster.secrets import RunSecrets
 from nomad_testkit.cluster.shell_environment import shell_environment
 from nomad_testkit.deployment import evidence
 from nomad_testkit.deployment.boot import Boot
-from nomad_testkit.deployment.creation import creation
 from nomad_testkit.deployment.delivery import deliver
 from nomad_testkit.deployment.evidence import evidence_note
 from nomad_testkit.deployment.interrupts import deferred, termination_raises, time_limit
 from nomad_testkit.deployment.lifecycle_events import LifecycleEvents, deployment_events
+from nomad_testkit.deployment.prepare import prepare
 from nomad_testkit.deployment.progress import shown
 from nomad_testkit.deployment.readiness import Readiness
 from nomad_testkit.deployment.sweep import sweep
@@ -194,7 +194,7 @@ def _deploy(
     progress(f"deploying {example.name} as {run.run_id}")
     tags = expiry_tags(target.time_limit)
     key_path = (example.ssh_private_key_file or run.key_path).absolute()
-    create = creation(
+    apply = prepare(
         example,
         run,
         public_key=write_key_pair(run.key_path),
@@ -208,7 +208,7 @@ def _deploy(
     secrets = None
     if example.security.wanted:
         secrets = RunSecrets.create(run.secrets_path, example.security, region=target.region)
-    prepare = partial(deliver, secrets, example.roles, deadline) if secrets else None
+    deliver_to = partial(deliver, secrets, example.roles, deadline) if secrets else None
 
     def make(instance: Instance) -> Host:
         address = target.address(instance)
@@ -225,25 +225,25 @@ def _deploy(
 
     boot = Boot(f"{example.name} as {run.run_id}", deadline, say=progress, roles=example.roles, started=started)
     events.timeline = boot.timeline
-    with shown(progress, boot), Readiness(target, run.run_id, boot, example.roles, prepare) as readiness:
-        created = create(deadline, partial(boot.waits, "its resources"))
-        example, outputs = created.example, created.outputs
-        ssh_ports.update(created.ssh_ports)
+    with shown(progress, boot), Readiness(target, run.run_id, boot, example.roles, deliver_to) as readiness:
+        applied = apply(deadline, partial(boot.waits, "its resources"))
+        example = applied.example
+        ssh_ports.update(applied.ssh_ports)
         boot.ended("everything is created; its hosts boot")
         cluster = Cluster(
             run_id=run.run_id,
             target=target,
-            hosts=readiness.await_hosts(created.hosts, make, created.capacity_seconds),
+            hosts=readiness.await_hosts(applied.hosts, make, applied.capacity_seconds),
             roles=example.roles,
             ssh_user=example.ssh_user,
             key_path=key_path,
             example=example,
             secrets=secrets,
-            outputs=outputs,
+            outputs=applied.outputs,
             timings=readiness.timings,
             timeline=boot.timeline(),
             expires=tags.get(EXPIRES_TAG),
-            sizes=created.hosts,
+            sizes=applied.hosts,
             save=lambda changed: run.amend(changed.describe()),
         )
         run.note({**cluster.describe(), "example": example.describe()})

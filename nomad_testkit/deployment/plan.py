@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.modules.auto_scaling_group import Placement, cluster_outputs, cluster_steps
 from nomad_testkit.modules.steps import KEY_PAIR, RUN_TAG, Creates, Ref, Step, checked_run_id, tag_list
+from nomad_testkit.targets.base import LaunchRequest
 
 if TYPE_CHECKING:
     from nomad_testkit.examples.example import Example
-    from nomad_testkit.modules.network import Network
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where the hosts of one group are placed, and what they boot."""
-
-    network: Network
-    """The VPC, and the subnets that the hosts are spread over."""
-    image_id: str
-    root_device: str
-    """The image's RootDeviceName."""
+    from nomad_testkit.modules.cluster_variables import ClusterModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +24,9 @@ class Plan:
     region: str
     steps: tuple[Step, ...]
     outputs: Mapping[str, Any]
-    """What the deployment tells when it is done; values that AWS chooses are Refs."""
-    capacity_seconds: Mapping[str, float | None] = field(default_factory=dict)
-    """How long the hosts of each group may take until all of them are up; None where there is no limit of its own."""
-    ssh_ports: Mapping[str, int] = field(default_factory=dict)
-    """The port on which the hosts of each group let in SSH."""
+    """The deployment's outputs; values that AWS chooses are Refs."""
+    launches: tuple[LaunchRequest, ...] = ()
+    """The hosts of each group, in the example's order."""
 
 
 def plan(
@@ -46,7 +34,7 @@ def plan(
     *,
     run_id: str,
     region: str,
-    sites: Mapping[str, Site],
+    placements: Mapping[str, Placement],
     public_key: str,
     inbound_cidrs: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
@@ -54,12 +42,12 @@ def plan(
     """Plan the deployment of an example: group by group, in the example's order, so that the first boots early.
 
     The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. Everything bears `tags` too.
-    `public_key` is in OpenSSH's form, `sites` what `survey` has found for each group.
+    `public_key` is in OpenSSH's form, `placements` what `survey` has found for each group.
 
     Raises UsageError for a run id that names cannot be made of.
     """
     checked_run_id(run_id)
-    inbound = (*_blocks(sites.values()), *inbound_cidrs)
+    inbound = (*_blocks(placements.values()), *inbound_cidrs)
     groups = example.render(run_id=run_id, inbound_cidr_blocks=inbound)
     steps: list[Step] = []
     key_name: str | Ref = ""
@@ -68,29 +56,33 @@ def plan(
         key_name = f"nomad-testkit-{run_id}"
     outputs: dict[str, Any] = {"aws_region": region}
     for group in groups:
-        site = sites[group.name]
-        placement = Placement(
-            run_id=run_id,
-            group=group.name,
-            network=site.network,
-            image_id=site.image_id,
-            root_device=site.root_device,
-            key_name=key_name,
-            tags=tags or {},
-        )
+        placement = replace(placements[group.name], run_id=run_id, group=group.name, key_name=key_name, tags=tags or {})
         steps += cluster_steps(group.module, placement, ports=group.ports, policies=group.policies)
         outputs |= _named(group.name, cluster_outputs(group.module, placement))
         for role, names in (("consul", example.roles.consul_servers), ("nomad", example.roles.nomad_servers)):
             if group.name in names:
                 outputs[f"{role}_servers_cluster_tag_key"] = group.module.cluster_tag_key
                 outputs[f"{role}_servers_cluster_tag_value"] = group.module.cluster_tag_value
-    return Plan(
-        run_id,
-        region,
-        tuple(steps),
-        outputs,
-        capacity_seconds={group.name: group.module.capacity_seconds for group in groups},
-        ssh_ports={group.name: group.module.ssh_port for group in groups},
+    launches = tuple(_launch_request(group.name, group.module, placements[group.name]) for group in groups)
+    return Plan(run_id, region, tuple(steps), outputs, launches)
+
+
+def _launch_request(group: str, module: ClusterModule, placement: Placement) -> LaunchRequest:
+    volumes = [(module.root_volume_type, module.root_volume_size)]
+    volumes += [(device.volume_type or "gp2", device.volume_size) for device in module.ebs_block_devices]
+    return LaunchRequest(
+        group=group,
+        count=module.sizes[2],
+        instance_type=module.instance_type,
+        image_id=placement.image_id,
+        subnet_id=placement.network.subnets[0].subnet_id,
+        volumes=tuple(volumes),
+        public_address=module.associate_public_ip_address,
+        tenancy=module.tenancy,
+        spot_price=module.spot_price,
+        subnets=placement.network.subnets,
+        ssh_port=module.ssh_port,
+        capacity_seconds=module.capacity_seconds,
     )
 
 
@@ -111,9 +103,9 @@ def key_pair_step(run_id: str, public_key: str, tags: Mapping[str, str] | None =
     )
 
 
-def _blocks(sites: Iterable[Site]) -> list[str]:
+def _blocks(placements: Iterable[Placement]) -> list[str]:
     """Join adjacent subnets, because a security group has room for few rules, without ever letting in more."""
-    subnets = [ipaddress.ip_network(subnet.cidr) for site in sites for subnet in site.network.subnets]
+    subnets = [ipaddress.ip_network(subnet.cidr) for placement in placements for subnet in placement.network.subnets]
     joined = ipaddress.collapse_addresses([one for one in subnets if isinstance(one, ipaddress.IPv4Network)])
     return [str(block) for block in joined]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.deployment.plan import Site
 from nomad_testkit.errors import DeployError, ExampleError, did_you_mean
 from nomad_testkit.examples.login_key import public_line
 from nomad_testkit.examples.variables import refusal
+from nomad_testkit.modules.auto_scaling_group import Placement
 from nomad_testkit.modules.network import Network, Subnet
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, describe_error, is_not_found
 from nomad_testkit.targets.base import ZONES
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from nomad_testkit.targets.base import Target
 
 
-def survey(example: Example, target: Target) -> dict[str, Site]:
+def survey(example: Example, target: Target) -> dict[str, Placement]:
     """Find where each group goes and what it boots, and what it names that is not there or does not fit.
 
     Raises ExampleError, which names the input, what was found and what would be right, and DeployError where the
     target does not let itself be asked.
     """
     try:
-        return _Survey(example, target).sites()
+        return _Survey(example, target).placements()
     except AWS_ERRORS as error:
         raise DeployError(f"{target.name} did not say what {example.name} needs: {describe_error(error)}") from error
 
@@ -46,12 +46,12 @@ class _Survey:
     def __init__(self, example: Example, target: Target) -> None:
         self.example, self.target = example, target
         self.ec2: Any = target.client("ec2")
-        self.groups = example.render()
+        self.groups = example.rendered
         self.chosen_image = target.image(example)
         self.images: dict[str, Mapping[str, Any] | None] = {}
         self.types: dict[str, Sequence[str]] = {}
 
-    def sites(self) -> dict[str, Site]:
+    def placements(self) -> dict[str, Placement]:
         images = {group.name: self.image(group) for group in self.groups}
         for group in self.groups:
             self.fits(group, images[group.name])
@@ -63,7 +63,7 @@ class _Survey:
             self.security_groups(group, networks[group.name])
         self.capacity(networks)
         return {
-            group.name: Site(
+            group.name: Placement(
                 network=networks[group.name],
                 image_id=images[group.name]["ImageId"],
                 root_device=images[group.name].get("RootDeviceName") or "/dev/xvda",

@@ -16,14 +16,12 @@ from nomad_testkit.cluster.timeline import USER_DATA
 from nomad_testkit.deployment.agent_watch import AgentWatch
 from nomad_testkit.deployment.stuck_hosts import stuck_hosts
 from nomad_testkit.errors import BrokenError, WaitTimeout
-from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, looked
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
 if TYPE_CHECKING:
     from nomad_testkit.cluster.check import ClusterView
     from nomad_testkit.deployment.boot import Boot
-    from nomad_testkit.deployment.plan import Plan
     from nomad_testkit.examples.example import Roles
     from nomad_testkit.modules.network import Instance
     from nomad_testkit.targets.base import Target
@@ -34,16 +32,6 @@ HOSTS_UP, CONSUL_LEADER, NOMAD_LEADER, CLIENTS_READY = "hosts up", "Consul leade
 _ALIVE = ("pending", "running")
 _INSTANCES_INTERVAL = 2.0
 """Seconds between looks at the instances once all of them run: one that ends after that is rare."""
-
-
-def expected_hosts(plan: Plan) -> dict[str, int]:
-    """Count the hosts that a plan makes, by group."""
-    counts: dict[str, int] = {}
-    for step in plan.steps:
-        if step.creates is not None and step.creates.kind == AUTO_SCALING_GROUP:
-            tags = {tag["Key"]: tag["Value"] for tag in step.arguments.get("Tags", ())}
-            counts[str(tags.get(GROUP_TAG, ""))] = int(step.arguments["DesiredCapacity"])
-    return counts
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,7 +138,7 @@ class Example:
         >>> Example.load("nomad-consul-separate-cluster").sizes
         Sizes(consul_servers=3, nomad_servers=3, nomad_clients=6)
         """
-        hosts = {group.name: group.module.sizes[2] for group in self.render()}
+        hosts = {group.name: group.module.sizes[2] for group in self.rendered}
         return Sizes(
             **{role: sum(hosts[group] for group in groups) for role, groups in dataclasses.asdict(self.roles).items()}
         )
@@ -184,9 +185,8 @@ class Example:
             _scripts={name: _script(file, name, group) for name, group in groups.items() if "user_data" in group},
         )
         example.security.check(file, example._scripts)
-        rendered = example.render()
-        example._check_login(rendered)
-        example._check_ports(rendered)
+        example._check_login(example.rendered)
+        example._check_ports(example.rendered)
         return example
 
     def replace(self, **variables: Any) -> Example:
@@ -197,9 +197,8 @@ class Example:
                 raise refusal(self.file, f"variable {name}", found, near_miss(name, self.declarations))
         given = {name: self.declarations[name].checked(self.file, value) for name, value in variables.items()}
         example = dataclasses.replace(self, variables=MappingProxyType({**self.variables, **given}))
-        rendered = example.render()
-        example._check_login(rendered)
-        example._check_ports(rendered)
+        example._check_login(example.rendered)
+        example._check_ports(example.rendered)
         return example
 
     def describe(self) -> dict[str, Any]:
@@ -244,6 +243,11 @@ class Example:
             name: f"{value}-{run_id}" if self.declarations[name].type == "cluster-tag-value" else value
             for name, value in self.variables.items()
         }
+
+    @functools.cached_property
+    def rendered(self) -> tuple[Group, ...]:
+        """Its groups as any run would have them, rendered once: what checks and surveys read."""
+        return self.render()
 
     def render(self, *, run_id: str = _ANY_RUN, inbound_cidr_blocks: Sequence[str] = ()) -> tuple[Group, ...]:
         """Fill the variables in; `inbound_cidr_blocks` is what inputs get for that name. Raises ExampleError."""

@@ -29,16 +29,19 @@ from nomad_testkit.modules.steps import (
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a module's resources are made, and for whom: all that the module cannot know by itself."""
+    """Where a module's resources are made, and for whom: all that the module cannot know by itself.
 
-    run_id: str
-    group: str
+    The survey of the target finds the network and the image, the plan of a run adds the rest.
+    """
+
     network: Network
     """The VPC, and the subnets that the instances are spread over."""
     image_id: str
     root_device: str
     """The image's RootDeviceName: another name would add a second volume."""
-    key_name: str | Ref
+    run_id: str = ""
+    group: str = ""
+    key_name: str | Ref = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Tags of everything, besides the run's and the user's."""
 

@@ -18,7 +18,7 @@ ZONES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class LaunchRequest:
     """The hosts of one group that are about to be launched."""
 
     group: str
@@ -32,9 +32,12 @@ class Demand:
     public_address: bool = True
     tenancy: str = "default"
     spot_price: float = 0.0
-    """The most that an hour of one may cost, in US dollars; 0 for on-demand instances."""
+    """The most that an hour of one may cost, in US dollars; 0 for on-launch instances."""
     subnets: tuple[Subnet, ...] = ()
-    """All of its subnets, with their availability zones; empty where only the first is used."""
+    """All of its subnets, with their availability zones; empty if only the first is used."""
+    ssh_port: int = 22
+    capacity_seconds: float | None = None
+    """How long its hosts may take until all of them are up; None for no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Target(Protocol):
         """How long it may take until everything of a run is gone."""
         ...
 
-    def admit(self, demands: Sequence[Demand], *, progress: Progress) -> None:
+    def check_capacity(self, launches: Sequence[LaunchRequest], *, progress: Progress) -> None:
         """Tell what hosts cost that are about to be launched, and see that they may be.
 
         Raises UsageError where they are too dear, and PreflightError where the target has no room for them.

@@ -16,7 +16,7 @@ import pytest
 from api_lab import AMI, REGION, Lab, cloud_lab
 from scripted_aws import Answer, Call, ec2_error, scripted_aws
 
-from nomad_testkit.deployment.demand import demands
+from nomad_testkit.deployment.plan import plan
 from nomad_testkit.deployment.preflight import survey
 from nomad_testkit.errors import PreflightError, UsageError
 from nomad_testkit.examples.example import Example
@@ -293,10 +293,11 @@ def test_the_type_has_to_be_offered_in_the_zone_of_every_subnet(lab: Lab, offere
         scripted_aws(answer, lab.ec2.meta.endpoint_url) as api,
         open_target(settings(api.url), progress=lambda line: None) as target,
     ):
-        wanted = demands(example, survey(example, target))
+        planned = plan(example, run_id="nt-1", region=REGION, placements=survey(example, target), public_key="")
+        wanted = planned.launches
         assert [len(one.subnets) for one in wanted] == [3, 3]
         try:
-            target.admit(wanted, progress=lambda line: None)
+            target.check_capacity(wanted, progress=lambda line: None)
         except PreflightError as error:
             found = str(error)
     for group in ("servers", "clients"):

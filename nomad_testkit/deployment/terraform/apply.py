@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.deployment.apply import apply
+from nomad_testkit.deployment.apply import Applied, apply
 from nomad_testkit.deployment.plan import Plan, key_pair_step
 from nomad_testkit.deployment.terraform.adoption import adopt
 from nomad_testkit.deployment.terraform.environment import environment
@@ -36,17 +35,6 @@ DESTROY_SECONDS = 1800.0
 KIND = "Terraform state"
 """The kind of its entry in a run's journal."""
 _EVIDENCE = "terraform.log"
-
-
-@dataclass(frozen=True)
-class Applied:
-    """What was made, as far as the rest of a deployment needs it."""
-
-    outputs: Mapping[str, Any]
-    """Under upstream's names, ``num_…`` of every group among them."""
-    hosts: Mapping[str, int]
-    """How many hosts each group has."""
-    ssh_ports: Mapping[str, int]
 
 
 def apply_terraform(
@@ -100,8 +88,10 @@ def apply_terraform(
     hosts = adopt(groups.values(), outputs, run_id=run_id, target=target, tags=tags, deadline=deadline)
     _refuse_login(example, run_id, target)
     port = str(example.variables.get("ssh_port", ""))
+    outputs = {**outputs, **{f"num_{group}": count for group, count in hosts.items()}}
     return Applied(
-        outputs={**outputs, **{f"num_{group}": count for group, count in hosts.items()}},
+        example.deployed(outputs),
+        outputs,
         hosts=hosts,
         ssh_ports=dict.fromkeys(groups, int(port)) if port.isascii() and port.isdigit() else {},
     )

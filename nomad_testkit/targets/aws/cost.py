@@ -10,7 +10,7 @@ from typing import Any
 from nomad_testkit.errors import UsageError
 from nomad_testkit.targets.aws import prices
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
-from nomad_testkit.targets.base import Demand
+from nomad_testkit.targets.base import LaunchRequest
 
 PRICE_LIST_REGION = "us-east-1"
 """The price list of all regions is asked here (https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html)."""
@@ -60,30 +60,30 @@ def _span(seconds: float) -> str:
     return f"{seconds / 3600:.3g} h" if seconds >= 1800 else f"{seconds / 60:.3g} min"
 
 
-def estimate(demands: Sequence[Demand], price: Callable[[str, str], Price | None], *, region: str) -> Estimate:
+def estimate(launches: Sequence[LaunchRequest], price: Callable[[str, str], Price | None], *, region: str) -> Estimate:
     """Add up what hosts, their disks and public addresses cost; `price` tells an hour of a type and a tenancy.
 
     Of spot instances it is the most that they may cost.
     """
     hourly, lines, sources, unknown, at_most = 0.0, [], [], [], False
     factor = 1.0 if region == prices.REGION else prices.ELSEWHERE
-    for demand in (one for one in demands if one.count):
-        if demand.spot_price:
-            found: Price | None = Price(demand.spot_price, "the spot price that the example bids", at_most=True)
+    for launch in (one for one in launches if one.count):
+        if launch.spot_price:
+            found: Price | None = Price(launch.spot_price, "the spot price that the example bids", at_most=True)
         else:
-            found = price(demand.instance_type, demand.tenancy)
-        what = f"{demand.count} x {demand.instance_type} ({demand.group})"
+            found = price(launch.instance_type, launch.tenancy)
+        what = f"{launch.count} x {launch.instance_type} ({launch.group})"
         if found is None:
-            unknown.append(demand.instance_type)
+            unknown.append(launch.instance_type)
             lines.append(what)
         else:
-            hourly += demand.count * found.dollars
+            hourly += launch.count * found.dollars
             lines.append(f"{what} x {found.dollars:.4f}")
             sources.append(found.source)
             at_most = at_most or found.at_most
-        month = sum(size * prices.VOLUMES.get(kind, max(prices.VOLUMES.values())) for kind, size in demand.volumes)
-        hourly += demand.count * (factor * month / prices.HOURS_A_MONTH + prices.PUBLIC_ADDRESS * demand.public_address)
-        at_most = at_most or (factor > 1 and bool(demand.volumes))
+        month = sum(size * prices.VOLUMES.get(kind, max(prices.VOLUMES.values())) for kind, size in launch.volumes)
+        hourly += launch.count * (factor * month / prices.HOURS_A_MONTH + prices.PUBLIC_ADDRESS * launch.public_address)
+        at_most = at_most or (factor > 1 and bool(launch.volumes))
     return Estimate(
         hourly,
         tuple(lines),

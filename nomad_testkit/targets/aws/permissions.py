@@ -17,7 +17,7 @@ from nomad_testkit.modules.steps import RUN_TAG, tag_list
 from nomad_testkit.targets.aws.account import Identity
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, code_of, describe_error
 from nomad_testkit.targets.aws.policy import DEPLOYING, NeededAction, needs_of, seen_calls
-from nomad_testkit.targets.base import Demand
+from nomad_testkit.targets.base import LaunchRequest
 
 REMEDY = "allow it, as the policy does that `nomad-testkit iam-policy` prints"
 _EXAMPLE_RUN = "nt-20000101-000000"
@@ -61,7 +61,7 @@ def missing_permissions(
     return [one.missing for one in (*sure, *(each for each in denied if each.action not in known))]
 
 
-def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list[Missing]:
+def launch_refusals(ec2: Any, launches: Sequence[LaunchRequest], remark: Remark) -> list[Missing]:
     """Let EC2 look at the launch of each group without launching it (RunInstances with DryRun).
 
     That it is not allowed is a remark: `nomad-testkit iam-policy` allows a launch by the launch template of a run, and
@@ -70,14 +70,14 @@ def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list
     missing = []
     tries = [
         (one, subnet_id)
-        for one in demands
+        for one in launches
         if one.count
         for subnet_id in ([subnet.subnet_id for subnet in one.subnets] or [one.subnet_id])
     ]
     told_already: set[tuple[str, str]] = set()
-    for demand, subnet_id in tries:
+    for launch, subnet_id in tries:
         said = _dry(
-            lambda asked=demand, subnet_id=subnet_id: ec2.run_instances(  # type: ignore[misc]
+            lambda asked=launch, subnet_id=subnet_id: ec2.run_instances(  # type: ignore[misc]
                 DryRun=True,
                 ImageId=asked.image_id,
                 InstanceType=asked.instance_type,
@@ -89,10 +89,10 @@ def launch_refusals(ec2: Any, demands: Sequence[Demand], remark: Remark) -> list
                 ],
             )
         )
-        what = f"{demand.count} x {demand.instance_type} of {demand.image_id} in {subnet_id} ({demand.group})"
+        what = f"{launch.count} x {launch.instance_type} of {launch.image_id} in {subnet_id} ({launch.group})"
         code = said.partition(":")[0]
         # What is refused in every subnet alike is told once; what only one zone lacks names that zone.
-        reason = (demand.group, _short(said))
+        reason = (launch.group, _short(said))
         if reason in told_already:
             continue
         told_already.add(reason)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nomad_testkit.errors import Missing
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, describe_error
-from nomad_testkit.targets.base import Demand
+from nomad_testkit.targets.base import LaunchRequest
 
 # Each family's quota on demand and of spot instances, in vCPUs that run at the same time
 # (https://docs.aws.amazon.com/ec2/latest/instancetypes/ec2-instance-quotas.html).
@@ -40,25 +40,25 @@ def quota_code(instance_type: str, *, spot: bool = False) -> str | None:
 
 
 def lacking_vcpus(
-    client: Callable[[str], Any], demands: Sequence[Demand], *, region: str, remark: Remark
+    client: Callable[[str], Any], launches: Sequence[LaunchRequest], *, region: str, remark: Remark
 ) -> tuple[list[Missing], list[str]]:
     """Compare the vCPUs that hosts need with what is left of the account's quotas; gives also a line for each quota.
 
     A quota that cannot be read is a remark, for it does not keep anybody from trying.
     """
     wanted: dict[str, int] = {}
-    types = {one.instance_type for one in demands if one.count}
+    types = {one.instance_type for one in launches if one.count}
     try:
         each = dict(_vcpus(client("ec2"), sorted(types)))
     except AWS_ERRORS as error:
         remark(f"it could not be asked how many vCPUs the instance types have: {describe_error(error)}")
         return [], []
-    for demand in demands:
-        code = quota_code(demand.instance_type, spot=bool(demand.spot_price))
-        if demand.count and (code is None or demand.instance_type not in each):
-            remark(f"it is not known which quota {demand.instance_type} counts for")
-        elif code is not None and demand.count:
-            wanted[code] = wanted.get(code, 0) + demand.count * each[demand.instance_type]
+    for launch in launches:
+        code = quota_code(launch.instance_type, spot=bool(launch.spot_price))
+        if launch.count and (code is None or launch.instance_type not in each):
+            remark(f"it is not known which quota {launch.instance_type} counts for")
+        elif code is not None and launch.count:
+            wanted[code] = wanted.get(code, 0) + launch.count * each[launch.instance_type]
     missing, lines = [], []
     for code, needed in wanted.items():
         quota = _quota(client, code, remark)
@@ -78,26 +78,26 @@ def lacking_vcpus(
     return missing, lines
 
 
-def types_not_in_zones(ec2: Any, demands: Sequence[Demand], *, remark: Remark) -> list[Missing]:
+def types_not_in_zones(ec2: Any, launches: Sequence[LaunchRequest], *, remark: Remark) -> list[Missing]:
     """List the instance types that a zone of their group's subnets does not offer."""
     missing = []
-    for demand in (one for one in demands if one.count and one.subnets):
-        asked = [{"Name": "instance-type", "Values": [demand.instance_type]}]
+    for launch in (one for one in launches if one.count and one.subnets):
+        asked = [{"Name": "instance-type", "Values": [launch.instance_type]}]
         try:
             pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
                 LocationType="availability-zone", Filters=asked
             )
             offered = {one["Location"] for page in pages for one in page["InstanceTypeOfferings"]}
         except AWS_ERRORS as error:
-            remark(f"it could not be asked which zones offer {demand.instance_type}: {describe_error(error)}")
+            remark(f"it could not be asked which zones offer {launch.instance_type}: {describe_error(error)}")
             continue
-        lacking = [one for one in demand.subnets if one.availability_zone not in offered]
+        lacking = [one for one in launch.subnets if one.availability_zone not in offered]
         if lacking:
             here = ", ".join(sorted(offered)) or "no zone"
             where = ", ".join(f"{one.availability_zone} ({one.subnet_id})" for one in lacking)
             missing.append(
                 Missing(
-                    f"{demand.instance_type} ({demand.group}) in {where}: only {here} of the region offers it",
+                    f"{launch.instance_type} ({launch.group}) in {where}: only {here} of the region offers it",
                     "choose another instance type, or a VPC (--nomad-aws-vpc) with subnets in those zones only",
                 )
             )

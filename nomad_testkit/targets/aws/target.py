@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nomad_testkit.examples.example import Example
     from nomad_testkit.modules.network import Instance
     from nomad_testkit.settings import Settings
-    from nomad_testkit.targets.base import Demand
+    from nomad_testkit.targets.base import LaunchRequest
 
 ACCOUNT_OPTION = "--nomad-aws-account"
 TEARDOWN_SECONDS = 600.0
@@ -175,7 +175,7 @@ class AwsTarget:
             return ()
         return images
 
-    def admit(self, demands: Sequence[Demand], *, progress: Progress) -> None:
+    def check_capacity(self, launches: Sequence[LaunchRequest], *, progress: Progress) -> None:
         """Tell what hosts cost, hold them against the budget, and against what the account has room for.
 
         Raises UsageError and PreflightError, before anything is created.
@@ -185,7 +185,7 @@ class AwsTarget:
             progress(f"AWS preflight: {line}")
 
         prices = cost.Prices(self._session.client, self.region, remark)
-        estimate = cost.estimate(demands, prices, region=self.region)
+        estimate = cost.estimate(launches, prices, region=self.region)
         remark(estimate.summary(self.time_limit))
         cost.refuse_above(
             self._choices.budget,
@@ -194,11 +194,11 @@ class AwsTarget:
             source=self._source("aws_budget"),
             time_source=self._source("aws_max_time"),
         )
-        missing, lines = quotas.lacking_vcpus(self.client, demands, region=self.region, remark=remark)
+        missing, lines = quotas.lacking_vcpus(self.client, launches, region=self.region, remark=remark)
         for line in lines:
             remark(line)
-        missing += quotas.types_not_in_zones(self.client("ec2"), demands, remark=remark)
-        missing += permissions.launch_refusals(self.client("ec2"), demands, remark)
+        missing += quotas.types_not_in_zones(self.client("ec2"), launches, remark=remark)
+        missing += permissions.launch_refusals(self.client("ec2"), launches, remark)
         if missing:
             raise PreflightError(missing, where=f"account {self._choices.account} in {self.region}")
 

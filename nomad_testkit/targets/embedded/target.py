@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nomad_testkit.images.agents import Agent, AgentName
     from nomad_testkit.modules.network import Instance, Network
     from nomad_testkit.settings import Settings
-    from nomad_testkit.targets.base import Demand, Room
+    from nomad_testkit.targets.base import LaunchRequest, Room
 
 
 TEARDOWN_SECONDS = 120.0
@@ -113,7 +113,7 @@ class EmbeddedTarget:
         """Its hosts end at once, and wait at most for a machine under load."""
         return TEARDOWN_SECONDS
 
-    def admit(self, demands: Sequence[Demand], *, progress: Progress) -> None:
+    def check_capacity(self, launches: Sequence[LaunchRequest], *, progress: Progress) -> None:
         """Admit everything: what there is room for, `most_hosts` tells."""
 
     def client(self, service: str) -> Any:

@@ -60,7 +60,7 @@ def create(group: str, cluster: Mapping[str, Any]) -> None:
         example,
         run_id=NAME,
         region=REGION,
-        sites=survey(example, place),
+        placements=survey(example, place),
         public_key="",
         inbound_cidrs=inbound,
     )

@@ -16,10 +16,11 @@ from moto import mock_aws
 from nomad_testkit.deployment import apply as applying
 from nomad_testkit.deployment.apply import apply
 from nomad_testkit.deployment.inventory import Inventory
-from nomad_testkit.deployment.plan import Plan, Site, plan
+from nomad_testkit.deployment.plan import Plan, plan
 from nomad_testkit.deployment.sweep import sweep
 from nomad_testkit.errors import DeployError, TeardownError
 from nomad_testkit.examples.example import Example
+from nomad_testkit.modules.auto_scaling_group import Placement
 from nomad_testkit.modules.network import Network, Subnet
 from nomad_testkit.runs.journal import Journal
 from nomad_testkit.targets.aws import account, errors
@@ -62,7 +63,7 @@ def small_plan(client: Client) -> Plan:
         Example.load("nomad-consul-colocated-cluster").replace(num_servers=1, num_clients=1),
         run_id=RUN,
         region=REGION,
-        sites=dict.fromkeys(("servers", "clients"), Site(network, image, "/dev/xvda")),
+        placements=dict.fromkeys(("servers", "clients"), Placement(network, image, "/dev/xvda")),
         public_key=PUBLIC_KEY,
     )
 

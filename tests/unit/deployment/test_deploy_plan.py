@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from nomad_testkit.deployment.plan import Plan, Site, key_pair_step, plan
+from nomad_testkit.deployment.plan import Plan, key_pair_step, plan
 from nomad_testkit.errors import UsageError
 from nomad_testkit.examples.example import Example
+from nomad_testkit.modules.auto_scaling_group import Placement
 from nomad_testkit.modules.network import Network, Subnet
 from nomad_testkit.modules.steps import Ref
 from nomad_testkit.targets.key_pair import write_key_pair
@@ -23,15 +24,15 @@ NETWORK = Network(
         Subnet(f"subnet-{zone}", f"us-east-1{zone}", f"172.31.{16 * number}.0/20") for number, zone in enumerate("abc")
     ),
 )
-SITE = Site(NETWORK, "ami-1", "/dev/xvda")
+SITE = Placement(NETWORK, "ami-1", "/dev/xvda")
 
 
-def make(run_id: str = RUN, servers: Site = SITE, clients: Site = SITE, **variables: Any) -> Plan:
+def make(run_id: str = RUN, servers: Placement = SITE, clients: Placement = SITE, **variables: Any) -> Plan:
     return plan(
         Example.load("nomad-consul-colocated-cluster").replace(**variables),
         run_id=run_id,
         region="us-east-1",
-        sites={"servers": servers, "clients": clients},
+        placements={"servers": servers, "clients": clients},
         public_key="ssh-ed25519 AAAA",
         inbound_cidrs=["169.254.9.0/30"],
     )
@@ -76,7 +77,7 @@ def test_nobody_else_is_let_in() -> None:
 
 def test_no_security_group_has_more_rules_than_aws_allows() -> None:
     six = tuple(Subnet(f"subnet-{number}", f"us-east-1{number}", f"172.31.{16 * number}.0/20") for number in range(6))
-    site = Site(Network("vpc-0a", six), "ami-1", "/dev/xvda")
+    site = Placement(Network("vpc-0a", six), "ami-1", "/dev/xvda")
     for step in make(servers=site, clients=site).steps:
         if step.action == "authorize_security_group_ingress":
             sources = ("IpRanges", "Ipv6Ranges", "UserIdGroupPairs")
@@ -112,7 +113,7 @@ def test_outputs_of_the_separate_example() -> None:
         Example.load("nomad-consul-separate-cluster"),
         run_id=RUN,
         region="us-east-1",
-        sites=dict.fromkeys(("consul_servers", "nomad_servers", "nomad_clients"), SITE),
+        placements=dict.fromkeys(("consul_servers", "nomad_servers", "nomad_clients"), SITE),
         public_key="ssh-ed25519 AAAA",
     ).outputs
     assert [outputs[f"num_{group}"] for group in ("consul_servers", "nomad_servers", "nomad_clients")] == [3, 3, 6]
@@ -126,7 +127,7 @@ def test_outputs_of_the_separate_example() -> None:
 
 def test_each_group_has_a_site_of_its_own_and_all_reach_each_other() -> None:
     elsewhere = Network("vpc-0b", (Subnet("subnet-x", "us-east-1d", "10.9.0.0/24"),))
-    made = make(clients=Site(elsewhere, "ami-2", "/dev/sda1"))
+    made = make(clients=Placement(elsewhere, "ami-2", "/dev/sda1"))
     by_name = {step.name: step.arguments for step in made.steps}
     assert by_name["servers: auto scaling group"]["VPCZoneIdentifier"] == "subnet-a,subnet-b,subnet-c"
     assert by_name["clients: auto scaling group"]["VPCZoneIdentifier"] == "subnet-x"
@@ -138,9 +139,10 @@ def test_each_group_has_a_site_of_its_own_and_all_reach_each_other() -> None:
         assert blocks == ["10.9.0.0/24", "172.31.0.0/19", "172.31.32.0/20", "169.254.9.0/30"]
 
 
-def test_how_long_the_hosts_may_take() -> None:
-    assert make().capacity_seconds == {"servers": 600, "clients": 600}
-    assert make().ssh_ports == {"servers": 22, "clients": 22}
+def test_the_hosts_of_each_group_are_in_the_plan() -> None:
+    made = make(num_clients=4).launches
+    facts = [(one.group, one.count, one.image_id, one.capacity_seconds, one.ssh_port) for one in made]
+    assert facts == [("servers", 3, "ami-1", 600, 22), ("clients", 4, "ami-1", 600, 22)]
 
 
 def test_a_key_pair_of_the_users_own_is_not_imported(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 
-from nomad_testkit.deployment.plan import Site
 from nomad_testkit.deployment.preflight import survey
 from nomad_testkit.errors import DeployError, ExampleError
 from nomad_testkit.examples.example import Example
 from nomad_testkit.examples.login_key import public_line
+from nomad_testkit.modules.auto_scaling_group import Placement
 from nomad_testkit.modules.network import Network
 from nomad_testkit.targets.base import Room, default_network
 from nomad_testkit.targets.key_pair import write_key_pair
@@ -85,7 +85,7 @@ def with_inputs(tmp_path: Path) -> Callable[..., Example]:
     return make
 
 
-def sites(account: Account, example: Example | None = None) -> dict[str, Site]:
+def sites(account: Account, example: Example | None = None) -> dict[str, Placement]:
     return survey(example or Example.load(BUNDLED), account)  # type: ignore[arg-type]
 
 
@@ -96,7 +96,7 @@ def refused(account: Account, example: Example) -> str:
     return str(caught.value).removeprefix(f"{example.file}: ")
 
 
-def zones(site: Site) -> list[str]:
+def zones(site: Placement) -> list[str]:
     return [subnet.availability_zone for subnet in site.network.subnets]
 
 
@@ -105,7 +105,7 @@ def test_the_default_network_and_the_images_own_root(account: Account) -> None:
     found = sites(account)
     assert list(found) == ["servers", "clients"]
     for site in found.values():
-        assert site == Site(default_network(account.ec2), account.chosen, "/dev/sda1")
+        assert site == Placement(default_network(account.ec2), account.chosen, "/dev/sda1")
         assert zones(site) == ["us-east-1a", "us-east-1b", "us-east-1c"]
 
 

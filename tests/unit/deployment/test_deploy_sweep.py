@@ -14,10 +14,11 @@ from moto import mock_aws
 
 from nomad_testkit.cluster.discovery import instances
 from nomad_testkit.deployment.apply import apply
-from nomad_testkit.deployment.plan import Plan, Site, plan
+from nomad_testkit.deployment.plan import Plan, plan
 from nomad_testkit.deployment.sweep import sweep
 from nomad_testkit.errors import DeployError, TeardownError, UsageError
 from nomad_testkit.examples.example import Example
+from nomad_testkit.modules.auto_scaling_group import Placement
 from nomad_testkit.modules.network import Network, Subnet
 from nomad_testkit.runs.journal import Journal
 from nomad_testkit.wait import Deadline
@@ -61,7 +62,7 @@ def make_plan(client: Client, run_id: str = RUN, **variables: Any) -> Plan:
         Example.load("nomad-consul-colocated-cluster").replace(**variables),
         run_id=run_id,
         region=REGION,
-        sites=dict.fromkeys(("servers", "clients"), Site(network, an_image(client), "/dev/xvda")),
+        placements=dict.fromkeys(("servers", "clients"), Placement(network, an_image(client), "/dev/xvda")),
         public_key=PUBLIC_KEY,
         inbound_cidrs=["192.0.2.0/24"],
     )

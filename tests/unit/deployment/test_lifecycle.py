@@ -16,14 +16,14 @@ import pytest
 from nomad_testkit import targets
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
-from nomad_testkit.deployment import creation, evidence, lifecycle
+from nomad_testkit.deployment import evidence, lifecycle
+from nomad_testkit.deployment.apply import Applied
 from nomad_testkit.deployment.interrupts import Expired, Terminated, deferred, termination_raises
-from nomad_testkit.deployment.readiness import Readiness, expected_hosts
+from nomad_testkit.deployment.readiness import Readiness
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TeardownError, UsageError
 from nomad_testkit.examples.example import Roles
 from nomad_testkit.examples.security import Security
 from nomad_testkit.modules.network import Instance, Network
-from nomad_testkit.modules.steps import AUTO_SCALING_GROUP, GROUP_TAG, Creates, Step, tag_list
 from nomad_testkit.runs.locks import FileLock
 from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
@@ -43,7 +43,7 @@ class FakeTarget:
     def client(self, service: str) -> Any:
         raise AssertionError(f"nobody asks {service} for anything here")
 
-    def admit(self, demands: object, *, progress: object) -> None:
+    def check_capacity(self, launches: object, *, progress: object) -> None:
         if self.refuses:
             raise self.refuses
 
@@ -91,16 +91,17 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     stage = Stage()
     monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
 
-    def plan(example: object, **facts: Any) -> Any:
-        assert facts["public_key"].startswith("ssh-ed25519 ")
-        assert facts["inbound_cidrs"] == ("169.254.253.1/32",)
-        stage.tags = facts["tags"]
-        stage.act("plan")
-        return SimpleNamespace(steps=(), capacity_seconds={}, ssh_ports={"servers": 2222})
+    def prepare(example: Any, run: Run, *, public_key: str, tags: dict[str, str], target: Any, **_: Any) -> Any:
+        assert public_key.startswith("ssh-ed25519 ")
+        target.check_capacity((), progress=stage.said.append)
+        stage.tags = tags
+        stage.act("prepare")
 
-    def apply(*_: Any, **__: Any) -> dict[str, str]:
-        stage.act("apply")
-        return {}
+        def apply(*_: Any) -> Applied:
+            stage.act("apply")
+            return Applied(example, {}, {"servers": 1}, ssh_ports={"servers": 2222})
+
+        return apply
 
     def await_hosts(self: Readiness, expected: object, make: Callable[[Instance], Any], limits: object) -> list[Any]:
         host = make(INSTANCE)
@@ -114,11 +115,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     def collect(hosts: list[Any], folder: Path, **_: Any) -> None:
         stage.act(f"evidence of {len(hosts)} hosts")
 
-    monkeypatch.setattr(creation, "discovery_tags", lambda example, run_id: [])
-    monkeypatch.setattr(creation, "survey", lambda example, target: {})
-    monkeypatch.setattr(creation, "demands", lambda example, sites: ())
-    monkeypatch.setattr(creation, "plan", plan)
-    monkeypatch.setattr(creation, "apply", apply)
+    monkeypatch.setattr(lifecycle, "prepare", prepare)
     monkeypatch.setattr(lifecycle, "sweep", sweep)
     monkeypatch.setattr(evidence, "collect", collect)
     monkeypatch.setattr(Readiness, "await_hosts", await_hosts)
@@ -154,7 +151,7 @@ def handlers() -> Iterator[None]:
 
 def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Callable[..., Any]) -> None:
     with deploy() as cluster:
-        assert stage.done == ["plan", "apply", "hosts", "agents"]
+        assert stage.done == ["prepare", "apply", "hosts", "agents"]
         (run,) = Run.every()
         assert (run.run_id, run.used) == (cluster.run_id, True)
         assert run.folder.stat().st_mode & 0o777 == 0o700
@@ -168,7 +165,7 @@ def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Callable[..., Any])
     assert Run.every() == []
 
 
-@pytest.mark.parametrize(("step", "seen"), [("plan", 0), ("apply", 0), ("hosts", 1), ("agents", 1)])
+@pytest.mark.parametrize(("step", "seen"), [("prepare", 0), ("apply", 0), ("hosts", 1), ("agents", 1)])
 def test_whatever_fails_it_is_destroyed_and_the_evidence_named(
     stage: Stage, deploy: Callable[..., Any], step: str, seen: int, tmp_path: Path
 ) -> None:
@@ -325,17 +322,6 @@ def test_an_unknown_run_lists_those_that_there_are(stage: Stage) -> None:
         Run.find("nt-1")
 
 
-def test_hosts_are_counted_from_the_plan() -> None:
-    def group(name: str, size: int) -> Step:
-        tags = tag_list({GROUP_TAG: name})
-        arguments = {"DesiredCapacity": size, "Tags": tags}
-        creates = Creates(AUTO_SCALING_GROUP, name)
-        return Step(name, "autoscaling", "create_auto_scaling_group", arguments, creates)
-
-    plan: Any = SimpleNamespace(steps=(group("servers", 3), Step("x", "ec2", "y", {}), group("clients", 6)))
-    assert expected_hosts(plan) == {"servers": 3, "clients": 6}
-
-
 def test_signals_are_left_alone_outside_the_main_thread() -> None:
     def elsewhere() -> None:
         with termination_raises(), deferred(said.append):
@@ -391,7 +377,7 @@ def test_a_lost_target_ends_the_teardown_at_once(stage: Stage, deploy: Callable[
     assert Run.every() == []
 
 
-def test_a_deployment_that_its_target_does_not_admit_creates_nothing_and_leaves_no_evidence(
+def test_a_deployment_beyond_its_targets_capacity_creates_nothing_and_leaves_no_evidence(
     stage: Stage, deploy: Callable[..., Any]
 ) -> None:
     for refusal in (UsageError("too dear"), PreflightError([Missing("vCPUs", "ask for more")])):
@@ -408,7 +394,7 @@ def test_a_deployment_that_its_target_does_not_admit_creates_nothing_and_leaves_
 def test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed(
     options: dict[str, str], stage: Stage, deploy: Callable[..., Any]
 ) -> None:
-    stage.target.time_limit = 0.05
+    stage.target.time_limit = 1.0
     clusters: list[Cluster] = []
 
     def use() -> None:
@@ -416,12 +402,12 @@ def test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed(
             clusters.append(cluster)
             threading.Event().wait(60)
 
-    with pytest.raises(Expired, match=r"the time of nt-\d{8}-\w{6} is up \(0.05 s\)"):
+    with pytest.raises(Expired, match=r"the time of nt-\d{8}-\w{6} is up \(1.0 s\)"):
         use()
     assert clusters[0].expires is not None
     assert stage.tags == {"nomad-testkit-expires": clusters[0].expires}
     assert stage.done[-1] == "sweep"
-    assert any("is up (0.05 s)" in line for line in stage.said)
+    assert any("is up (1.0 s)" in line for line in stage.said)
 
 
 def test_a_time_limit_that_is_not_reached_interrupts_nobody(stage: Stage, deploy: Callable[..., Any]) -> None:

@@ -16,8 +16,9 @@ from seen_calls import noting
 
 from nomad_testkit import Example
 from nomad_testkit.cluster.discovery import instances
-from nomad_testkit.deployment.creation import creation
-from nomad_testkit.deployment.terraform.apply import Applied, applied_elsewhere, apply_terraform, destroy_terraform
+from nomad_testkit.deployment.apply import Applied
+from nomad_testkit.deployment.prepare import prepare
+from nomad_testkit.deployment.terraform.apply import applied_elsewhere, apply_terraform, destroy_terraform
 from nomad_testkit.deployment.terraform.workspace import Workspace
 from nomad_testkit.errors import DeployError, TeardownError, UsageError
 from nomad_testkit.examples.terraform import TerraformExample
@@ -299,5 +300,5 @@ def test_a_budget_that_nobody_can_hold_is_refused(deployment: Deployment, monkey
     with pytest.raises(
         UsageError, match=r"option --nomad-aws-budget: found a budget of 2\.50 USD, but what .*/mine makes"
     ):
-        creation(example, Run(deployment.run_id, deployment.run_folder), settings=settings, **how)
+        prepare(example, Run(deployment.run_id, deployment.run_folder), settings=settings, **how)
     assert deployment.said == []

@@ -141,6 +141,6 @@ def test_values_are_filled_in_as_utf_8() -> None:
 def test_a_launch_template_has_the_bytes(tmp_path: Path) -> None:
     (group,) = load(tmp_path, PACKED).render(run_id="nt-1")
     network: Any = type("Network", (), {"vpc_id": "vpc-1", "subnets": ()})()
-    placement = Placement("nt-1", "servers", network, "ami-1", "/dev/xvda", "key", {})
+    placement = Placement(network, "ami-1", "/dev/xvda", "nt-1", "servers", "key")
     (template,) = (step for step in cluster_steps(group.module, placement) if step.action == "create_launch_template")
     assert base64.b64decode(template.arguments["LaunchTemplateData"]["UserData"]) == PACKED

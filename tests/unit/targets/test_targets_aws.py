@@ -21,7 +21,7 @@ from botocore.exceptions import (
 from click.testing import CliRunner
 
 from nomad_testkit.cli import main
-from nomad_testkit.deployment.demand import demands
+from nomad_testkit.deployment.plan import plan
 from nomad_testkit.deployment.preflight import survey
 from nomad_testkit.errors import ExampleError, PreflightError, SettingsError, UsageError
 from nomad_testkit.examples.example import Example
@@ -90,9 +90,12 @@ class Opening:
             raise AssertionError("it is refused")
         return str(caught.value)
 
-    def admit(self, example: Example, **options: str | None) -> Target:
+    def check_capacity(self, example: Example, **options: str | None) -> Target:
         with open_target(self.settings(**options), progress=self.said.append) as target:
-            target.admit(demands(example, survey(example, target)), progress=self.said.append)
+            planned = plan(
+                example, run_id="nt-1", region=target.region, placements=survey(example, target), public_key=""
+            )
+            target.check_capacity(planned.launches, progress=self.said.append)
             return target
 
 
@@ -291,19 +294,19 @@ def test_an_image_of_another_architecture(opening: Opening) -> None:
     with pytest.raises(
         ExampleError, match=r"'t4g.micro', which is arm64, for the AMI .*, which is x86_64; .* t3.micro"
     ):
-        opening.admit(small(instance_type="t4g.micro"))
+        opening.check_capacity(small(instance_type="t4g.micro"))
 
 
 def test_a_deployment_has_to_fit_the_budget(opening: Opening) -> None:
-    opening.admit(small(), aws_budget="0.5")
+    opening.check_capacity(small(), aws_budget="0.5")
     assert any(line.startswith("AWS preflight: estimated cost: 1 x t2.micro (servers)") for line in opening.said)
     with pytest.raises(UsageError) as caught:
-        opening.admit(small(), aws_budget="0.05", aws_max_time="3600000")
+        opening.check_capacity(small(), aws_budget="0.05", aws_max_time="3600000")
     said = str(caught.value)
     assert said.startswith("option --nomad-aws-budget: found a budget of 0.05 USD, but the estimate is 4")
     assert "for 3.6e+06 s (option --nomad-aws-max-time); expected 4" in said
     with pytest.raises(UsageError, match=r"no price of i3\.large is known, so the budget of 9\.00 USD cannot be held"):
-        opening.admit(small(instance_type="i3.large"), aws_budget="9")
+        opening.check_capacity(small(instance_type="i3.large"), aws_budget="9")
     for malformed in ("0", "-1", "ten", "nan"):
         with pytest.raises(
             SettingsError, match=f"--nomad-aws-budget: found '{malformed}', expected a sum in US dollars"
@@ -330,7 +333,7 @@ def test_what_ec2_would_refuse_is_told_before_anything_is_created(
 
     monkeypatch.setattr(boto3.session.Session, "client", client)
     with pytest.raises(PreflightError) as caught:
-        opening.admit(small())
+        opening.check_capacity(small())
     said = str(caught.value)
     assert said.startswith(f"account {ACCOUNT} in {REGION} lacks 2 thing(s) that are needed:")
     assert f"a launch of 1 x t2.micro of {AMI} in subnet-" in said

@@ -16,14 +16,14 @@ from nomad_testkit.targets.aws.cost import Estimate, Price, Prices, estimate, fr
 from nomad_testkit.targets.aws.permissions import _questions, missing_permissions
 from nomad_testkit.targets.aws.policy import DEPLOYING, needs_of, seen_calls
 from nomad_testkit.targets.aws.quotas import lacking_vcpus, quota_code
-from nomad_testkit.targets.base import Demand
+from nomad_testkit.targets.base import LaunchRequest
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 STANDARD = "L-1216C47A"
 SESSION = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=REGION)
-SERVERS = Demand("servers", 3, "t3.micro", "ami-1", "subnet-1", (("gp2", 50),))
-CLIENTS = Demand("clients", 6, "m5.large", "ami-1", "subnet-1", (("gp3", 73),), public_address=False)
+SERVERS = LaunchRequest("servers", 3, "t3.micro", "ami-1", "subnet-1", (("gp2", 50),))
+CLIENTS = LaunchRequest("clients", 6, "m5.large", "ami-1", "subnet-1", (("gp3", 73),), public_address=False)
 ROLE = Identity(ACCOUNT, f"arn:aws:sts::{ACCOUNT}:assumed-role/nightly/session")
 
 
@@ -92,8 +92,8 @@ def test_each_family_counts_for_its_quota() -> None:
     assert (quota_code("c5.large", spot=True), quota_code("mac1.metal"), quota_code("")) == ("L-34B43A08", None, None)
 
 
-def lacking(stubs: Stubs, *demands: Demand) -> tuple[list[str], list[str]]:
-    missing, lines = lacking_vcpus(stubs.client, demands, region=REGION, remark=stubs.remarks.append)
+def lacking(stubs: Stubs, *launches: LaunchRequest) -> tuple[list[str], list[str]]:
+    missing, lines = lacking_vcpus(stubs.client, launches, region=REGION, remark=stubs.remarks.append)
     return [str(one) for one in missing], lines
 
 
@@ -335,8 +335,8 @@ def test_an_estimate_is_of_hosts_their_disks_and_public_addresses() -> None:
         "estimated cost: 3 x t3.micro (servers) x 0.1000, 6 x m5.large (clients) x 0.1000: 0.98 USD an hour, "
         "0.49 USD in 0.5 h (a list; without traffic"
     )
-    spot = Demand("clients", 2, "m5.large", "ami-1", "subnet-1", public_address=False, spot_price=0.03)
-    bid = estimate([spot, Demand("none", 0, "m5.large", "ami-1", "subnet-1")], lambda *_: None, region=REGION)
+    spot = LaunchRequest("clients", 2, "m5.large", "ami-1", "subnet-1", public_address=False, spot_price=0.03)
+    bid = estimate([spot, LaunchRequest("none", 0, "m5.large", "ami-1", "subnet-1")], lambda *_: None, region=REGION)
     assert bid.hourly == pytest.approx(0.06)
     assert bid.at_most
     assert bid.unknown == ()
