@@ -186,8 +186,8 @@ def chosen_host(run: Run, hosts: Sequence[NamedHost], wanted: str) -> NamedHost:
             return one
     names = [one.name for one in hosts]
     every = [*names, *(one.instance.instance_id for one in hosts), *(one.instance.private_ip for one in hosts)]
-    hint = did_you_mean(wanted, every) or f"; expected one of {', '.join(names)}"
-    raise UsageError(f"there is no host {wanted!r} in {run}{hint}; `nomad-testkit status` shows them")
+    listed = f"expected one of {', '.join(names)}" if names else "expected none: it has no hosts"
+    raise UsageError(f"there is no host {wanted!r} in {run}; {listed}{did_you_mean(wanted, every)}")
 
 
 def running_host(run: Run, cluster: Cluster, wanted: str) -> Host:

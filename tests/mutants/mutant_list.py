@@ -308,7 +308,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "targets/aws/errors.py",
         "deploy_faults::test_an_api_that_never_answers_does_not_keep_a_sweep_for_ever",
-        ("patiently", "deadline.passed or not passes", "not passes"),
+        ("retry_transient", "deadline.passed or not passes", "not passes"),
     ),
     *_in(
         "plugin/xdist_cluster.py",

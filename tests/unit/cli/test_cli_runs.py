@@ -114,7 +114,7 @@ def test_an_api_that_refuses_is_told_in_its_words(account: AccountTarget) -> Non
         assert "not you" in result.stdout
         result = call("ssh", "servers-0", "true")
     assert result.exit_code == 1
-    assert f"{run}: the EC2 API does not answer" in result.stderr
+    assert f"{run}: the EC2 API refuses to answer" in result.stderr
     assert "Traceback" not in result.output
 
 
