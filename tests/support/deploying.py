@@ -54,9 +54,6 @@ def stuck(
 ) -> str:
     """Deploy what cannot get ready; gives what is said of it."""
     settings = replace(settings, artifacts=folder / "artifacts", timeout=seconds)
-    with (
-        pytest.raises(error) as caught,
-        deployed(settings, example, target=target, progress=lambda line: None),
-    ):
+    with pytest.raises(error) as caught, deployed(settings, example, target=target, progress=lambda line: None):
         pytest.fail("the deployment was called ready")
     return str(caught.value)

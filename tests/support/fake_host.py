@@ -45,7 +45,7 @@ class FakeHost(Host):
         self.owners: dict[str, str] = {}
         self.journaled: list[tuple[str, str]] = []
         self.answers: dict[str, tuple[int, str] | Callable[[], tuple[int, str]]] = {
-            "systemctl show": (0, "ActiveState=inactive\nSubState=dead"),
+            "systemctl show": (0, "ActiveState=inactive\nSubState=dead")
         }
 
     def require_root(self) -> None:

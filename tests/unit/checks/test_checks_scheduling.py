@@ -77,10 +77,7 @@ ZONE = "platform.aws.placement.availability-zone"
     [
         ("memory", "dimension 'memory' exhausted on 3 nodes"),
         ("constraint", "constraint '${attr.kernel.name} = windows' filtered 3 nodes"),
-        (
-            "missing-attr",
-            f"constraint '${{{ZONE}}} = us-east-1a' filtered 3 nodes (did you mean ${{attr.{ZONE}}}?)",
-        ),
+        ("missing-attr", f"constraint '${{{ZONE}}} = us-east-1a' filtered 3 nodes (did you mean ${{attr.{ZONE}}}?)"),
         ("datacenter", "no nodes in datacenters [dc1]; the ready clients are in [us-east-1a, us-east-1b, us-east-1c]"),
     ],
 )

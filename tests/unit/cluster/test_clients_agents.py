@@ -265,10 +265,7 @@ def test_a_server_without_a_leader_is_not_believed(agent: Agent, nomad: NomadCli
 
 
 def test_keys_are_written_and_read(agent: Agent, consul: ConsulClient) -> None:
-    agent.answers |= {
-        "PUT /v1/kv/a": (200, True),
-        "GET /v1/kv/a": (200, [{"Key": "a", "Value": "aGVsbG8="}]),
-    }
+    agent.answers |= {"PUT /v1/kv/a": (200, True), "GET /v1/kv/a": (200, [{"Key": "a", "Value": "aGVsbG8="}])}
     assert consul.put_key("a", "hello") is True
     assert consul.get_key("a") == b"hello"
 

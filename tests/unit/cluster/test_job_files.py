@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,8 @@ def test_a_job_file_that_is_nearly_right(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "jobs").mkdir()
     for file in ("mine.hcl", "jobs/mine.hcl"):
         (tmp_path / file).touch()
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=re.escape(hint)):
         read_source(name)
-    assert hint in str(caught.value)
 
 
 # -- JSON
@@ -88,11 +88,6 @@ def test_a_groups_count_in_json(given: Mapping[str, Any], count: int) -> None:
     assert found["TaskGroups"][0]["Count"] == count
 
 
-@pytest.mark.parametrize("text", ['job "x" {}', '{"job": {"x": {}}}'])
-def test_hcl_is_left_to_nomad_in_both_of_its_syntaxes(text: str) -> None:
-    assert JobSource("it", text, Path()).json() is None
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -101,19 +96,19 @@ def test_hcl_is_left_to_nomad_in_both_of_its_syntaxes(text: str) -> None:
         ('{"a": 1}', 'expected a job with "ID" and "TaskGroups", or such a one in "Job"; found \'a\''),
         ("{}", "found none"),
         ('{"TaskGroups": []}', 'expected a string at "ID", found None'),
-        ('{"ID": "x", "TaskGroups": {}}', None),
         ('{"ID": "x", "TaskGroups": [1]}', 'expected a list of named groups at "TaskGroups", found [1]'),
         ('{"ID": "x", "TaskGroups": "g"}', "found 'g'"),
     ],
 )
-def test_json_that_is_no_job(text: str, reason: str | None) -> None:
-    source = JobSource("it", text, Path())
-    if reason is None:
-        assert source.json() is not None
-        return
-    with pytest.raises(UsageError) as caught:
-        source.json()
-    assert reason in str(caught.value)
+def test_json_that_is_no_job(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        JobSource("it", text, Path()).json()
+
+
+def test_hcl_is_left_to_nomad_in_both_of_its_syntaxes() -> None:
+    for text in ('job "x" {}', '{"job": {"x": {}}}'):
+        assert JobSource("it", text, Path()).json() is None
+    assert JobSource("it", '{"ID": "x", "TaskGroups": {}}', Path()).json() is not None
 
 
 # -- files
@@ -164,10 +159,8 @@ def test_functions_of_files_are_filled_in(folder: Path, call: str, becomes: str)
     ],
 )
 def test_a_file_that_cannot_be_read_is_told(folder: Path, call: str, reason: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=f"it: {re.escape(call)}: .*{re.escape(reason)}"):
         with_files(JobSource("it", f"a = {call}\n", folder))
-    assert f"it: {call}: " in str(caught.value)
-    assert reason in str(caught.value)
 
 
 def test_nomads_refusal_of_other_calls_gets_the_remedy() -> None:
@@ -256,9 +249,6 @@ def test_only_what_is_declared_counts(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"vars\.hcl for it: .* cannot take {name}"):
         text_of({}, [file])
     assert text_of({}, environ={f"NOMAD_VAR_{name}": "x"}) == ""  # as Nomad passes over it
-
-
-def test_a_variable_that_is_nearly_right() -> None:
     with pytest.raises(UsageError, match=r"cannot take tga; did you mean tag\?"):
         text_of({"tga": "x"})
 
@@ -289,10 +279,8 @@ def test_options_win_over_files_the_last_over_the_first_and_these_over_the_envir
 def test_a_variables_file_that_is_none(tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "vars.hcl"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=f"{file}.*{reason}"):
         text_of({}, [file])
-    assert str(file) in str(caught.value)
-    assert reason in str(caught.value)
 
 
 def test_escapes_that_json_has_and_hcl_has_not() -> None:

@@ -76,9 +76,7 @@ class FakeNomad:
 
     def job_allocations(self, job_id: str, *, stale: bool = False) -> list[dict[str, Any]]:
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        return [
-            {"ID": "a1", "Name": "web.front[0]", "NodeName": "i-1", "ClientStatus": status, "TaskGroup": "front"},
-        ]
+        return [{"ID": "a1", "Name": "web.front[0]", "NodeName": "i-1", "ClientStatus": status, "TaskGroup": "front"}]
 
     def logs(self, alloc_id: str, task: str, *, stream: str = "stdout") -> str:
         return f"{alloc_id} {task} {stream}\n"

@@ -63,13 +63,6 @@ def with_inputs(folder: Path, inputs: str) -> Example:
     return Example.load(folder)
 
 
-def said(folder: Path, inputs: str) -> str:
-    """Load the example with a fault in its inputs, and give what is said about it, without the file's name."""
-    with pytest.raises(ExampleError) as caught:
-        with_inputs(folder, inputs)
-    return str(caught.value).partition("example.toml: groups.servers.inputs.")[2]
-
-
 def test_inputs_take_tables_numbers_and_lists(folder: Path) -> None:
     example = with_inputs(
         folder,
@@ -107,41 +100,41 @@ def test_inputs_take_tables_numbers_and_lists(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "expected"),
+    ("inputs", "key", "seen"),
     [
-        (
-            "lifecycle_hooks = [1]",
-            "lifecycle_hooks: found the list [1]; expected a list of tables with name, lifecycle_",
-        ),
-        ('lifecycle_hooks = "x"', "lifecycle_hooks: found the string 'x'; expected a list of tables with name"),
+        ("lifecycle_hooks = [1]", "lifecycle_hooks", "the list [1]; expected a list of tables with name, lifecycle_"),
+        ('lifecycle_hooks = "x"', "lifecycle_hooks", "the string 'x'; expected a list of tables with name"),
         (
             'lifecycle_hooks = [{ name = "x" }]',
-            "lifecycle_hooks[0].lifecycle_transition: found nothing; expected a string: a table of lifecycle_hooks req",
+            "lifecycle_hooks[0].lifecycle_transition",
+            "nothing; expected a string: a table of lifecycle_hooks req",
         ),
         (
             'ebs_block_devices = [{ device_name = "/dev/sdf", size = 2 }]',
-            "ebs_block_devices[0].size: found a key that means nothing here; expected",
+            "ebs_block_devices[0].size",
+            "a key that means nothing here; expected",
         ),
         (
             'ebs_block_devices = [{ device_name = "/dev/sdf", volume_size = "2" }]',
-            "ebs_block_devices[0].volume_size: found the string '2'; expected an integer",
+            "ebs_block_devices[0].volume_size",
+            "the string '2'; expected an integer",
         ),
         (
             'ebs_block_devices = [{ device_name = "/dev/sdf" }]',
-            "ebs_block_devices[0].volume_size: found 0; expected a size in GiB, or a snapshot_id that has one",
+            "ebs_block_devices[0].volume_size",
+            "0; expected a size in GiB, or a snapshot_id that has one",
         ),
-        ('termination_policies = [""]', "termination_policies: found ''; expected one of Default, "),
-        (
-            "termination_policies = 1",
-            "termination_policies: found the integer 1; expected a string or a list of strings",
-        ),
-        ("protect_from_scale_in = 1", "protect_from_scale_in: found the integer 1; expected true or false"),
-        ('root_volume_size = "50"', "root_volume_size: found the string '50'; expected an integer"),
-        ("security_groups = [1]", "security_groups: found the list [1]; expected a list of strings"),
+        ('termination_policies = [""]', "termination_policies", "''; expected one of Default, "),
+        ("termination_policies = 1", "termination_policies", "the integer 1; expected a string or a list of strings"),
+        ("protect_from_scale_in = 1", "protect_from_scale_in", "the integer 1; expected true or false"),
+        ('root_volume_size = "50"', "root_volume_size", "the string '50'; expected an integer"),
+        ("security_groups = [1]", "security_groups", "the list [1]; expected a list of strings"),
     ],
 )
-def test_says_which_input_is_wrong(folder: Path, inputs: str, expected: str) -> None:
-    assert said(folder, inputs).startswith(expected)
+def test_says_which_input_is_wrong(folder: Path, inputs: str, key: str, seen: str) -> None:
+    with pytest.raises(ExampleError) as caught:
+        with_inputs(folder, inputs)
+    assert f"example.toml: groups.servers.inputs.{key}: found {seen}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -161,23 +154,17 @@ def test_says_which_variable_is_wrong(folder: Path, variables: dict[str, Any], e
     assert str(caught.value).partition("example.toml: ")[2].startswith(expected)
 
 
-def test_a_folder_without_an_example(tmp_path: Path) -> None:
+def test_a_folder_without_an_example_or_none_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match=f"there is no example at {tmp_path}/none, and none is bundled as"):
+        Example.load(tmp_path / "none")
+    bundled = Example.load(COLOCATED).folder.parent.glob("*/example.toml")
     (tmp_path / "exmaple.toml").touch()
     with pytest.raises(ExampleError) as caught:
         Example.load(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: found a folder without example.toml or *.tf (in it: exmaple.toml); expected one with it, or "
-        f"one that is bundled: {', '.join(sorted(path.parent.name for path in bundled()))}"
+        f"one that is bundled: {', '.join(sorted(path.parent.name for path in bundled))}"
     )
-
-
-def bundled() -> list[Path]:
-    return list(Example.load(COLOCATED).folder.parent.glob("*/example.toml"))
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ExampleError, match=f"there is no example at {tmp_path}/none, and none is bundled as"):
-        Example.load(tmp_path / "none")
 
 
 def test_a_script_that_is_missing(folder: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from nomad_testkit.examples.variables import TYPES, expand_user_data
 
 COLOCATED = "nomad-consul-colocated-cluster"
 SEPARATE = "nomad-consul-separate-cluster"
+INPUTS = "groups.servers.inputs"
 TOML = """
 [variables.cluster_name]
 type = "cluster-name"
@@ -62,47 +62,54 @@ def changed(folder: Path, old: str, new: str) -> str:
     return said.partition("example.toml: ")[2]
 
 
-def test_the_colocated_example_has_the_variables_and_defaults_of_upstream() -> None:
-    assert dict(Example.load(COLOCATED).variables) == {
-        "ami_id": "",
-        "cluster_name": "nomad-example",
-        "server_instance_type": "t2.micro",
-        "instance_type": "t2.micro",
-        "num_servers": 3,
-        "num_clients": 6,
-        "cluster_tag_key": "nomad-servers",
-        "cluster_tag_value": "auto-join",
-        "ssh_key_name": "",
-        "ssh_private_key_file": "",
-        "vpc_id": "",
-        "ssh_user": "admin",
-    }
+UPSTREAMS = {
+    "ami_id": "",
+    "server_instance_type": "t2.micro",
+    "instance_type": "t2.micro",
+    "cluster_tag_value": "auto-join",
+    "ssh_key_name": "",
+    "ssh_private_key_file": "",
+    "vpc_id": "",
+    "ssh_user": "admin",
+}
 
 
-def test_the_colocated_example_has_its_roles() -> None:
-    example = Example.load(COLOCATED)
-    assert example.groups == ("servers", "clients")
-    assert example.roles == Roles(("servers",), ("servers",), ("clients",))
-    assert (example.name, example.ssh_user, example.ami_id) == (COLOCATED, "admin", "")
-
-
-def test_the_separate_example_has_the_variables_and_defaults_of_upstream() -> None:
-    assert dict(Example.load(SEPARATE).variables) == {
-        "ami_id": "",
-        "nomad_cluster_name": "nomad-example",
-        "consul_cluster_name": "consul-example",
-        "server_instance_type": "t2.micro",
-        "instance_type": "t2.micro",
-        "num_nomad_servers": 3,
-        "num_nomad_clients": 6,
-        "num_consul_servers": 3,
-        "cluster_tag_key": "consul-servers",
-        "cluster_tag_value": "auto-join",
-        "ssh_key_name": "",
-        "ssh_private_key_file": "",
-        "vpc_id": "",
-        "ssh_user": "admin",
-    }
+@pytest.mark.parametrize(
+    ("name", "roles", "own"),
+    [
+        (
+            COLOCATED,
+            Roles(("servers",), ("servers",), ("clients",)),
+            {
+                "cluster_name": "nomad-example",
+                "num_servers": 3,
+                "num_clients": 6,
+                "cluster_tag_key": "nomad-servers",
+            },
+        ),
+        (
+            SEPARATE,
+            Roles(("consul_servers",), ("nomad_servers",), ("nomad_clients",)),
+            {
+                "nomad_cluster_name": "nomad-example",
+                "consul_cluster_name": "consul-example",
+                "num_nomad_servers": 3,
+                "num_nomad_clients": 6,
+                "num_consul_servers": 3,
+                "cluster_tag_key": "consul-servers",
+            },
+        ),
+    ],
+)
+def test_a_bundled_example_has_the_variables_and_defaults_of_upstream(
+    name: str, roles: Roles, own: dict[str, object]
+) -> None:
+    example = Example.load(name)
+    assert dict(example.variables) == {**UPSTREAMS, **own}
+    assert (example.name, example.roles, example.ssh_user, example.ami_id) == (name, roles, "admin", "")
+    assert list(example.groups) == list(
+        dict.fromkeys((*roles.consul_servers, *roles.nomad_servers, *roles.nomad_clients))
+    )
 
 
 def test_the_separate_examples_agents_join_consul_by_its_tag_and_no_other_runs() -> None:
@@ -131,9 +138,6 @@ def test_an_example_tells_its_topology_and_sizes(
 ) -> None:
     example = Example.load(name).replace(**variables)
     assert (example.roles.topology, example.sizes) == (topology, sizes)
-
-
-def test_servers_that_are_partly_together_are_mixed() -> None:
     assert Roles(("both", "consul"), ("both",), ("clients",)).topology == "mixed"
 
 
@@ -146,61 +150,50 @@ def test_replace_makes_another_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("name", "value", "seen"),
     [
-        (
-            {"num_servers": 0},
-            "variable num_servers: found the integer 0; expected an odd number from 1 to 7: Raft elects",
-        ),
-        ({"num_servers": -1}, "found the integer -1; expected an odd number from 1 to 7: Raft elects"),
-        (
-            {"num_servers": 2},
-            "found the integer 2; expected an odd number from 1 to 7: Raft needs a majority, so 2 servers",
-        ),
-        ({"num_servers": 9}, "found the integer 9; expected an odd number from 1 to 7: every write"),
-        ({"num_servers": "3"}, "variable num_servers: found the string '3'; expected an integer"),
-        ({"num_servers": True}, "variable num_servers: found the boolean true; expected an integer"),
-        ({"num_servers": 3.0}, "variable num_servers: found the float 3.0; expected an integer"),
-        ({"num_clients": -1}, "variable num_clients: found the integer -1; expected 0 or more"),
-        (
-            {"num_client": 3},
-            "variable num_client: found a variable that this example does not declare; did you mean num_clients",
-        ),
-        ({"ami": "ami-0abc"}, "did you mean ami_id"),
-        ({"ami_id": "debian"}, "variable ami_id: found the string 'debian'; expected an AMI id such as ami-0abc1234"),
-        ({"instance_type": "micro"}, "variable instance_type: found the string 'micro'; expected an instance type"),
-        (
-            {"cluster_name": "a/b"},
-            "variable cluster_name: found the string 'a/b'; expected letters, digits, -, _ and . only",
-        ),
-        ({"cluster_name": "sg-1"}, "groups.servers.inputs.cluster_name: found 'sg-1-server'; expected letters"),
-        ({"cluster_name": "n" * 300}, "307 characters; expected at most 43, 264 fewer: with the run's id of up to 20"),
-        ({"cluster_name": "n" * 37}, "44 characters; expected at most 43, 1 fewer"),
-        (
-            {"cluster_tag_value": "$(reboot)"},
-            "variable cluster_tag_value: found the string '$(reboot)'; expected a tag value",
-        ),
-        ({"cluster_tag_key": "aws:x"}, "expected a tag key"),
-        ({"ssh_user": "Root"}, "expected a user's name"),
+        ("num_servers", 0, "the integer 0; expected an odd number from 1 to 7: Raft elects"),
+        ("num_servers", -1, "the integer -1; expected an odd number from 1 to 7: Raft elects"),
+        ("num_servers", 2, "the integer 2; expected an odd number from 1 to 7: Raft needs a majority, so 2 servers"),
+        ("num_servers", 9, "the integer 9; expected an odd number from 1 to 7: every write"),
+        ("num_servers", "3", "the string '3'; expected an integer"),
+        ("num_servers", True, "the boolean true; expected an integer"),
+        ("num_servers", 3.0, "the float 3.0; expected an integer"),
+        ("num_clients", -1, "the integer -1; expected 0 or more"),
+        ("num_client", 3, "a variable that this example does not declare; did you mean num_clients"),
+        ("ami", "ami-0abc", "a variable that this example does not declare; did you mean ami_id"),
+        ("cluster_tag_key", "aws:x", "the string 'aws:x'; expected a tag key"),
+        ("ssh_user", "Root", "the string 'Root'; expected a user's name"),
+        ("ami_id", "debian", "the string 'debian'; expected an AMI id such as ami-0abc1234"),
+        ("instance_type", "micro", "the string 'micro'; expected an instance type"),
+        ("cluster_name", "a/b", "the string 'a/b'; expected letters, digits, -, _ and . only"),
+        ("cluster_tag_value", "$(reboot)", "the string '$(reboot)'; expected a tag value"),
     ],
 )
-def test_refuses_a_value_and_says_what_is_right(variables: dict[str, Any], said: str) -> None:
+def test_refuses_a_value_and_says_what_is_right(name: str, value: object, seen: str) -> None:
     with pytest.raises(ExampleError) as caught:
-        Example.load(COLOCATED).replace(**variables)
-    assert str(caught.value).startswith(str(Example.load(COLOCATED).file))
-    assert said in str(caught.value)
+        Example.load(COLOCATED).replace(**{name: value})
+    assert str(caught.value).startswith(f"{Example.load(COLOCATED).file}: variable {name}: found {seen}")
 
 
-@pytest.mark.parametrize("count", [1, 3, 5, 7])
-def test_takes_odd_numbers_of_servers(count: int) -> None:
-    servers = Example.load(COLOCATED).replace(num_servers=count).render()[0]
-    assert servers.module.sizes == (count, count, count)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sg-1", "groups.servers.inputs.cluster_name: found 'sg-1-server'; expected letters"),
+        ("n" * 300, "307 characters; expected at most 43, 264 fewer: with the run's id of up to 20"),
+        ("n" * 37, "44 characters; expected at most 43, 1 fewer"),
+    ],
+)
+def test_refuses_a_name_of_a_group_that_comes_of_a_variable(name: str, said: str) -> None:
+    with pytest.raises(ExampleError, match=re.escape(said)):
+        Example.load(COLOCATED).replace(cluster_name=name)
 
 
-def test_the_longest_name_fits() -> None:
-    assert (
-        Example.load(COLOCATED).replace(cluster_name="n" * 36).render()[0].module.cluster_name == "n" * 36 + "-server"
-    )
+def test_takes_odd_numbers_of_servers_and_the_longest_name() -> None:
+    example = Example.load(COLOCATED)
+    for count in (1, 3, 5, 7):
+        assert example.replace(num_servers=count).render()[0].module.sizes == (count, count, count)
+    assert example.replace(cluster_name="n" * 36).render()[0].module.cluster_name == "n" * 36 + "-server"
 
 
 def test_an_own_example_declares_own_variables(folder: Path) -> None:
@@ -214,96 +207,82 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "key", "seen"),
     [
-        ("[roles]", "[rolls]", "rolls: found a key that means nothing here; did you mean roles"),
-        (
-            "default = 3",
-            "defualt = 3",
-            "variables.size.defualt: found a key that means nothing here; did you mean default",
-        ),
-        ("default = 3", "default = 4", "variables.size.default: found the integer 4; expected an odd number"),
-        ("default = 3", "", "variables.size.default: found nothing; expected a default"),
-        (
-            '"server-count"',
-            '"figure"',
-            "variables.size.type: found the string 'figure'; expected one of string, integer",
-        ),
+        ("[roles]", "[rolls]", "rolls", "a key that means nothing here; did you mean roles"),
+        ("default = 3", "defualt = 3", "variables.size.defualt", "a key that means nothing here; did you mean default"),
+        ("default = 3", "default = 4", "variables.size.default", "the integer 4; expected an odd number"),
+        ("default = 3", "", "variables.size.default", "nothing; expected a default"),
+        ('"server-count"', '"figure"', "variables.size.type", "the string 'figure'; expected one of string, integer"),
         (
             '"consul-cluster"',
             '"consul"',
-            "groups.servers.module: found the string 'consul'; expected one of consul-cluster, nomad-cluster",
+            "groups.servers.module",
+            "the string 'consul'; expected one of consul-cluster, nomad-cluster",
         ),
         (
             '"nomad-security-group-rules"',
             '"nomad-security-rules"',
-            "groups.servers.extra_modules: found the string 'nomad-security-rules'; did you mean nomad-security",
+            "groups.servers.extra_modules",
+            "the string 'nomad-security-rules'; did you mean nomad-security",
         ),
         (
             "cluster_size =",
             "cluster_sise =",
-            "groups.servers.inputs.cluster_sise: found a key that means nothing here; did you mean cluster_size",
+            f"{INPUTS}.cluster_sise",
+            "a key that means nothing here; did you mean cluster_size",
         ),
-        (
-            "${size}",
-            "${sise}",
-            "groups.servers.inputs.cluster_size: found ${sise}, which is not declared; did you mean size",
-        ),
-        ('"${size}"', '"n${size}"', "groups.servers.inputs.cluster_size: found the string 'n3'; expected an integer"),
+        ("${size}", "${sise}", f"{INPUTS}.cluster_size", "${sise}, which is not declared; did you mean size"),
+        ('"${size}"', '"n${size}"', f"{INPUTS}.cluster_size", "the string 'n3'; expected an integer"),
         (
             'instance_type = "t2.micro"',
             "",
-            "groups.servers.inputs.instance_type: found nothing; expected a string: consul-cluster requires it",
+            f"{INPUTS}.instance_type",
+            "nothing; expected a string: consul-cluster requires it",
         ),
-        ('"boot.sh"', '"boot.bash"', "groups.servers.user_data: found 'boot.bash', which cannot be read"),
+        ('"boot.sh"', '"boot.bash"', "groups.servers.user_data", "'boot.bash', which cannot be read"),
         (
             'nomad_clients = ["servers"]',
             'nomad_clients = ["server"]',
-            "roles.nomad_clients: found the string 'server'; did you mean servers",
+            "roles.nomad_clients",
+            "the string 'server'; did you mean servers",
         ),
-        ('nomad_clients = ["servers"]', "", "roles.nomad_clients: found nothing; expected a list of groups"),
+        ('nomad_clients = ["servers"]', "", "roles.nomad_clients", "nothing; expected a list of groups"),
         (
             "[variables.size]",
             "[variables.inbound_cidr_blocks]",
-            "variables.inbound_cidr_blocks: found a name that every deployment gives",
+            "variables.inbound_cidr_blocks",
+            "a name that every deployment gives",
         ),
-        ("instance_type =", 'user_data = "x"\ninstance_type =', "groups.servers.inputs.user_data: found an input"),
+        ("instance_type =", 'user_data = "x"\ninstance_type =', f"{INPUTS}.user_data", "an input"),
         (
             "instance_type =",
             "dns_port = 0\ninstance_type =",
-            "groups.servers.inputs.dns_port: found 0; expected a port from 1 to 65535",
+            f"{INPUTS}.dns_port",
+            "0; expected a port from 1 to 65535",
         ),
     ],
 )
-def test_names_the_key_and_what_is_right(folder: Path, old: str, new: str, said: str) -> None:
-    assert changed(folder, old, new).startswith(said)
+def test_names_the_key_and_what_is_right(folder: Path, old: str, new: str, key: str, seen: str) -> None:
+    assert changed(folder, old, new).startswith(f"{key}: found {seen}")
 
 
-def test_says_where_a_file_is_no_toml(folder: Path) -> None:
+def test_says_where_a_file_is_no_toml_and_suggests_a_bundled_example(folder: Path) -> None:
     (folder / "example.toml").write_text("[variables\n")
     with pytest.raises(ExampleError, match=r"example\.toml is not TOML: .*line 1"):
         Example.load(folder)
-
-
-def test_suggests_a_bundled_example(tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match=f"did you mean {COLOCATED}"):
         Example.load("nomad-consul-collocated-cluster")
 
 
-@pytest.mark.parametrize(("bytes_", "fits"), [(16_384, True), (16_385, False)])
-def test_user_data_has_a_limit(folder: Path, bytes_: int, fits: bool) -> None:
+def test_user_data_has_a_limit_with_its_values(folder: Path) -> None:
     script = folder / "boot.sh"
-    script.write_text("#!/bin/bash\n#é\n".ljust(bytes_ - 1, "x"))  # é has two bytes
-    assert script.stat().st_size == bytes_
-    if fits:
-        assert len(Example.load(folder).render()[0].module.user_data) == bytes_
-        return
-    with pytest.raises(ExampleError, match=rf"boot\.sh: .*user_data: found {bytes_} bytes; expected at most 16384"):
+    script.write_text("#!/bin/bash\n#é\n".ljust(16_383, "x"))  # é has two bytes
+    assert len(Example.load(folder).render()[0].module.user_data) == script.stat().st_size == 16_384
+    script.write_text("#!/bin/bash\n#é\n".ljust(16_384, "x"))
+    with pytest.raises(ExampleError, match=r"boot\.sh: .*user_data: found 16385 bytes; expected at most 16384"):
         Example.load(folder)
-
-
-def test_user_data_is_measured_with_its_values(folder: Path) -> None:
-    (folder / "boot.sh").write_text("#!${cluster_name}".ljust(16_384, "x"))
+    script.write_text("#!${cluster_name}".ljust(16_384, "x"))
     with pytest.raises(ExampleError, match=r"found 16394 bytes"):
         Example.load(folder).replace(cluster_name="n" * 25)
 

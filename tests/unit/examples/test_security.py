@@ -31,22 +31,13 @@ def declare(tmp_path: Path) -> Callable[[str], Example]:
     return load
 
 
-def test_the_encrypted_example_demands_all_of_it() -> None:
-    security = Example.load(ENCRYPTED).security
-    assert security == Security(tls=True, gossip_encryption=True, acl=True)
-    assert security.wanted
-
-
-def test_an_example_that_says_nothing_demands_nothing() -> None:
-    security = Example.load("nomad-consul-colocated-cluster").security
-    assert security == Security()
-    assert not security.wanted
-
-
-def test_parts_can_be_chosen(declare: Callable[[str], Example]) -> None:
-    declared = declare('[security]\ntls = true\nconsul_datacenter = "dc1"').security
-    assert declared == Security(tls=True, consul_datacenter="dc1")
-    assert declared.wanted
+def test_what_examples_demand(declare: Callable[[str], Example]) -> None:
+    for example, security in (
+        (Example.load(ENCRYPTED), Security(tls=True, gossip_encryption=True, acl=True)),
+        (declare('[security]\ntls = true\nconsul_datacenter = "dc1"'), Security(tls=True, consul_datacenter="dc1")),
+        (Example.load("nomad-consul-colocated-cluster"), Security()),
+    ):
+        assert (example.security, example.security.wanted) == (security, security != Security())
 
 
 @pytest.mark.parametrize(
@@ -68,9 +59,7 @@ def test_what_is_wrong_is_named(declare: Callable[[str], Example], lines: str, s
     assert str(caught.value).endswith(f"example.toml: {said}")
 
 
-def test_tests_of_an_encrypted_cluster_refuse_one_that_leaves_something_open(
-    declare: Callable[[str], Example],
-) -> None:
+def test_tests_of_an_encrypted_cluster_refuse_one_that_leaves_something_open(declare: Callable[[str], Example]) -> None:
     refuse_another(Example.load(ENCRYPTED), ("encrypted",), "encrypted")
     open_to_all = declare("[security]\nacl = true")
     with pytest.raises(UsageError) as caught:

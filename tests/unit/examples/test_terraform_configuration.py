@@ -59,12 +59,8 @@ def test_variables_are_read_with_type_default_and_sensitivity(tmp_path: Path) ->
         Declared("old", "map", None, True),
         Declared("token", "string", "t0ken", False, True),
     ]
-    assert [one.name for one in read.variables.values() if one.primitive] == [
-        "ami_id",
-        "num_clients",
-        "nothing",
-        "token",
-    ]
+    primitive = [one.name for one in read.variables.values() if one.primitive]
+    assert primitive == ["ami_id", "num_clients", "nothing", "token"]
     assert read.unread == {}
 
 

@@ -36,6 +36,8 @@ variable "licence" {
 """
 COLOCATED = ("num_nomad_servers", "asg_name_servers", "num_clients", "asg_name_clients", "aws_region")
 SEPARATE = ("asg_name_consul_servers", "asg_name_nomad_servers", "asg_name_nomad_clients", "num_consul_servers")
+BY_TAG = ("nomad_servers_cluster_tag_key", "nomad_servers_cluster_tag_value", "num_nomad_servers")
+BY_KEY = ("cluster_tag_key_servers", "cluster_tag_value_servers", "num_servers")
 
 
 def outputs(*names: str) -> str:
@@ -54,11 +56,12 @@ def settings(folder: Path, *var: str, **options: str) -> Settings:
 def test_the_outputs_of_upstreams_root_example_make_a_colocated_cluster(folder: Path) -> None:
     example = Example.load(folder)
     assert example.roles == Roles(("servers",), ("servers",), ("clients",))
-    assert example.roles.topology == "colocated"
-    assert (example.name, example.groups) == ("mine", ("servers", "clients"))
-    assert example.sizes == Sizes(3, 3, 6)
-    assert example.ssh_user == "admin"
+    assert (example.name, example.groups, example.ssh_user) == ("mine", ("servers", "clients"), "admin")
+    assert (example.roles.topology, example.sizes) == ("colocated", Sizes(3, 3, 6))
     assert not example.security.wanted
+    assert example.deployed({"num_servers": 1, "num_clients": 2}).sizes == Sizes(1, 1, 2)
+    with pytest.raises(ExampleError, match=r"expected an example\.toml to plan from"):
+        example.render()
 
 
 def test_the_outputs_of_upstreams_separate_example_make_a_separate_cluster(tmp_path: Path) -> None:
@@ -72,27 +75,11 @@ def test_the_outputs_of_upstreams_separate_example_make_a_separate_cluster(tmp_p
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        (
-            COLOCATED,
-            GroupOutputs("servers", asg_name="asg_name_servers", num="num_nomad_servers"),
-        ),
-        (
-            ("nomad_servers_cluster_tag_key", "nomad_servers_cluster_tag_value", "num_nomad_servers"),
-            GroupOutputs(
-                "nomad_servers",
-                tag_key="nomad_servers_cluster_tag_key",
-                tag_value="nomad_servers_cluster_tag_value",
-                num="num_nomad_servers",
-            ),
-        ),
-        (
-            ("cluster_tag_key_servers", "cluster_tag_value_servers", "num_servers"),
-            GroupOutputs(
-                "servers", tag_key="cluster_tag_key_servers", tag_value="cluster_tag_value_servers", num="num_servers"
-            ),
-        ),
-        (("nomad_servers_cluster_tag_key", "nomad_servers_cluster_tag_value"), None),
-        (("cluster_tag_key_servers", "num_servers"), None),
+        (COLOCATED, GroupOutputs("servers", asg_name="asg_name_servers", num="num_nomad_servers")),
+        (BY_TAG, GroupOutputs("nomad_servers", tag_key=BY_TAG[0], tag_value=BY_TAG[1], num=BY_TAG[2])),
+        (BY_KEY, GroupOutputs("servers", tag_key=BY_KEY[0], tag_value=BY_KEY[1], num=BY_KEY[2])),
+        (BY_TAG[:2], None),
+        (BY_KEY[::2], None),
     ],
 )
 def test_a_group_is_found_by_its_auto_scaling_group_or_else_by_tag_and_number(
@@ -136,44 +123,28 @@ def test_an_unknown_variable_is_answered_with_those_declared(folder: Path) -> No
 
 
 def test_the_settings_go_to_upstreams_variables(folder: Path) -> None:
-    example = chosen_example(
-        settings(
-            folder,
-            'names=["a", "b"]',
-            "fast=true",
-            "price=2",
-            "licence=2024-11",
-            "ssh_user=ubuntu",
-            nomad_servers="5",
-            nomad_clients="0",
-            nomad_ami="ami-0123456789abcdef0",
-        ),
-        "",
-    )
+    ami = "ami-0123456789abcdef0"
+    variables = ('names=["a", "b"]', "fast=true", "price=2", "licence=2024-11", "ssh_user=ubuntu")
+    chosen = settings(folder, *variables, nomad_servers="5", nomad_clients="0", nomad_ami=ami)
+    example = chosen_example(chosen, "")
     assert isinstance(example, TerraformExample)
     assert dict(example.given) == {
         "num_servers": 5,
         "num_clients": 0,
-        "ami_id": "ami-0123456789abcdef0",
+        "ami_id": ami,
         "names": ["a", "b"],
         "fast": True,
         "price": 2,
         "licence": "2024-11",
         "ssh_user": "ubuntu",
     }
-    assert example.sizes == Sizes(5, 5, 0)
-    assert example.ssh_user == "ubuntu"
+    assert (example.sizes, example.ssh_user) == (Sizes(5, 5, 0), "ubuntu")
 
 
 def test_another_process_gets_what_was_given_and_nothing_else(folder: Path) -> None:
     example = Example.load(folder).replace(num_clients=2, names=["a"])
     assert example.describe() == {"folder": str(folder), "variables": {"num_clients": 2, "names": ["a"]}}
     assert Example.from_description(example.describe()) == example
-
-
-def test_once_deployed_its_sizes_are_those_of_the_outputs(folder: Path) -> None:
-    example = Example.load(folder).deployed({"num_servers": 1, "num_clients": 2})
-    assert example.sizes == Sizes(1, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +185,6 @@ def test_a_setting_that_no_variable_can_take_is_refused(options: dict[str, str],
     with pytest.raises(SettingsError) as caught:
         chosen_example(settings(folder, **options), "")
     assert right in str(caught.value)
-
-
-def test_it_has_no_plan(folder: Path) -> None:
-    with pytest.raises(ExampleError, match=r"expected an example\.toml to plan from"):
-        Example.load(folder).render()
 
 
 def test_the_header_does_not_show_what_is_declared_as_sensitive(folder: Path) -> None:

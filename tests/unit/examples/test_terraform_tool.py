@@ -14,6 +14,9 @@ from nomad_testkit.examples.terraform_tool import checked, find_tool
 PROVIDERS = 'provider "registry.{}/hashicorp/aws" {{\n  version = "5.62.0"\n}}\n'
 
 
+TESTED, LOCKED = "the one that is tested here", "whose registry .terraform.lock.hcl names"
+
+
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The one folder in PATH."""
@@ -40,14 +43,10 @@ def test_the_one_that_is_there_is_taken(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lock_file", "chosen", "why"),
     [
-        ("", "OpenTofu", "the one that is tested here"),
-        (PROVIDERS.format("terraform.io"), "Terraform", "whose registry .terraform.lock.hcl names"),
-        (PROVIDERS.format("opentofu.org"), "OpenTofu", "whose registry .terraform.lock.hcl names"),
-        (
-            PROVIDERS.format("terraform.io") + PROVIDERS.format("opentofu.org"),
-            "OpenTofu",
-            "the one that is tested here",
-        ),
+        ("", "OpenTofu", TESTED),
+        (PROVIDERS.format("terraform.io"), "Terraform", LOCKED),
+        (PROVIDERS.format("opentofu.org"), "OpenTofu", LOCKED),
+        (PROVIDERS.format("terraform.io") + PROVIDERS.format("opentofu.org"), "OpenTofu", TESTED),
     ],
 )
 def test_of_two_the_one_is_taken_whose_registry_the_lock_file_names(

@@ -15,8 +15,13 @@ from nomad_testkit.examples.variables import expand_user_data
 from nomad_testkit.modules.auto_scaling_group import Placement, cluster_steps
 from nomad_testkit.modules.user_data import user_data_fault
 
+
+def packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
 SHELL = b"#!/bin/sh\necho hello\n"
-PACKED = gzip.compress(SHELL, mtime=0)
+PACKED = packed(SHELL)
 STORED = gzip.compress(b"#!/bin/sh\necho ${size}\n", compresslevel=0, mtime=0)
 """With its text in plain sight, and a checksum over it."""
 
@@ -68,7 +73,7 @@ def load(folder: Path, data: bytes) -> Example:
         b"## template: jinja\n#cloud-config\n",
         b'Content-Type: multipart/mixed; boundary="=="\r\nMIME-Version: 1.0\r\n\r\n--==\r\n',
         PACKED,
-        gzip.compress(b"#cloud-config\n{}\n", mtime=0),
+        packed(b"#cloud-config\n{}\n"),
     ],
 )
 def test_what_cloud_init_runs_is_sent_as_it_is(tmp_path: Path, data: bytes) -> None:
@@ -90,21 +95,15 @@ def test_what_cloud_init_runs_is_sent_as_it_is(tmp_path: Path, data: bytes) -> N
         (b"\xef\xbb\xbf" + SHELL, "a byte order mark of UTF-8"),
         (SHELL.decode().encode("utf-16"), "a byte order mark of UTF-16"),
         (SHELL.decode().encode("utf-32"), "a byte order mark of UTF-32"),
-        (gzip.compress(b"echo hello\n", mtime=0), "gzip of b'echo hello'"),
-        (
-            gzip.compress(b"\xef\xbb\xbf#cloud-config\n", mtime=0),
-            "gzip of text that begins with a byte order mark of UTF-8",
-        ),
+        (packed(b"echo hello\n"), "gzip of b'echo hello'"),
+        (packed(b"\xef\xbb\xbf#cloud-config\n"), "gzip of text that begins with a byte order mark of UTF-8"),
         (PACKED[:-9], "gzip that is cut off"),
         (b"\x1f\x8b" + SHELL, "gzip that is damaged"),
         (SHELL + b"# \xff\n", "bytes that are not UTF-8, the first of them 0xff at offset 23"),
         (SHELL + b"# \xc3", "bytes that are not UTF-8, the first of them 0xc3 at offset 23"),
         (b"#cloud-config\n# \xe9\n", "the first of them 0xe9 at offset 16"),
         (b"MIME-Version: 1.0\n\n\xe9", "the first of them 0xe9 at offset 19"),
-        (
-            gzip.compress(SHELL + b"\xff", mtime=0),
-            "gzip of bytes that are not UTF-8, the first of them 0xff at offset 21",
-        ),
+        (packed(SHELL + b"\xff"), "gzip of bytes that are not UTF-8, the first of them 0xff at offset 21"),
     ],
 )
 def test_what_can_never_run_is_refused_when_the_example_is_loaded(tmp_path: Path, data: bytes, found: str) -> None:
@@ -131,10 +130,7 @@ def test_only_the_references_change(tmp_path: Path, data: bytes, sent: bytes) ->
 
 def test_a_character_at_the_end_of_what_is_looked_at_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nomad_testkit.modules.user_data._MOST_UNPACKED", len(SHELL) + 1)
-    assert user_data_fault(gzip.compress(SHELL + "éé".encode(), mtime=0)) is None
-
-
-def test_values_are_filled_in_as_utf_8() -> None:
+    assert user_data_fault(packed(SHELL + "éé".encode())) is None
     assert expand_user_data(b"\xff ${who}", {"who": "é"}) == b"\xff \xc3\xa9"
 
 

@@ -342,10 +342,7 @@ def test_one_that_is_wrong_fails_with_what_was_seen_and_how_to_replay_it(tmp_pat
     assert any(line.startswith("not linearizable: ") and line.endswith("1 faults, seed 42") for line in lines)
     assert any(line.endswith(": kill consul on i-10") for line in lines)
     (folder,) = (tmp_path / "artifacts" / cluster.run_id).iterdir()
-    assert lines[-2:] == [
-        f"History, faults, and a picture of a violation: {folder}",
-        "To replay it: pytest --this",
-    ]
+    assert lines[-2:] == [f"History, faults, and a picture of a violation: {folder}", "To replay it: pytest --this"]
     assert sorted(path.name for path in folder.iterdir()) == ["faults.jsonl", "history.jsonl", "violation.html"]
     assert "kill consul on i-10" in (folder / "violation.html").read_text()
 

@@ -115,10 +115,26 @@ def test_an_error_is_shown_before_the_last_lines(fake: Fake, folder: Path) -> No
     assert "==> web: cleaning up 20" not in lines
 
 
-def test_one_that_takes_too_long_is_interrupted_and_cleans_up(fake: Fake, folder: Path, tmp_path: Path) -> None:
-    fake(f"trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT; while :; do sleep 0.05; done")
-    with pytest.raises(PackerError, match="`packer build` did not end in time and was interrupted"):
-        build(Template(folder), seconds=0.5)
+def interrupt(line: str) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("progress", "error", "match"),
+    [
+        (print, PackerError, "`packer build` did not end in time and was interrupted"),
+        (interrupt, KeyboardInterrupt, "^$"),
+    ],
+)
+def test_one_that_takes_too_long_or_whose_caller_is_interrupted_cleans_up(
+    progress: Callable[[str], None], error: type[BaseException], match: str, fake: Fake, folder: Path, tmp_path: Path
+) -> None:
+    fake(
+        f"trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT\n"
+        "echo '1,,ui,say,==> web: Launching'; while :; do sleep 0.05; done"
+    )
+    with pytest.raises(error, match=match):
+        packer.build(Template(folder), os.environ, deadline=Deadline.after(0.5), progress=progress)
     assert (tmp_path / "cleaned").read_text() == "cleaned\n"
 
 
@@ -132,26 +148,9 @@ def test_one_that_does_not_clean_up_is_ended(
     assert "did not clean up" in caplog.text
 
 
-def test_whatever_interrupts_the_caller_interrupts_packer(fake: Fake, folder: Path, tmp_path: Path) -> None:
-    fake(
-        f"trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT\n"
-        "echo '1,,ui,say,==> web: Launching'; while :; do sleep 0.05; done"
-    )
-
-    def interrupt(line: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        packer.build(Template(folder), os.environ, deadline=Deadline.after(60), progress=interrupt)
-    assert (tmp_path / "cleaned").exists()
-
-
-def test_a_path_where_nothing_is(tmp_path: Path) -> None:
+def test_a_path_where_nothing_is_and_a_machine_without_packer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(PackerError, match=r"no Packer template at .*gone; expected a file \*\.pkr\.hcl or its folder"):
         packer.validate(Template(tmp_path / "gone"), os.environ)
-
-
-def test_a_machine_without_packer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (missing,) = packer.preflight()
     assert str(missing).startswith("packer: apt-get install packer, or see https://")

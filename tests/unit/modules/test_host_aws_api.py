@@ -17,20 +17,11 @@ from host_metadata import Credentials, Metadata
 
 ME = "i-0123456789abcdef0"
 TAG = ("consul-servers", "auto-join")
-DENIED = (
-    403,
-    (
-        "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>You are not authorized</Message>"
-        "</Error></Errors></Response>"
-    ),
-)
-THROTTLED = (
-    400,
-    (
-        '<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><Error><Code>Throttling</Code>'
-        "<Message>Rate exceeded</Message></Error></ErrorResponse>"
-    ),
-)
+ERROR = "<Error><Code>{}</Code><Message>{}</Message></Error>"
+IN_EC2 = f"<Response><Errors>{ERROR}</Errors></Response>"
+IN_AUTOSCALING = f'<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/">{ERROR}</ErrorResponse>'
+DENIED = (403, IN_EC2.format("UnauthorizedOperation", "You are not authorized"))
+THROTTLED = (400, IN_AUTOSCALING.format("Throttling", "Rate exceeded"))
 
 
 def tags(**values: str) -> tuple[int, str]:
@@ -106,8 +97,8 @@ def test_the_signature_is_botocores(service: str, region: str, token: str) -> No
         region=region,
         host=host,
         body=body,
-        credentials=Credentials("AKIDEXAMPLE", secret, token),
         moment="20261125T070509Z",
+        credentials=Credentials("AKIDEXAMPLE", secret, token),
     )
     assert ours["authorization"] == request.headers["Authorization"]
 
@@ -116,17 +107,8 @@ def test_the_expected_number_is_the_groups_desired_capacity() -> None:
     api = FakeApi(tags(**IN_GROUP), groups(("servers", "3", [ME])))
     assert api.expected() == 3
     assert api.asked == [
-        {
-            "Action": "DescribeTags",
-            "Version": "2016-11-15",
-            "Filter.1.Name": "resource-id",
-            "Filter.1.Value.1": ME,
-        },
-        {
-            "Action": "DescribeAutoScalingGroups",
-            "Version": "2011-01-01",
-            "AutoScalingGroupNames.member.1": "servers",
-        },
+        {"Action": "DescribeTags", "Version": "2016-11-15", "Filter.1.Name": "resource-id", "Filter.1.Value.1": ME},
+        {"Action": "DescribeAutoScalingGroups", "Version": "2011-01-01", "AutoScalingGroupNames.member.1": "servers"},
     ]
     assert api.urls == ["https://ec2.us-east-1.amazonaws.com", "https://autoscaling.us-east-1.amazonaws.com"]
 
@@ -190,8 +172,7 @@ def test_what_may_pass_is_tried_again(trouble: tuple[int, str] | OSError) -> Non
 def test_a_role_without_the_rights_is_a_fault_long_before_the_deadline() -> None:
     api = FakeApi(DENIED)
     with pytest.raises(
-        HostFault,
-        match=r"DescribeTags: HTTP 403 .*UnauthorizedOperation: You are not authorized.*role needs ec2:",
+        HostFault, match=r"DescribeTags: HTTP 403 .*UnauthorizedOperation: You are not authorized.*role needs ec2:"
     ):
         api.expected()
     assert 30 <= api.clock.time - 1000 < 40
@@ -199,12 +180,7 @@ def test_a_role_without_the_rights_is_a_fault_long_before_the_deadline() -> None
 
 
 def test_an_error_that_no_retry_helps_is_a_fault_at_once() -> None:
-    api = FakeApi(
-        (
-            400,
-            "<Response><Errors><Error><Code>InvalidAction</Code><Message>No</Message></Error></Errors></Response>",
-        )
-    )
+    api = FakeApi((400, IN_EC2.format("InvalidAction", "No")))
     with pytest.raises(HostFault, match=r"DescribeTags: HTTP 400 .*InvalidAction: No"):
         api.expected()
     assert api.clock.slept == []

@@ -8,7 +8,7 @@ import host_dns
 import install_dnsmasq
 import pytest
 import setup_systemd_resolved
-from fake_host import FakeHost
+from fake_host import FakeHost, usage_of
 
 LINK = "Global: 127.0.0.1:8600\nLink 2 (eth0): 172.31.0.2\nLink 3 (docker0):"
 
@@ -149,19 +149,16 @@ def test_a_package_that_cannot_be_installed_is_told(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        (["--consul-ip", "localhost"], "'localhost' is refused; expected an IP address"),
-        (["--consul-domain", "a_b"], "'a_b' is refused; expected a domain"),
-        (["--consul-dns-port", "0"], "'0' is refused; expected a whole number from 1 to 65535"),
-        (["--dnsmasq-listen-address", "eth0"], "'eth0' is refused; expected an IP address"),
-        (["--verbose"], "unrecognized arguments: --verbose"),
+        ("--consul-ip localhost", "'localhost' is refused; expected an IP address"),
+        ("--consul-domain a_b", "'a_b' is refused; expected a domain"),
+        ("--consul-dns-port 0", "'0' is refused; expected a whole number from 1 to 65535"),
+        ("--dnsmasq-listen-address eth0", "'eth0' is refused; expected an IP address"),
+        ("--verbose", "unrecognized arguments: --verbose"),
     ],
 )
-def test_bad_options_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        install_dnsmasq.parse(arguments)
-    said = capsys.readouterr().err
-    assert caught.value.code == 2
+def test_bad_options_end_with_usage(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = usage_of(install_dnsmasq.parse, options, capsys)
     assert said.startswith("usage: install-dnsmasq")
     assert message in said

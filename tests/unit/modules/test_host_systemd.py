@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 from fake_host import FakeClock, FakeHost
 from host_commons import HostFault, Waiting
-from host_systemd import (
-    Host,
-    render_environment,
-    run_script,
-    start_unit,
-    wait_for_agent,
-    word,
-    write_file,
-    write_unit,
-)
+from host_systemd import Host, render_environment, run_script, start_unit, wait_for_agent, word, write_file, write_unit
 
 UNIT = "consul.service"
 
@@ -70,33 +61,25 @@ def show(active: str, sub: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("state", "changed", "expected"),
+    ("active", "sub", "changed", "expected"),
     [
-        (show("inactive", "dead"), True, ["systemctl start consul.service"]),
-        (show("inactive", "dead"), False, ["systemctl start consul.service"]),
-        (show("active", "running"), True, ["systemctl restart consul.service"]),
-        (show("active", "running"), False, []),
-        (show("activating", "start"), True, ["systemctl restart consul.service"]),
-        (show("activating", "start"), False, ["systemctl start consul.service"]),
-        (
-            show("failed", "failed"),
-            True,
-            ["systemctl reset-failed consul.service", "systemctl start consul.service"],
-        ),
-        (
-            show("activating", "auto-restart"),
-            False,
-            ["systemctl reset-failed consul.service", "systemctl start consul.service"],
-        ),
+        ("inactive", "dead", True, ["start"]),
+        ("inactive", "dead", False, ["start"]),
+        ("active", "running", True, ["restart"]),
+        ("active", "running", False, []),
+        ("activating", "start", True, ["restart"]),
+        ("activating", "start", False, ["start"]),
+        ("failed", "failed", True, ["reset-failed", "start"]),
+        ("activating", "auto-restart", False, ["reset-failed", "start"]),
     ],
 )
 def test_a_unit_is_started_or_restarted_as_needed(
-    host: FakeHost, state: tuple[int, str], changed: bool, expected: list[str]
+    host: FakeHost, active: str, sub: str, changed: bool, expected: list[str]
 ) -> None:
-    host.answers["systemctl show"] = state
+    host.answers["systemctl show"] = show(active, sub)
     start_unit(host, UNIT, changed=changed)
     done = [one for one in host.commands if "show" not in one and "enable" not in one]
-    assert done == expected
+    assert done == [f"systemctl {verb} consul.service" for verb in expected]
     assert host.ran("systemctl enable consul.service")
 
 
@@ -122,9 +105,9 @@ def test_a_start_that_takes_too_long_is_explained_by_its_journal_too(host: FakeH
         start_unit(host, UNIT, changed=True)
 
 
-def test_waiting_for_an_agent_ends_when_its_unit_has_failed(host: FakeHost) -> None:
+def test_waiting_for_an_agent_ends_when_its_unit_has_failed_or_at_its_deadline(host: FakeHost) -> None:
     def probe() -> None:
-        raise Waiting("no answer")
+        raise Waiting("no leader")
 
     host.answers["systemctl show"] = show("activating", "auto-restart")
     host.answers["journalctl"] = (0, "Error: port 4646 is taken")
@@ -132,12 +115,6 @@ def test_waiting_for_an_agent_ends_when_its_unit_has_failed(host: FakeHost) -> N
         wait_for_agent(host, "nomad.service", "Nomad", probe, 180)
     assert isinstance(host.clock, FakeClock)
     assert host.clock.time - 1000 < 3
-
-
-def test_waiting_for_an_agent_ends_at_its_deadline(host: FakeHost) -> None:
-    def probe() -> None:
-        raise Waiting("no leader")
-
     host.answers["systemctl show"] = show("active", "running")
     with pytest.raises(HostFault, match="gave up after 20 s of waiting for Nomad: no leader"):
         wait_for_agent(host, "nomad.service", "Nomad", probe, 20)
@@ -154,12 +131,11 @@ def test_a_fault_is_status_1_on_stderr_and_in_the_units_journal(
     assert host.journaled == [(UNIT, "the agent refuses\nits configuration")]
 
 
-def test_a_fault_of_the_machine_names_the_file(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_the_machine_names_the_file_and_nobody_but_root_gets_further(
+    host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_script(UNIT, host, lambda: Path("/nonexistent/default.json").write_text("")) == 1  # type: ignore[arg-type]
     assert "error: /nonexistent/default.json: No such file or directory" in capsys.readouterr().err
-
-
-def test_nobody_but_root_gets_further(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
     host.root = False
     assert run_script(UNIT, host, lambda: pytest.fail("worked")) == 1
     assert "must be run as root" in capsys.readouterr().err

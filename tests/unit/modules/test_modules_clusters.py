@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -26,11 +26,10 @@ from nomad_testkit.modules.security_group_rules import (
     nomad_ports,
     outbound_rules,
 )
-from nomad_testkit.modules.steps import Ref, Step, checked_run_id, resolve
+from nomad_testkit.modules.steps import GROUP_TAG, RUN_TAG, Ref, Step, checked_run_id, resolve
 
 NETWORK = Network(
-    "vpc-1",
-    (Subnet("subnet-a", "us-east-1a", "10.0.0.0/20"), Subnet("subnet-b", "us-east-1b", "10.0.16.0/20")),
+    "vpc-1", (Subnet("subnet-a", "us-east-1a", "10.0.0.0/20"), Subnet("subnet-b", "us-east-1b", "10.0.16.0/20"))
 )
 PLACEMENT = Placement(
     run_id="nt-1", group="servers", network=NETWORK, image_id="ami-1", root_device="/dev/xvda", key_name="run-key"
@@ -44,23 +43,20 @@ def consul(**variables: Any) -> ConsulCluster:
 
 
 def nomad(**variables: Any) -> NomadCluster:
-    given: dict[str, Any] = {
-        "cluster_name": "web",
-        "instance_type": "t2.micro",
-        "allowed_inbound_cidr_blocks": ("10.0.0.0/16",),
-        "min_size": 1,
-        "max_size": 3,
-        "desired_capacity": 2,
-    }
-    return NomadCluster(**{**given, **variables})
+    given = {"cluster_name": "web", "instance_type": "t2.micro", "allowed_inbound_cidr_blocks": ("10.0.0.0/16",)}
+    return NomadCluster(**{**given, "min_size": 1, "max_size": 3, "desired_capacity": 2, **variables})
 
 
 def steps(module: ClusterModule, **more: Any) -> dict[str, Step]:
     return {step.action: step for step in cluster_steps(module, PLACEMENT, **more)}
 
 
-def open_ports(step: Step) -> set[tuple[str, int]]:
-    return {(rule["IpProtocol"], rule["FromPort"]) for rule in step.arguments["IpPermissions"]}
+def ingress(module: ClusterModule, **more: Any) -> list[Any]:
+    return list(steps(module, **more)["authorize_security_group_ingress"].arguments["IpPermissions"])
+
+
+def open_ports(module: ClusterModule, **more: Any) -> set[tuple[str, int]]:
+    return {(rule["IpProtocol"], rule["FromPort"]) for rule in ingress(module, **more)}
 
 
 def template(module: ClusterModule) -> Mapping[str, Any]:
@@ -68,11 +64,16 @@ def template(module: ClusterModule) -> Mapping[str, Any]:
     return data
 
 
-CONSUL_SERVER = {
-    *(("tcp", port) for port in (8300, 8301, 8302, 8400, 8500, 8600)),
-    *(("udp", port) for port in (8301, 8302, 8600)),
-}
-NOMAD = {("tcp", 4646), ("tcp", 4647), ("tcp", 4648), ("udp", 4648)}
+def group(module: ClusterModule) -> Mapping[str, Any]:
+    return steps(module)["create_auto_scaling_group"].arguments
+
+
+def ports(tcp: Iterable[int], udp: Iterable[int]) -> set[tuple[str, int]]:
+    return {*(("tcp", port) for port in tcp), *(("udp", port) for port in udp)}
+
+
+CONSUL_SERVER = ports((8300, 8301, 8302, 8400, 8500, 8600), (8301, 8302, 8600))
+NOMAD = ports((4646, 4647, 4648), (4648,))
 
 
 def test_the_defaults_are_those_of_upstream() -> None:
@@ -83,24 +84,19 @@ def test_the_defaults_are_those_of_upstream() -> None:
     assert nomad().cluster_tag_key == "nomad-servers"
 
 
-def test_consul_servers_open_their_ports_and_no_other() -> None:
-    rules = steps(consul())["authorize_security_group_ingress"]
-    assert open_ports(rules) == CONSUL_SERVER
-    for rule in rules.arguments["IpPermissions"]:
+def test_consul_servers_open_their_ports_and_no_other_and_nomad_hosts_the_gossip_of_their_clients_too() -> None:
+    assert open_ports(consul()) == CONSUL_SERVER
+    for rule in ingress(consul()):
         assert [one["CidrIp"] for one in rule["IpRanges"]] == ["10.0.0.0/16"]
         assert [one["GroupId"] for one in rule["UserIdGroupPairs"]] == [GROUP]
         assert rule["FromPort"] == rule["ToPort"]
-
-
-def test_nomad_hosts_open_the_gossip_of_their_consul_clients_too() -> None:
-    assert open_ports(steps(nomad())["authorize_security_group_ingress"]) == NOMAD | {("tcp", 8301), ("udp", 8301)}
+    assert open_ports(nomad()) == NOMAD | {("tcp", 8301), ("udp", 8301)}
 
 
 def test_an_example_adds_ports_and_ssh_where_it_is_allowed() -> None:
     module = consul(allowed_ssh_cidr_blocks=("192.0.2.7/32",), allowed_ssh_security_group_ids=("sg-9",))
-    rules = steps(module, ports=nomad_ports())["authorize_security_group_ingress"]
-    assert open_ports(rules) == CONSUL_SERVER | NOMAD | {("tcp", 22)}
-    ssh = rules.arguments["IpPermissions"][-1]
+    assert open_ports(module, ports=nomad_ports()) == CONSUL_SERVER | NOMAD | {("tcp", 22)}
+    ssh = ingress(module, ports=nomad_ports())[-1]
     assert [one["CidrIp"] for one in ssh["IpRanges"]] == ["192.0.2.7/32"]
     assert [one["GroupId"] for one in ssh["UserIdGroupPairs"]] == ["sg-9"]
 
@@ -116,28 +112,24 @@ def test_ports_are_variables() -> None:
         enable_https_port=True,
         dns_port=18600,
     )
-    assert open_ports(steps(module)["authorize_security_group_ingress"]) == {
-        *(("tcp", port) for port in (18300, 18301, 18302, 18400, 18500, 18501, 18600)),
-        *(("udp", port) for port in (18301, 18302, 18600)),
-    }
+    tcp = (18300, 18301, 18302, 18400, 18500, 18501, 18600)
+    assert open_ports(module) == ports(tcp, (18301, 18302, 18600))
     other = nomad(http_port=14646, rpc_port=14647, serf_port=14648, ssh_port=2222, allowed_ssh_cidr_blocks=("::/0",))
-    assert open_ports(steps(other)["authorize_security_group_ingress"]) == {
-        *(("tcp", port) for port in (2222, 8301, 14646, 14647, 14648)),
-        *(("udp", port) for port in (8301, 14648)),
-    }
+    assert open_ports(other) == ports((2222, 8301, 14646, 14647, 14648), (8301, 14648))
 
 
-def test_a_port_named_twice_is_one_rule() -> None:
+def test_a_port_named_twice_is_one_rule_and_without_a_source_there_is_none() -> None:
     port = Port("tcp", 22, "SSH")
     assert len(inbound_rules([port, port], cidr_blocks=["10.0.0.0/8", "10.0.0.0/8"], security_groups=[])) == 1
+    assert inbound_rules(nomad_ports(), cidr_blocks=[], security_groups=[]) == []
 
 
 def test_ports_are_joined_only_where_there_would_be_too_many_rules() -> None:
-    ports = (*nomad_ports(), *consul_client_ports())
-    single = inbound_rules(ports, cidr_blocks=["10.0.0.0/8"], security_groups=["sg-1"])
+    opened = (*nomad_ports(), *consul_client_ports())
+    single = inbound_rules(opened, cidr_blocks=["10.0.0.0/8"], security_groups=["sg-1"])
     assert fitted(single) == single
     many = [f"10.{number}.0.0/16" for number in range(20)]
-    rules = inbound_rules(ports, cidr_blocks=many, security_groups=[])
+    rules = inbound_rules(opened, cidr_blocks=many, security_groups=[])
     ssh = inbound_rules([Port("tcp", 4649, "SSH")], cidr_blocks=["192.0.2.7/32"], security_groups=[])
     assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in fitted(rules + ssh)] == [
         ("tcp", 4646, 4648),
@@ -147,14 +139,8 @@ def test_ports_are_joined_only_where_there_would_be_too_many_rules() -> None:
         ("udp", 8301, 8301),
     ]
     (first, *_) = fitted(rules)
-    assert first["IpRanges"][19] == {
-        "CidrIp": "10.19.0.0/16",
-        "Description": "Nomad HTTP API, Nomad RPC, Nomad Serf WAN",
-    }
-
-
-def test_without_a_source_there_is_no_rule() -> None:
-    assert inbound_rules(nomad_ports(), cidr_blocks=[], security_groups=[]) == []
+    names = "Nomad HTTP API, Nomad RPC, Nomad Serf WAN"
+    assert first["IpRanges"][19] == {"CidrIp": "10.19.0.0/16", "Description": names}
 
 
 def test_blocks_of_both_kinds() -> None:
@@ -170,9 +156,8 @@ def test_blocks_of_both_kinds() -> None:
 def test_outbound_is_open_unless_limited() -> None:
     assert "revoke_security_group_egress" not in steps(consul())
     limited = steps(consul(allow_outbound_cidr_blocks=("10.0.0.0/8",)))
-    assert limited["revoke_security_group_egress"].arguments["IpPermissions"][0]["IpRanges"] == [
-        {"CidrIp": "0.0.0.0/0"}
-    ]
+    (revoked,) = limited["revoke_security_group_egress"].arguments["IpPermissions"]
+    assert revoked["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
     assert limited["authorize_security_group_egress"].arguments["IpPermissions"] == outbound_rules(["10.0.0.0/8"])
     assert "authorize_security_group_egress" not in steps(consul(allow_outbound_cidr_blocks=()))
 
@@ -181,11 +166,8 @@ def test_consul_servers_may_look_for_each_other() -> None:
     made = steps(consul())
     assert made["create_role"].arguments["AssumeRolePolicyDocument"] == EC2_TRUST
     assert made["put_role_policy"].arguments["PolicyDocument"] == CONSUL_AUTO_JOIN
-    assert json.loads(CONSUL_AUTO_JOIN)["Statement"][0]["Action"] == [
-        "ec2:DescribeInstances",
-        "ec2:DescribeTags",
-        "autoscaling:DescribeAutoScalingGroups",
-    ]
+    actions = ["ec2:DescribeInstances", "ec2:DescribeTags", "autoscaling:DescribeAutoScalingGroups"]
+    assert json.loads(CONSUL_AUTO_JOIN)["Statement"][0]["Action"] == actions
     assert "put_role_policy" not in steps(nomad())
     assert "put_role_policy" in steps(nomad(), policies={"consul-iam-policies": CONSUL_AUTO_JOIN})
 
@@ -211,86 +193,67 @@ def test_role_and_profile_take_path_and_boundary() -> None:
 
 def test_the_launch_template() -> None:
     data = template(consul(user_data=b"#!/bin/bash\n", additional_security_group_ids=("sg-9",), tenancy="dedicated"))
-    assert base64.b64decode(data["UserData"]) == b"#!/bin/bash\n"
-    assert data["ImageId"] == "ami-1"
-    assert data["KeyName"] == "run-key"
-    assert data["IamInstanceProfile"] == {"Name": "web-nt-1"}
-    assert data["NetworkInterfaces"] == [
-        {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "DeleteOnTermination": True, "Groups": [GROUP, "sg-9"]}
-    ]
-    assert data["MetadataOptions"] == {
-        "HttpEndpoint": "enabled",
-        "HttpTokens": "optional",
-        "InstanceMetadataTags": "enabled",
+    root = {"VolumeType": "standard", "VolumeSize": 50, "DeleteOnTermination": True, "Encrypted": False}
+    interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "DeleteOnTermination": True}
+    expected = {
+        "UserData": base64.b64encode(b"#!/bin/bash\n").decode(),
+        "ImageId": "ami-1",
+        "KeyName": "run-key",
+        "IamInstanceProfile": {"Name": "web-nt-1"},
+        "NetworkInterfaces": [{**interface, "Groups": [GROUP, "sg-9"]}],
+        "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "optional", "InstanceMetadataTags": "enabled"},
+        "BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": root}],
+        "Placement": {"Tenancy": "dedicated"},
     }
-    assert data["BlockDeviceMappings"] == [
-        {
-            "DeviceName": "/dev/xvda",
-            "Ebs": {"VolumeType": "standard", "VolumeSize": 50, "DeleteOnTermination": True, "Encrypted": False},
-        }
-    ]
-    assert data["Placement"] == {"Tenancy": "dedicated"}
-
-
-def test_what_the_user_names_comes_before_what_the_run_has() -> None:
+    assert {name: data[name] for name in expected} == expected
+    # What the user names comes before what the run has.
     assert template(consul(ssh_key_name="mine"))["KeyName"] == "mine"
+    assert template(nomad(metadata_http_tokens="required"))["MetadataOptions"]["HttpTokens"] == "required"
 
 
 def test_the_auto_scaling_group() -> None:
     tags = (Tag(key="team", value="a"), Tag(key="inside", value="b", propagate_at_launch=False))
-    group = steps(nomad(asg_name="pool", tags=tags, cluster_tag_value="x"))
-    arguments = group["create_auto_scaling_group"].arguments
+    module = nomad(asg_name="pool", tags=tags, cluster_tag_value="x")
+    arguments = group(module)
     assert arguments["AutoScalingGroupName"] == "pool-nt-1"
     assert (arguments["MinSize"], arguments["MaxSize"], arguments["DesiredCapacity"]) == (1, 3, 2)
     assert arguments["VPCZoneIdentifier"] == "subnet-a,subnet-b"
     assert arguments["LaunchTemplate"] == {"LaunchTemplateId": Ref("servers: launch template"), "Version": "1"}
     assert [tag["Key"] for tag in arguments["Tags"] if not tag["PropagateAtLaunch"]] == ["inside"]
-    volumes = group["create_launch_template"].arguments["LaunchTemplateData"]["TagSpecifications"][0]["Tags"]
-    assert [tag["Key"] for tag in volumes] == ["team", "Name", "nomad-testkit-run", "nomad-testkit-group"]
-    assert {tag["Key"]: tag["Value"] for tag in arguments["Tags"]} == {
-        "team": "a",
-        "inside": "b",
-        "Name": "web",
-        "nomad-testkit-run": "nt-1",
-        "nomad-testkit-group": "servers",
-        "nomad-servers": "x",
-    }
+    volumes = template(module)["TagSpecifications"][0]["Tags"]
+    assert [tag["Key"] for tag in volumes] == ["team", "Name", RUN_TAG, GROUP_TAG]
+    of_run = {"Name": "web", RUN_TAG: "nt-1", GROUP_TAG: "servers", "nomad-servers": "x"}
+    assert {tag["Key"]: tag["Value"] for tag in arguments["Tags"]} == {"team": "a", "inside": "b", **of_run}
 
 
 def test_what_upstream_gives_a_group() -> None:
-    hook = LifecycleHook(name="ready", lifecycle_transition=LAUNCHING, heartbeat_timeout=60)
     module = consul(
         termination_policies=("NewestInstance", "Default"),
         protect_from_scale_in=True,
-        lifecycle_hooks=(hook,),
+        lifecycle_hooks=(LifecycleHook(name="ready", lifecycle_transition=LAUNCHING, heartbeat_timeout=60),),
         enabled_metrics=("GroupTotalInstances",),
         health_check_type="ELB",
         health_check_grace_period=30,
         service_linked_role_arn="arn:aws:iam::1:role/x",
     )
-    made = steps(module)
-    arguments = made["create_auto_scaling_group"].arguments
-    assert arguments["TerminationPolicies"] == ["NewestInstance", "Default"]
-    assert arguments["NewInstancesProtectedFromScaleIn"] is True
-    assert arguments["LifecycleHookSpecificationList"] == [
-        {
-            "LifecycleHookName": "ready",
-            "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING",
-            "DefaultResult": "ABANDON",
-            "HeartbeatTimeout": 60,
-        }
-    ]
-    assert (arguments["HealthCheckType"], arguments["HealthCheckGracePeriod"]) == ("ELB", 30)
-    assert arguments["ServiceLinkedRoleARN"] == "arn:aws:iam::1:role/x"
-    assert made["enable_metrics_collection"].arguments == {
+    hook = {"LifecycleHookName": "ready", "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING"}
+    expected = {
+        "TerminationPolicies": ["NewestInstance", "Default"],
+        "NewInstancesProtectedFromScaleIn": True,
+        "LifecycleHookSpecificationList": [{**hook, "DefaultResult": "ABANDON", "HeartbeatTimeout": 60}],
+        "HealthCheckType": "ELB",
+        "HealthCheckGracePeriod": 30,
+        "ServiceLinkedRoleARN": "arn:aws:iam::1:role/x",
+    }
+    assert {name: group(module)[name] for name in expected} == expected
+    assert steps(module)["enable_metrics_collection"].arguments == {
         "AutoScalingGroupName": "web-nt-1",
         "Metrics": ["GroupTotalInstances"],
         "Granularity": "1Minute",
     }
-    defaults = steps(consul())
-    assert defaults["create_auto_scaling_group"].arguments["TerminationPolicies"] == ["Default"]
-    assert "enable_metrics_collection" not in defaults
-    assert "LifecycleHookSpecificationList" not in defaults["create_auto_scaling_group"].arguments
+    assert group(consul())["TerminationPolicies"] == ["Default"]
+    assert "enable_metrics_collection" not in steps(consul())
+    assert "LifecycleHookSpecificationList" not in group(consul())
 
 
 def test_volumes_and_spot_instances() -> None:
@@ -298,17 +261,9 @@ def test_volumes_and_spot_instances() -> None:
         EbsBlockDevice(device_name="/dev/sdf", volume_type="gp3", volume_size=3, iops=3000, throughput=125),
         EbsBlockDevice(device_name="/dev/sdg", snapshot_id="snap-1", delete_on_termination=False, encrypted=True),
     )
-    module = consul(
-        root_volume_type="io1",
-        root_volume_size=9,
-        root_volume_iops=100,
-        root_volume_encrypted=True,
-        root_volume_delete_on_termination=False,
-        root_volume_ebs_optimized=True,
-        ebs_block_devices=devices,
-        spot_price=0.0125,
-        tenancy="",
-    )
+    given: dict[str, Any] = {"type": "io1", "size": 9, "iops": 100, "encrypted": True, "delete_on_termination": False}
+    volume = {f"root_volume_{name}": value for name, value in {**given, "ebs_optimized": True}.items()}
+    module = consul(**volume, ebs_block_devices=devices, spot_price=0.0125, tenancy="")
     data = template(module)
     root = {"VolumeType": "io1", "VolumeSize": 9, "Iops": 100, "DeleteOnTermination": False, "Encrypted": True}
     sdf = {"VolumeType": "gp3", "VolumeSize": 3, "Iops": 3000, "Throughput": 125}
@@ -318,10 +273,8 @@ def test_volumes_and_spot_instances() -> None:
         {"DeviceName": "/dev/sdg", "Ebs": {"SnapshotId": "snap-1", "DeleteOnTermination": False, "Encrypted": True}},
     ]
     assert data["EbsOptimized"] is True
-    assert data["InstanceMarketOptions"] == {
-        "MarketType": "spot",
-        "SpotOptions": {"MaxPrice": "0.0125", "SpotInstanceType": "one-time"},
-    }
+    spot = {"MaxPrice": "0.0125", "SpotInstanceType": "one-time"}
+    assert data["InstanceMarketOptions"] == {"MarketType": "spot", "SpotOptions": spot}
     assert "Placement" not in data
     assert "InstanceMarketOptions" not in template(consul())
 
@@ -336,6 +289,7 @@ def test_tags_are_in_the_metadata_where_all_of_them_may_be(key: str, told: str) 
 def test_capacity_timeouts(text: str, seconds: float | None) -> None:
     module = consul(wait_for_capacity_timeout=text)
     assert (module.capacity_seconds, list(module.faults())) == (seconds, [])
+    assert list(nomad().faults()) == []
 
 
 def test_everything_that_is_created_bears_the_tag() -> None:
@@ -345,6 +299,9 @@ def test_everything_that_is_created_bears_the_tag() -> None:
         tags = step.arguments.get("Tags") or step.arguments["TagSpecifications"][0]["Tags"]
         assert ("nomad-testkit-run", "nt-1") in [(tag["Key"], tag["Value"]) for tag in tags], step.name
         assert step.creates.name == "web-nt-1"
+
+
+LAUNCHED = LifecycleHook(name="x", lifecycle_transition="LAUNCHING")
 
 
 @pytest.mark.parametrize(
@@ -374,10 +331,7 @@ def test_everything_that_is_created_bears_the_tag() -> None:
         (consul(tags=(Tag(key="aws:x", value=""),)), ("tags[0].key", "'aws:x'")),
         (consul(tags=(Tag(key="nomad-testkit-run", value="x"),)), ("tags[0].key", "'nomad-testkit-run'")),
         (consul(tags=(Tag(key="a", value="x"), Tag(key="a", value="y"))), ("tags[1].key", "'a'")),
-        (
-            consul(lifecycle_hooks=(LifecycleHook(name="x", lifecycle_transition="LAUNCHING"),)),
-            ("lifecycle_hooks[0].lifecycle_transition", "'LAUNCHING'"),
-        ),
+        (consul(lifecycle_hooks=(LAUNCHED,)), ("lifecycle_hooks[0].lifecycle_transition", "'LAUNCHING'")),
         (
             consul(ebs_block_devices=(EbsBlockDevice(device_name="/dev/sdf"),)),
             ("ebs_block_devices[0].volume_size", "0"),
@@ -390,10 +344,6 @@ def test_everything_that_is_created_bears_the_tag() -> None:
 )
 def test_faults(module: ClusterModule, fault: tuple[str, str]) -> None:
     assert [(key, found) for key, found, _ in module.faults()] == [fault]
-
-
-def test_the_defaults_have_no_fault() -> None:
-    assert list(consul().faults()) == list(nomad().faults()) == []
 
 
 def test_resolve_reaches_every_ref() -> None:
@@ -431,20 +381,14 @@ def in_toml(item: dataclasses.Field[Any]) -> str:
     return f"`{json.dumps(item.default)}`"
 
 
-@pytest.mark.parametrize("tokens", ["optional", "required"])
-def test_the_template_asks_for_the_tokens_of_its_module(tokens: str) -> None:
-    assert template(nomad(metadata_http_tokens=tokens))["MetadataOptions"]["HttpTokens"] == tokens
-
-
 def test_a_tag_of_the_runs_own_reaches_its_instances_whatever_the_users_say() -> None:
-    module = nomad(tags=(Tag(key="nomad-testkit-run", value="mine", propagate_at_launch=False),))
-    tags = {tag["Key"]: tag for tag in steps(module)["create_auto_scaling_group"].arguments["Tags"]}
-    assert tags["nomad-testkit-run"]["Value"] == "nt-1"
-    assert tags["nomad-testkit-run"]["PropagateAtLaunch"]
+    module = nomad(tags=(Tag(key=RUN_TAG, value="mine", propagate_at_launch=False),))
+    (tag,) = (tag for tag in group(module)["Tags"] if tag["Key"] == RUN_TAG)
+    assert (tag["Value"], tag["PropagateAtLaunch"]) == ("nt-1", True)
 
 
 def test_the_groups_that_a_module_names_are_let_in_beside_its_own() -> None:
-    module = nomad(allowed_inbound_security_group_ids=("sg-other",))
-    rules = steps(module)["authorize_security_group_ingress"].arguments["IpPermissions"]
-    http = next(rule for rule in rules if rule["FromPort"] == 4646)
+    http = next(
+        rule for rule in ingress(nomad(allowed_inbound_security_group_ids=("sg-other",))) if rule["FromPort"] == 4646
+    )
     assert [pair["GroupId"] for pair in http["UserIdGroupPairs"]] == ["sg-other", GROUP]
