@@ -145,7 +145,7 @@ def _checks() -> str:
         "## Of clusters and jobs",
         *[_autodoc(f"autoclass:: nomad_testkit.checks.{one.__name__}") for one in checks()],
         "## Of healing",
-        "From `nomad_testkit.checks.healing`, for tests that break something.",
+        "For tests that break something.",
         *[
             _autodoc(f"autoclass:: {healing.__name__}.{one.__name__}")
             for one in _public(healing)

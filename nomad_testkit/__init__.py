@@ -11,16 +11,22 @@ if TYPE_CHECKING:
     from nomad_testkit.cluster.cluster import Cluster
     from nomad_testkit.cluster.host import Host
     from nomad_testkit.cluster.jobs import Job
+    from nomad_testkit.deployment.lifecycle import deployed
     from nomad_testkit.examples.example import Example
+    from nomad_testkit.settings import Settings
+    from nomad_testkit.wait import Deadline
 
-__version__ = "0.1.0"
-__all__ = ["Cluster", "Example", "Host", "Job", "__version__"]
+__version__ = "0.2.0"
+__all__ = ["Cluster", "Deadline", "Example", "Host", "Job", "Settings", "__version__", "deployed"]
 
 _HOMES = {
     "Cluster": "nomad_testkit.cluster.cluster",
+    "Deadline": "nomad_testkit.wait",
     "Example": "nomad_testkit.examples.example",
     "Host": "nomad_testkit.cluster.host",
     "Job": "nomad_testkit.cluster.jobs",
+    "Settings": "nomad_testkit.settings",
+    "deployed": "nomad_testkit.deployment.lifecycle",
 }
 
 

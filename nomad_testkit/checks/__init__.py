@@ -7,8 +7,18 @@
 from __future__ import annotations
 
 from nomad_testkit.checks.advertised import AdvertisedAddresses
+from nomad_testkit.checks.healing import (
+    DeploymentSucceeds,
+    LeaderReelected,
+    NodeGone,
+    RefusesWrites,
+    RunsElsewhere,
+    SameNodes,
+    leader_of,
+    node_ids,
+)
 from nomad_testkit.checks.health import AutopilotHealthy, HealthyServers, NoFailedMembers
-from nomad_testkit.checks.raft import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
+from nomad_testkit.checks.raft import AGENTS, AgentName, BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
 from nomad_testkit.checks.registration import NodesReady, Registered
 from nomad_testkit.checks.scheduling import AllocationsRunning, BatchCompleted, Spread
 from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceResolves
@@ -18,7 +28,9 @@ from nomad_testkit.checks.versions import RunsVersion
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, require
 
 __all__ = [
+    "AGENTS",
     "AdvertisedAddresses",
+    "AgentName",
     "AllocationsRunning",
     "Answer",
     "AutopilotHealthy",
@@ -27,15 +39,21 @@ __all__ = [
     "Check",
     "ClusterView",
     "ConsulAgents",
+    "DeploymentSucceeds",
     "HealthyServers",
     "HostRef",
     "Leader",
+    "LeaderReelected",
     "NoFailedMembers",
+    "NodeGone",
     "NodesReady",
     "NotSplit",
     "RaftPeers",
+    "RefusesWrites",
     "Registered",
+    "RunsElsewhere",
     "RunsVersion",
+    "SameNodes",
     "SeparateServers",
     "ServiceGone",
     "ServiceHealthy",
@@ -43,5 +61,7 @@ __all__ = [
     "Spread",
     "UnitsActive",
     "Verdict",
+    "leader_of",
+    "node_ids",
     "require",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nomad_testkit.errors import ExampleError, did_you_mean, near_miss
 from nomad_testkit.examples import configuration
@@ -33,6 +33,9 @@ from nomad_testkit.modules.iam_policies import POLICIES
 from nomad_testkit.modules.nomad_cluster import NomadCluster
 from nomad_testkit.modules.security_group_rules import RULE_SETS, Port
 from nomad_testkit.modules.steps import RUN_ID_LENGTH
+
+if TYPE_CHECKING:
+    from nomad_testkit.settings import Settings
 
 FILE = "example.toml"
 MODULES: Mapping[str, type[ClusterModule]] = {"consul-cluster": ConsulCluster, "nomad-cluster": NomadCluster}
@@ -200,6 +203,12 @@ class Example:
         example._check_login(example.rendered)
         example._check_ports(example.rendered)
         return example
+
+    def with_settings(self, settings: Settings) -> Example:
+        """Make an example with the sizes and variables that settings ask for. Raises SettingsError."""
+        from nomad_testkit.examples.settings import changed
+
+        return changed(self, settings)
 
     def describe(self) -> dict[str, Any]:
         """Tell, in JSON's types, what another process needs to have the same example; a variable may be a secret."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
@@ -15,7 +16,40 @@ from nomad_testkit.faults import agents, changes, clock, disk, instances, networ
 from nomad_testkit.faults.agents import AgentName
 from nomad_testkit.faults.fault import Fault, not_undone, own
 
-__all__ = ["Fault", "Faults", "changes"]
+if TYPE_CHECKING:
+    from nomad_testkit.faults.leader_watch import watching_leaders
+    from nomad_testkit.faults.linearizability import FaultStep, check_kv
+    from nomad_testkit.faults.linearizability.checker import get_checker
+    from nomad_testkit.faults.workload import Workload, writing
+
+__all__ = [
+    "Fault",
+    "FaultStep",
+    "Faults",
+    "Workload",
+    "changes",
+    "check_kv",
+    "get_checker",
+    "watching_leaders",
+    "writing",
+]
+
+_HOMES = {
+    "FaultStep": "nomad_testkit.faults.linearizability",
+    "Workload": "nomad_testkit.faults.workload",
+    "check_kv": "nomad_testkit.faults.linearizability",
+    "get_checker": "nomad_testkit.faults.linearizability.checker",
+    "watching_leaders": "nomad_testkit.faults.leader_watch",
+    "writing": "nomad_testkit.faults.workload",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
 
 
 class Faults:

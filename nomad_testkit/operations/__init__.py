@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from nomad_testkit.images.agents import Agent, get_agent
 from nomad_testkit.operations.backup import Backup, restore, save
 from nomad_testkit.operations.drain import drained, node_id
 from nomad_testkit.operations.health import require_healthy
@@ -13,9 +14,11 @@ from nomad_testkit.operations.hosts import cut_power, replace_servers, scale
 from nomad_testkit.operations.upgrades import upgrade
 
 __all__ = [
+    "Agent",
     "Backup",
     "cut_power",
     "drained",
+    "get_agent",
     "node_id",
     "replace_servers",
     "require_healthy",

@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 import pytest
 
-from nomad_testkit.cluster.host import Host
+from nomad_testkit import Host, Settings
 from nomad_testkit.examples.login_key import public_line
-from nomad_testkit.settings import Settings
-from nomad_testkit.targets import Target
+
+if TYPE_CHECKING:
+    from nomad_testkit.targets import Target
 
 pytestmark = [pytest.mark.ami, pytest.mark.xdist_group("ami")]
 

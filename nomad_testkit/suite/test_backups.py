@@ -10,19 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nomad_testkit import Cluster, Example
+from nomad_testkit import Cluster, Example, Settings, deployed
 from nomad_testkit.checks import AllocationsRunning, ServiceHealthy
 from nomad_testkit.cluster.jobs import Job, prepare
-from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import UsageError
-from nomad_testkit.examples.settings import changed
 from nomad_testkit.operations import Backup, restore, save
-from nomad_testkit.settings import Settings
-from nomad_testkit.targets import Target
+
+if TYPE_CHECKING:
+    from nomad_testkit.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def _small(nomad_settings: Settings) -> Settings:
 
 @pytest.fixture(scope="module", name="lost")
 def _lost(small: Settings, nomad_example: Example, nomad_target: Target) -> Lost:
-    with deployed(small, changed(nomad_example, small), target=nomad_target, progress=log.info) as old:
+    with deployed(small, nomad_example.with_settings(small), target=nomad_target, progress=log.info) as old:
         assert old.consul.put_key("backups/key", b"\0saved\xff")
         old.consul.put("/v1/catalog/register", OUTSIDE)
         assert old.nomad.put_variable("backups/variable", {"value": "saved"})
@@ -70,7 +69,7 @@ def _lost(small: Settings, nomad_example: Example, nomad_target: Target) -> Lost
 @pytest.fixture(scope="module")
 def nomad_cluster(lost: Lost, small: Settings, nomad_example: Example, nomad_target: Target) -> Iterator[Cluster]:
     """A fresh cluster, that knows nothing of the other one."""
-    with deployed(small, changed(nomad_example, small), target=nomad_target, progress=log.info) as cluster:
+    with deployed(small, nomad_example.with_settings(small), target=nomad_target, progress=log.info) as cluster:
         yield cluster
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from nomad_testkit import Cluster, Example
@@ -26,8 +28,9 @@ from nomad_testkit.checks import (
     UnitsActive,
 )
 from nomad_testkit.errors import CheckFailed
-from nomad_testkit.examples.example import Sizes
-from nomad_testkit.modules.bundle import fixtures_dir
+
+if TYPE_CHECKING:
+    from nomad_testkit.examples.example import Sizes
 
 # The fixture too, so that the tests have both topologies even where nomad_cluster is overridden.
 pytestmark = [
@@ -50,7 +53,7 @@ def _sizes(example: Example) -> Sizes:
 
 def test_it_forms(nomad_cluster: Cluster, sizes: Sizes) -> None:
     roles = (nomad_cluster.consul_servers, nomad_cluster.nomad_servers, nomad_cluster.nomad_clients)
-    assert Sizes(*map(len, roles)) == sizes
+    assert tuple(map(len, roles)) == (sizes.consul_servers, sizes.nomad_servers, sizes.nomad_clients)
     assert {host for role in roles for host in role} == set(nomad_cluster.hosts)
     nomad_cluster.require(
         RaftPeers(sizes.consul_servers, ("consul",)),
@@ -128,7 +131,7 @@ def test_a_batch_job_completes_and_its_log_is_read_back(nomad_cluster: Cluster) 
 def test_a_job_that_cannot_be_placed_fails_fast_with_nomads_reasons(
     spec: str, reasons: list[str], nomad_cluster: Cluster
 ) -> None:
-    path = fixtures_dir() / "jobs" / "unplaceable" / f"{spec}.nomad.hcl"
+    path = f"unplaceable/{spec}.nomad.hcl"
     with nomad_cluster.submitted(path) as job, pytest.raises(CheckFailed) as caught:
         # Far longer than the whole suite may take: the check must not wait for it.
         nomad_cluster.require(AllocationsRunning(job), within=3600)

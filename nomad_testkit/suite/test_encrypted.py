@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from nomad_testkit import Cluster
+from nomad_testkit import Cluster, Host
 from nomad_testkit.cluster.clients import ConsulClient, NomadClient
 from nomad_testkit.cluster.clients.access import CONSUL_HTTP_PORT, CONSUL_HTTPS_PORT, NOMAD_HTTP_PORT
-from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.secrets import CA, CONSUL_AGENT, CONSUL_NOMAD, KIT_CERT, KIT_KEY, RunSecrets, gossip_key
 from nomad_testkit.ec2.vpc.certificates import CertificateAuthority
 from nomad_testkit.errors import AgentApiError

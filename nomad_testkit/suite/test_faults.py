@@ -11,39 +11,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from nomad_testkit import Cluster, Example
+from nomad_testkit import Cluster, Deadline, Example, Host, Settings, deployed
 from nomad_testkit.checks import (
+    AGENTS,
+    AgentName,
     AllocationsRunning,
-    Leader,
-    NodesReady,
-    ServiceHealthy,
-    UnitsActive,
-)
-from nomad_testkit.checks.healing import (
     DeploymentSucceeds,
+    Leader,
     LeaderReelected,
     NodeGone,
+    NodesReady,
     RefusesWrites,
     RunsElsewhere,
     SameNodes,
+    ServiceHealthy,
+    UnitsActive,
     leader_of,
     node_ids,
 )
-from nomad_testkit.checks.raft import AGENTS, AgentName
-from nomad_testkit.cluster.host import Host
-from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed, FaultError, UsageError
-from nomad_testkit.examples.settings import changed
-from nomad_testkit.faults import Fault, Faults
-from nomad_testkit.faults.leader_watch import watching_leaders
-from nomad_testkit.faults.workload import Workload, writing
+from nomad_testkit.faults import Fault, Faults, Workload, watching_leaders, writing
 from nomad_testkit.operations import require_healthy
-from nomad_testkit.settings import Settings
-from nomad_testkit.targets import Target
-from nomad_testkit.wait import Deadline
+
+if TYPE_CHECKING:
+    from nomad_testkit.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +62,7 @@ def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target
     settings, sizes = nomad_settings, nomad_example.size_variables("nomad_clients")
     if settings.clients is None and len(sizes) == 1 and None not in sizes:
         settings = replace(settings, clients=CLIENTS)
-    example = changed(nomad_example, settings)
+    example = nomad_example.with_settings(settings)
     with deployed(settings, example, target=nomad_target, progress=log.info) as cluster:
         for client in (cluster.consul, cluster.nomad):
             path = "/v1/operator/autopilot/configuration"

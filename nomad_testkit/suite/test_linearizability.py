@@ -11,20 +11,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from nomad_testkit import Cluster, Example
+from nomad_testkit import Cluster, Example, Settings, deployed
 from nomad_testkit.checks import Leader, RaftPeers
-from nomad_testkit.deployment.lifecycle import deployed
 from nomad_testkit.errors import CheckFailed
-from nomad_testkit.examples.settings import changed
-from nomad_testkit.faults import Faults
-from nomad_testkit.faults.linearizability import FaultStep, check_kv
-from nomad_testkit.faults.linearizability.checker import get_checker
-from nomad_testkit.images.cache import Cache
-from nomad_testkit.settings import Settings
-from nomad_testkit.targets import Target
+from nomad_testkit.faults import Faults, FaultStep, check_kv, get_checker
+
+if TYPE_CHECKING:
+    from nomad_testkit.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +40,11 @@ PEER_RETURNS = "1s"
 @pytest.fixture(scope="module")
 def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target: Target) -> Iterator[Cluster]:
     """A cluster that only these tests use; without clients, unless the user says how many."""
-    get_checker(Cache(), log.info)  # what it lacks is told before anything is deployed
+    get_checker(None, log.info)  # what it lacks is told before anything is deployed
     settings, sizes = nomad_settings, nomad_example.size_variables("nomad_clients")
     if settings.clients is None and len(sizes) == 1 and None not in sizes:
         settings = replace(settings, clients=0)
-    with deployed(settings, changed(nomad_example, settings), target=nomad_target, progress=log.info) as cluster:
+    with deployed(settings, nomad_example.with_settings(settings), target=nomad_target, progress=log.info) as cluster:
         path = "/v1/operator/autopilot/configuration"
         cluster.consul.put(path, {**cluster.consul.get(path), "ServerStabilizationTime": PEER_RETURNS})
         yield cluster

@@ -10,20 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from nomad_testkit import Cluster, Example
-from nomad_testkit.checks import AllocationsRunning
-from nomad_testkit.checks.healing import NodeGone, SameNodes, node_ids
-from nomad_testkit.deployment.lifecycle import deployed
+from nomad_testkit import Cluster, Example, Settings, deployed
+from nomad_testkit.checks import AllocationsRunning, NodeGone, SameNodes, node_ids
 from nomad_testkit.errors import UsageError
-from nomad_testkit.examples.settings import changed
-from nomad_testkit.faults.leader_watch import watching_leaders
-from nomad_testkit.faults.workload import writing
+from nomad_testkit.faults import watching_leaders, writing
 from nomad_testkit.operations import cut_power, drained, node_id, replace_servers, require_healthy, scale
-from nomad_testkit.settings import Settings
-from nomad_testkit.targets import Target
+
+if TYPE_CHECKING:
+    from nomad_testkit.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ HEALS = 180.0
 def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target: Target) -> Iterator[Cluster]:
     """A cluster that only these tests use."""
     settings = nomad_settings if nomad_settings.clients is not None else replace(nomad_settings, clients=CLIENTS)
-    with deployed(settings, changed(nomad_example, settings), target=nomad_target, progress=log.info) as cluster:
+    with deployed(settings, nomad_example.with_settings(settings), target=nomad_target, progress=log.info) as cluster:
         for client in (cluster.consul, cluster.nomad):
             path = "/v1/operator/autopilot/configuration"
             client.put(path, {**client.get(path), "ServerStabilizationTime": "1s"})

@@ -7,6 +7,7 @@ A cluster with the older version is deployed for these tests, which no others se
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,20 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit import Cluster, Example
-from nomad_testkit.checks import AllocationsRunning, RunsVersion, ServiceHealthy
-from nomad_testkit.checks.healing import leader_of
-from nomad_testkit.cluster.host import Host
-from nomad_testkit.deployment.lifecycle import deployed
+from nomad_testkit import Cluster, Example, Host, Settings, deployed
+from nomad_testkit.checks import AllocationsRunning, RunsVersion, ServiceHealthy, leader_of
 from nomad_testkit.errors import AgentSourceError, DeployError, UsageError
-from nomad_testkit.examples.settings import changed
-from nomad_testkit.faults.leader_watch import watching_leaders
-from nomad_testkit.faults.workload import writing
-from nomad_testkit.images.agents import Agent, get_agent
-from nomad_testkit.images.agents.binary import sha256_of
-from nomad_testkit.images.cache import Cache
-from nomad_testkit.operations import require_healthy, upgrade
-from nomad_testkit.settings import Settings
+from nomad_testkit.faults import watching_leaders, writing
+from nomad_testkit.operations import Agent, get_agent, require_healthy, upgrade
 from nomad_testkit.targets import Target, open_target
 
 log = logging.getLogger(__name__)
@@ -57,7 +49,7 @@ def nomad_target(nomad_settings: Settings) -> Iterator[Target]:
 def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target: Target) -> Iterator[Cluster]:
     """A cluster that only these tests use."""
     settings = nomad_settings if nomad_settings.clients is not None else replace(nomad_settings, clients=CLIENTS)
-    with deployed(settings, changed(nomad_example, settings), target=nomad_target, progress=log.info) as cluster:
+    with deployed(settings, nomad_example.with_settings(settings), target=nomad_target, progress=log.info) as cluster:
         cluster.require(RunsVersion("consul", OLD), within=10)  # where the image is one that the user named
         yield cluster
 
@@ -65,7 +57,7 @@ def nomad_cluster(nomad_settings: Settings, nomad_example: Example, nomad_target
 @pytest.fixture(name="new", scope="module")
 def _new(nomad_settings: Settings) -> Agent:
     version, binary = nomad_settings.consul_version, nomad_settings.consul_binary
-    return get_agent("consul", version, binary=binary, cache=Cache(), progress=log.info)
+    return get_agent("consul", version, binary=binary, progress=log.info)
 
 
 def test_what_is_no_agent_is_refused_and_a_program_that_does_not_start_is_taken_back(
@@ -77,7 +69,7 @@ def test_what_is_no_agent_is_refused_and_a_program_that_does_not_start_is_taken_
             upgrade(nomad_cluster, wrong)
 
     leader = leader_of(nomad_cluster, "consul")
-    pretender = Agent("consul", "99.0.0", NO_AGENT, sha256_of(NO_AGENT), "given")
+    pretender = Agent("consul", "99.0.0", NO_AGENT, hashlib.sha256(NO_AGENT.read_bytes()).hexdigest(), "given")
     with pytest.raises(DeployError, match=rf"consul 99\.0\.0 does not start on i-\w+ .*, which has {OLD} again"):
         upgrade(nomad_cluster, pretender)
     require_healthy(nomad_cluster)
@@ -124,7 +116,7 @@ def test_consul_is_upgraded_host_by_host_and_nothing_is_lost(nomad_cluster: Clus
 
 def test_a_downgrade_is_refused(nomad_cluster: Cluster, new: Agent) -> None:
     nomad_cluster.require(RunsVersion("consul", new.version), within=HEALS)
-    old = get_agent("consul", OLD, cache=Cache(), progress=log.info)
+    old = get_agent("consul", OLD, progress=log.info)
     with pytest.raises(UsageError, match=f"is consul {OLD}, and there runs {new.version} on .* cannot be downgraded"):
         upgrade(nomad_cluster, old)
     nomad_cluster.require(RunsVersion("consul", new.version), within=HEALS)

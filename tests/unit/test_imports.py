@@ -44,6 +44,15 @@ IGNORANT_OF = {
 }
 IMPORT_PYTEST = ("plugin", "suite")
 
+# What users may import, and so all that the bundled suite does, but for tests of the kit's own inside.
+PUBLIC = ("nomad_testkit", *(f"nomad_testkit.{name}" for name in ("checks", "faults", "operations", "errors")))
+INSIDE = {
+    "test_ami": "examples.login_key",
+    "test_backups": "cluster.jobs",
+    "test_encrypted": "cluster.clients cluster.clients.access cluster.secrets ec2.vpc.certificates",
+    "test_upgrade": "targets",
+}
+
 
 def modules() -> list[Path]:
     return [
@@ -151,6 +160,15 @@ def test_only_the_plugin_imports_pytest(path: Path) -> None:
         if name.split(".")[0] in ("pytest", "_pytest", "xdist")
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "suite").glob("*.py")), ids=lambda path: path.stem)
+def test_the_bundled_suite_imports_what_is_public(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    types = {one for node in ast.walk(tree) if isinstance(node, ast.If) for one in node.body}
+    imports = [one for one in ast.walk(tree) if isinstance(one, ast.ImportFrom) and one not in types]
+    used = {one.module for one in imports if one.module and one.module.startswith("nomad_testkit")} - set(PUBLIC)
+    assert used == {f"nomad_testkit.{name}" for name in INSIDE.get(path.stem, "").split()}
 
 
 @pytest.mark.parametrize("part", IGNORANT_OF)

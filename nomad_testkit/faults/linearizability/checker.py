@@ -57,13 +57,14 @@ def lacking(cache: Cache) -> list[Missing]:
     return [] if cache.find(_KIND, _key(architecture)) is not None else golang.lacking(_program())
 
 
-def get_checker(cache: Cache, progress: Progress) -> Path:
-    """Give the checker's path, after it was built where the cache lacks it.
+def get_checker(cache: Cache | None, progress: Progress) -> Path:
+    """Return the checker's path, after building it if `cache`, by default the user's, lacks it.
 
     Raises PreflightError that lists what a build lacks, AgentSourceError with Go's own words where it fails, and
     CacheError for the cache folder.
     """
     architecture = machine_architecture()
+    cache = cache or Cache()
     if missing := lacking(cache):
         raise PreflightError(missing)
 

@@ -23,7 +23,7 @@ def get_agent(
     version: str,
     *,
     binary: Path | None = None,
-    cache: Cache,
+    cache: Cache | None = None,
     progress: Progress,
     releases: str | None = None,
 ) -> Agent:
@@ -36,6 +36,7 @@ def get_agent(
     architecture = machine_architecture()
     if binary is not None:
         return _given(binary, name, version, architecture)
+    cache = cache or Cache()
     if (cached := _cached(name, version, architecture, cache)) is not None:
         return cached
     try:
