@@ -149,7 +149,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployment/apply.py",
-        "deploy_sweep::test_an_image_that_does_not_exist_is_not_waited_for",
+        "deploy_sweep::test_a_refused_template_is_waited_for_only_where_that_helps",
         ("_call", "and part in said", ""),
     ),
     *_in(

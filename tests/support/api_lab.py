@@ -111,6 +111,25 @@ class Lab:
         self.api.running(instance_id)
         return instance_id
 
+    def halted(self, instance_id: str, reason: str | None = None) -> None:
+        """Stop an instance, and let its machine stop."""
+        self.ec2.stop_instances(InstanceIds=[instance_id])
+        self.api.stopped(instance_id, reason)
+
+    def ended(self, instance_id: str) -> None:
+        """Terminate an instance, and let its machine end."""
+        self.ec2.terminate_instances(InstanceIds=[instance_id])
+        self.api.terminated(instance_id, None)
+
+    def subnet(self, cidr: str, vpc: str | None = None) -> str:
+        """Make a subnet, of the default VPC unless another is named."""
+        vpc = vpc or self.subnets[self.three[0]]["VpcId"]
+        return str(self.ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"])
+
+    def security_group(self, name: str) -> str:
+        """Make a security group."""
+        return str(self.ec2.create_security_group(GroupName=name, Description=name)["GroupId"])
+
     def instance(self, instance_id: str) -> dict[str, Any]:
         answer = self.ec2.describe_instances(InstanceIds=[instance_id])
         instance: dict[str, Any] = answer["Reservations"][0]["Instances"][0]
@@ -145,6 +164,15 @@ class Lab:
         )
         return self.described_group()
 
+    def resize(self, size: int) -> None:
+        """Set the size of the group."""
+        self.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=size)
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """What the API tells of the instances of the group."""
+        return list(self.described_group()["Instances"])
+
     def described_group(self) -> dict[str, Any]:
         (group,) = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["group"])["AutoScalingGroups"]
         return dict(group)
@@ -175,10 +203,10 @@ def cloud_lab() -> Iterator[Lab]:
     api.close()
 
 
-def refused(code: str, call: Callable[[], object]) -> str:
+def refused(code: str, call: Callable[..., object], **arguments: Any) -> str:
     """Make a call that has to be refused with a code; gives the message."""
     with pytest.raises(ClientError) as caught:
-        call()
+        call(**arguments)
     error = caught.value.response["Error"]
     assert error["Code"] == code, error
     return error["Message"]

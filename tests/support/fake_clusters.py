@@ -95,7 +95,7 @@ def deployments_alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 def run(project: pytest.Pytester, *args: str) -> pytest.RunResult:
     """Run pytest to its end."""
     # Loaded here too where the package is not installed, as in a checkout that only PYTHONPATH knows.
-    return project.runpytest_subprocess("-p", "nomad_testkit.plugin", "-p", "no:cacheprovider", *args, timeout=60)
+    return project.runpytest_subprocess("-p", "nomad_testkit.plugin", "-p", "no:cacheprovider", *args, timeout=240)
 
 
 def log(project: pytest.Pytester) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pty
 import subprocess
@@ -11,21 +10,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import botocore.session
 import pytest
-from api_lab import AMI, REGION, Lab, cloud_lab
+from api_lab import Lab, cloud_lab
+from aws_user import ACCOUNT, REGION, settings_for
 from scripted_aws import Answer, Call, ec2_error, scripted_aws
 
 from nomad_testkit.deployment.plan import plan
 from nomad_testkit.deployment.preflight import survey
 from nomad_testkit.errors import PreflightError, UsageError
 from nomad_testkit.examples.example import Example
-from nomad_testkit.settings import Settings
 from nomad_testkit.targets import open_target
-from nomad_testkit.targets.aws.account import AwsSession, Identity, clients
-from nomad_testkit.targets.aws.permissions import missing_permissions
+from nomad_testkit.targets.aws.account import AwsSession
 
-ACCOUNT = "123456789012"
+pytestmark = pytest.mark.usefixtures("aws_user", "models_are_read_once")
 
 
 @pytest.fixture(scope="module")
@@ -34,46 +31,11 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module", autouse=True)
-def models_are_read_once() -> Iterator[None]:
-    """Let all of boto3's sessions share what they have read of services: it takes most of a second each time."""
-    shared = functools.cache(botocore.session.create_loader)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(botocore.session, "create_loader", shared)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody's credentials, and none of whoever runs this."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobodys")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
-
-
-def settings(url: str, **options: str | None) -> Settings:
-    given = {
-        "target": "aws",
-        "region": REGION,
-        "aws_account": ACCOUNT,
-        "aws_source_cidr": "203.0.113.7/32",
-        "aws_endpoint_url": url,
-        "ami": AMI,
-        **options,
-    }
-    return Settings.load(options={f"nomad_{name}": value for name, value in given.items()})
-
-
 def opened(lab: Lab, answer: Answer, **options: str | None) -> list[str]:
     """Open the target where some calls are answered otherwise, and give what it says."""
     said: list[str] = []
     url = lab.ec2.meta.endpoint_url
-    with scripted_aws(answer, url) as api, open_target(settings(api.url, **options), progress=said.append):
+    with scripted_aws(answer, url) as api, open_target(settings_for(api.url, **options), progress=said.append):
         return said
 
 
@@ -123,7 +85,7 @@ def assumed_role(call: Call) -> tuple[int, str] | None:
 
 
 @pytest.fixture
-def with_mfa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def with_mfa(aws_user: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(_MFA)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -143,9 +105,8 @@ def test_a_profile_with_mfa_and_no_terminal_is_told_what_to_do() -> None:
             check=False,
             start_new_session=True,  # no terminal by another way
         )
-    assert done.stdout.startswith("UsageError: the profile 'admin' asks for an MFA code, and there is no terminal"), (
-        done
-    )
+    refusal = "UsageError: the profile 'admin' asks for an MFA code, and there is no terminal"
+    assert done.stdout.startswith(refusal), done
     assert "aws configure export-credentials" in done.stdout
     assert "EOFError" not in done.stdout + done.stderr
     assert api.count("AssumeRole") == 0
@@ -182,10 +143,7 @@ def in_minutes(minutes: int) -> str:
     return (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@pytest.mark.parametrize(
-    ("minutes", "remarked"),
-    [(None, False), (20, True), (100, True), (3000, False)],
-)
+@pytest.mark.parametrize(("minutes", "remarked"), [(None, False), (20, True), (100, True), (3000, False)])
 def test_credentials_that_end_before_the_clusters_time_are_remarked(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, minutes: int | None, remarked: bool
 ) -> None:
@@ -193,23 +151,15 @@ def test_credentials_that_end_before_the_clusters_time_are_remarked(
     if minutes:
         monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", in_minutes(minutes))
     said = opened(lab, lambda call: None)
-    assert [
-        line for line in said if "these credentials expire in" in line and "(7200 s, --nomad-aws-max-time)" in line
-    ] == ([said[-1]] if remarked else [])
+    found = [line for line in said if "these credentials expire in" in line]
+    assert found == ([said[-1]] if remarked else [])
+    assert all("(7200 s, --nomad-aws-max-time)" in line for line in found)
 
 
-@pytest.mark.parametrize(
-    ("until", "said"),
-    [
-        ("", "the AWS credentials have expired"),
-        ("tomorrow", "AWS_CREDENTIAL_EXPIRATION: found 'tomorrow', expected a time with its zone"),
-        (
-            "2030-03-14T09:00:00",
-            "AWS_CREDENTIAL_EXPIRATION: found '2030-03-14T09:00:00', expected a time with its zone",
-        ),
-    ],
-)
-def test_credentials_whose_end_is_past_or_unreadable(monkeypatch: pytest.MonkeyPatch, until: str, said: str) -> None:
+@pytest.mark.parametrize("until", ["", "tomorrow", "2030-03-14T09:00:00"], ids=["past", "unreadable", "without a zone"])
+def test_credentials_whose_end_is_past_or_unreadable(monkeypatch: pytest.MonkeyPatch, until: str) -> None:
+    found = f"AWS_CREDENTIAL_EXPIRATION: found '{until}', expected a time with its zone"
+    said = found if until else "the AWS credentials have expired"
     monkeypatch.setenv("AWS_SESSION_TOKEN", "nobodys")
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", until or in_minutes(-1))
     with pytest.raises(UsageError) as caught:
@@ -234,44 +184,10 @@ def test_what_may_not_be_done_is_a_remark_where_permissions_are_skipped(lab: Lab
     assert "(option --nomad-aws-skip-permissions): the permission" in line
 
 
-def decision(unknown: str) -> Answer:
-    def answer(call: Call) -> tuple[int, str] | None:
-        if call.action != "SimulatePrincipalPolicy":
-            return ec2_error("DryRunOperation", "Request would have succeeded", 412)
-        names = [value for name, value in call.parameters.items() if name.startswith("ActionNames.member.")]
-        missing = f"<member>{unknown}</member>" if unknown else ""
-        results = "".join(
-            f"<member><EvalActionName>{name}</EvalActionName><EvalResourceName>*</EvalResourceName>"
-            f"<EvalDecision>implicitDeny</EvalDecision><MissingContextValues>{missing}</MissingContextValues></member>"
-            for name in names
-        )
-        return 200, (
-            '<SimulatePrincipalPolicyResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/">'
-            f"<SimulatePrincipalPolicyResult><EvaluationResults>{results}</EvaluationResults>"
-            "<IsTruncated>false</IsTruncated></SimulatePrincipalPolicyResult></SimulatePrincipalPolicyResponse>"
-        )
-
-    return answer
+OFFERED = [("abc", ""), ("ab", "c"), ("c", "ab"), ("", "abc")]
 
 
-@pytest.mark.parametrize("unknown", ["", "aws:SourceIp", "aws:MultiFactorAuthPresent", "aws:PrincipalOrgID"])
-def test_what_the_simulator_was_not_told_is_no_denial(unknown: str) -> None:
-    remarks: list[str] = []
-    with scripted_aws(decision(unknown)) as api:
-        missing = missing_permissions(
-            clients(REGION, endpoint_url=api.url),
-            Identity(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/bob"),
-            region=REGION,
-            vpc_id="vpc-1",
-            remark=remarks.append,
-        )
-    assert bool(missing) is not bool(unknown)
-    assert any(f"the policies ask for {unknown}, which the simulator" in line for line in remarks) is bool(unknown)
-
-
-@pytest.mark.parametrize(
-    ("offered", "refused"), [("abc", ""), ("ab", "c"), ("c", "ab"), ("", "abc")], ids=lambda value: value or "none"
-)
+@pytest.mark.parametrize(("offered", "refused"), OFFERED, ids=lambda value: value or "none")
 def test_the_type_has_to_be_offered_in_the_zone_of_every_subnet(lab: Lab, offered: str, refused: str) -> None:
     def answer(call: Call) -> tuple[int, str] | None:
         if call.action != "DescribeInstanceTypeOfferings":
@@ -291,7 +207,7 @@ def test_the_type_has_to_be_offered_in_the_zone_of_every_subnet(lab: Lab, offere
     found = ""
     with (
         scripted_aws(answer, lab.ec2.meta.endpoint_url) as api,
-        open_target(settings(api.url), progress=lambda line: None) as target,
+        open_target(settings_for(api.url), progress=lambda line: None) as target,
     ):
         planned = plan(example, run_id="nt-1", region=REGION, placements=survey(example, target), public_key="")
         wanted = planned.launches

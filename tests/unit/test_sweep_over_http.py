@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import botocore.session
 import pytest
 from click.testing import CliRunner
-from moto.server import ThreadedMotoServer
+from moto_account import REGION, RUN, launch, moto_server, of_run, security_group, tag_list
 from scripted_aws import Call, ec2_error, scripted_aws
 
 from nomad_testkit.cli import main
@@ -20,40 +17,18 @@ from nomad_testkit.deployment.sweep import sweep
 from nomad_testkit.targets.aws.account import clients
 from nomad_testkit.wait import Deadline
 
-REGION, RUN = "us-east-1", "nt-20260314-ab12cd"
+pytestmark = pytest.mark.usefixtures("models_are_read_once")
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def models_are_read_once() -> Iterator[None]:
-    """Let all of boto3's sessions share what they have read of services: it takes most of a second each time."""
-    shared = functools.cache(botocore.session.create_loader)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(botocore.session, "create_loader", shared)
-        yield
+    with moto_server() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
 def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
-
-
-def plant(client: Callable[[str], Any]) -> str:
-    tags = [{"Key": "nomad-testkit-run", "Value": "nt-20200101-ab12cd"}]
-    made = client("ec2").create_security_group(
-        GroupName="lost", Description="lost", TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}]
-    )
-    return str(made["GroupId"])
 
 
 @pytest.mark.parametrize("code", ["UnauthorizedOperation", "AuthFailure", "OptInRequired"])
@@ -63,7 +38,7 @@ def test_a_region_that_may_not_be_asked_does_not_end_a_sweep(moto: str, code: st
         return ec2_error(code, "with an explicit deny in a service control policy") if denied else None
 
     after = {name: clients(name, endpoint_url=moto) for name in ("eu-west-1", "eu-west-2")}
-    planted = plant(after["eu-west-2"])
+    planted = security_group(after["eu-west-2"], "lost", of_run("nt-20200101-ab12cd"))
     with scripted_aws(answer, moto) as api:
         where = [*("--region", "eu-west-1"), *("--region", "eu-west-2"), *("--endpoint-url", api.url)]
         done = CliRunner().invoke(main, ["sweep", "--older-than", "1h", *where])
@@ -96,10 +71,9 @@ def test_an_answer_with_nothing_in_it_does_not_stop_a_sweep(moto: str, action: s
     """The first answer about an image by its id is empty, or that to its deregistration, which is done then."""
     client = clients(REGION, endpoint_url=moto)
     ec2 = client("ec2")
-    source = ec2.register_image(Name="debian")["ImageId"]
-    instance = ec2.run_instances(ImageId=source, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    (instance,) = launch(client)
     image = ec2.create_image(InstanceId=instance, Name=f"web {action} {len(inside)}")["ImageId"]
-    ec2.create_tags(Resources=[image], Tags=[{"Key": "nomad-testkit-run", "Value": RUN}])
+    ec2.create_tags(Resources=[image], Tags=tag_list(of_run()))
     by_id = {"DescribeImages": "ImageId.1", "DescribeSnapshots": "SnapshotId.1", "DeregisterImage": "ImageId"}
 
     def answer(call: Call) -> tuple[int, str] | None:
@@ -118,7 +92,7 @@ def test_an_answer_with_nothing_in_it_does_not_stop_a_sweep(moto: str, action: s
 def test_a_long_sweep_lists_roles_rarely_and_looks_ever_more_seldom(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An account allows few calls to IAM, whose roles can only be listed as a whole."""
     direct = clients(REGION, endpoint_url=moto)
-    tags = [{"Key": "nomad-testkit-run", "Value": RUN}]
+    tags = tag_list(of_run())
     for number in range(5):
         direct("iam").create_role(RoleName=f"others-{number}", AssumeRolePolicyDocument="{}")
     direct("iam").create_role(RoleName=f"nomad-{RUN}", AssumeRolePolicyDocument="{}", Tags=tags)
@@ -136,13 +110,10 @@ def test_a_long_sweep_lists_roles_rarely_and_looks_ever_more_seldom(moto: str, m
             )
         return None
 
-    direct("ec2").create_security_group(
-        GroupName="slow", Description="s", TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}]
-    )
+    security_group(direct, "slow", of_run())
     monkeypatch.setattr("nomad_testkit.deployment.sweep.LONGEST", 0.5)
     with scripted_aws(answer, moto) as api:
-        client = clients(REGION, endpoint_url=api.url)
-        sweep(client, RUN, None, deadline=Deadline.after(120))
+        sweep(clients(REGION, endpoint_url=api.url), RUN, None, deadline=Deadline.after(120))
     pauses = [late - early for early, late in pairwise(shown)]
     assert len(pauses) == 7
     assert pauses[-1] >= 0.5

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import ClientError
-from moto import mock_aws
+from faulty_api import REFUSED, faults, refusal
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
+from moto_account import REGION, an_image, make_client, moto_account, security_group
 
 from nomad_testkit.deployment.preflight import survey
 from nomad_testkit.errors import DeployError, ExampleError
@@ -24,13 +22,7 @@ from nomad_testkit.modules.network import Network
 from nomad_testkit.targets.base import Room, default_network
 from nomad_testkit.targets.key_pair import write_key_pair
 
-REGION, BUNDLED = "us-east-1", "nomad-consul-colocated-cluster"
-
-
-@cache  # making one takes longer than what is asked of it, and moto answers those made before, too
-def make_client(service: str) -> Any:
-    credentials = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    return boto3.client(service, region_name=REGION, **credentials)  # type: ignore[call-overload]
+COLOCATED = Example.load("nomad-consul-colocated-cluster")
 
 
 class Account:
@@ -40,9 +32,9 @@ class Account:
     own_image = ""
     room: Room | None = None
 
-    def __init__(self, chosen: str = "") -> None:
+    def __init__(self) -> None:
         self.ec2 = self.client("ec2")
-        self.chosen = chosen or self.ec2.register_image(Name="debian")["ImageId"]
+        self.chosen = an_image(make_client)
 
     def client(self, service: str) -> Any:
         return make_client(service)
@@ -62,8 +54,7 @@ class Account:
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-    with mock_aws():
+    with moto_account(monkeypatch):
         target = Account()
         facts = target.image_facts(target.chosen)
         facts.architecture, facts.root_device_name = "x86_64", "/dev/xvda"
@@ -76,7 +67,7 @@ def with_inputs(tmp_path: Path) -> Callable[..., Example]:
 
     def make(group: str, inputs: str, **variables: Any) -> Example:
         folder = tmp_path / "mine"
-        shutil.copytree(Example.load(BUNDLED).folder, folder)
+        shutil.copytree(COLOCATED.folder, folder)
         file = folder / "example.toml"
         place = f"[groups.{group}.inputs]\n"
         file.write_text(file.read_text().replace(place, place + inputs + "\n"))
@@ -85,8 +76,8 @@ def with_inputs(tmp_path: Path) -> Callable[..., Example]:
     return make
 
 
-def sites(account: Account, example: Example | None = None) -> dict[str, Placement]:
-    return survey(example or Example.load(BUNDLED), account)  # type: ignore[arg-type]
+def sites(account: Account, example: Example = COLOCATED) -> dict[str, Placement]:
+    return survey(example, account)  # type: ignore[arg-type]
 
 
 def refused(account: Account, example: Example) -> str:
@@ -112,9 +103,8 @@ def test_the_default_network_and_the_images_own_root(account: Account) -> None:
 def test_a_groups_own_image_and_the_chosen_one_in_the_place_of_the_examples(
     account: Account, with_inputs: Callable[..., Example]
 ) -> None:
-    assert {site.image_id for site in sites(account, Example.load(BUNDLED).replace(ami_id="ami-0abc")).values()} == {
-        account.chosen  # what --nomad-ami says
-    }
+    found = sites(account, COLOCATED.replace(ami_id="ami-0abc"))
+    assert {site.image_id for site in found.values()} == {account.chosen}  # what --nomad-ami says
     other = account.ec2.register_image(Name="other")["ImageId"]
     account.image_facts(other).architecture = "x86_64"
     text = with_inputs("servers", "").file
@@ -123,22 +113,19 @@ def test_a_groups_own_image_and_the_chosen_one_in_the_place_of_the_examples(
     assert [site.image_id for site in found.values()] == [other, account.chosen]
 
 
-def test_availability_zones_of_the_default_vpc(account: Account, with_inputs: Callable[..., Example]) -> None:
-    found = sites(account, with_inputs("clients", 'availability_zones = ["us-east-1f", "us-east-1a"]'))
+def test_availability_zones_and_subnets_of_the_default_vpc(
+    account: Account, with_inputs: Callable[..., Example]
+) -> None:
+    example = with_inputs("clients", 'availability_zones = ["us-east-1f", "us-east-1a"]')
+    found = sites(account, example)
     assert (zones(found["servers"])[0], zones(found["clients"])) == ("us-east-1a", ["us-east-1f", "us-east-1a"])
-
-
-def test_a_zone_that_is_not_there(account: Account, with_inputs: Callable[..., Example]) -> None:
-    said = refused(account, with_inputs("clients", 'availability_zones = ["us-east-1z"]'))
+    said = refused(account, Example.load(edited(example, '"us-east-1f", "us-east-1a"', '"us-east-1z"')))
     assert said.startswith("groups.clients.inputs.availability_zones: found 'us-east-1z'; expected a zone where vpc-")
     assert said.endswith("; did you mean us-east-1f?")
-
-
-def test_subnets_by_id(account: Account, with_inputs: Callable[..., Example]) -> None:
-    (subnet,) = account.ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1e"]}])[
-        "Subnets"
-    ]
-    found = sites(account, with_inputs("clients", f'subnet_ids = ["{subnet["SubnetId"]}"]'))
+    in_zone = [{"Name": "availability-zone", "Values": ["us-east-1e"]}]
+    (subnet,) = account.ec2.describe_subnets(Filters=in_zone)["Subnets"]
+    by_id = edited(example, 'availability_zones = ["us-east-1z"]', f'subnet_ids = ["{subnet["SubnetId"]}"]')
+    found = sites(account, Example.load(by_id))
     assert [one.cidr for one in found["clients"].network.subnets] == [subnet["CidrBlock"]]
 
 
@@ -157,10 +144,10 @@ def test_subnets_that_do_not_fit(account: Account, with_inputs: Callable[..., Ex
         "groups.clients.inputs.availability_zones: found us-east-1b; expected the zones of its subnet_ids, us-east-1a, "
         "or none"
     )
-    assert refused(account, Example.load(BUNDLED).replace(vpc_id="vpc-0abc")) == (
+    assert refused(account, COLOCATED.replace(vpc_id="vpc-0abc")) == (
         "groups.servers.inputs.vpc_id: found 'vpc-0abc'; expected a VPC of us-east-1 with subnets, or \"\""
     )
-    assert {site.network.vpc_id for site in sites(account, Example.load(BUNDLED).replace(vpc_id=vpc)).values()} == {vpc}
+    assert {site.network.vpc_id for site in sites(account, COLOCATED.replace(vpc_id=vpc)).values()} == {vpc}
 
 
 def foreign(account: Account) -> tuple[str, str]:
@@ -178,8 +165,8 @@ def edited(example: Example, old: str, new: str) -> Path:
 
 def test_a_cluster_larger_than_its_target(account: Account) -> None:
     account.room = Room(12, "memory left (960 MiB)", "free memory")
-    assert sites(account, Example.load(BUNDLED).replace(num_clients=9))
-    assert refused(account, Example.load(BUNDLED).replace(num_clients=10)) == (
+    assert sites(account, COLOCATED.replace(num_clients=9))
+    assert refused(account, COLOCATED.replace(num_clients=10)) == (
         "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; expected at most 12 hosts together, for "
         "which this machine has memory left (960 MiB); free memory"
     )
@@ -187,7 +174,7 @@ def test_a_cluster_larger_than_its_target(account: Account) -> None:
 
 def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callable[..., Example]) -> None:
     vpc, subnet = foreign(account)  # a /28 has 16 addresses, of which AWS keeps 5
-    example = Example.load(BUNDLED).replace(vpc_id=vpc, num_clients=9)
+    example = COLOCATED.replace(vpc_id=vpc, num_clients=9)
     assert refused(account, example) == (
         "groups.clients.inputs.desired_capacity: found 9 beside 3 servers; expected at most 11 hosts together, for "
         f"which the subnets have addresses left: 11 in {subnet}"
@@ -205,14 +192,13 @@ def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callab
 
 def test_an_image_of_another_architecture(account: Account) -> None:
     account.image_facts(account.chosen).architecture = "arm64"
-    assert refused(
-        account, Example.load(BUNDLED).replace(instance_type="t3.micro", server_instance_type="t4g.micro")
-    ) == (
+    mixed = COLOCATED.replace(instance_type="t3.micro", server_instance_type="t4g.micro")
+    assert refused(account, mixed) == (
         f"groups.clients.inputs.instance_type: found 't3.micro', which is x86_64, for the AMI {account.chosen}, which "
         "is arm64; expected an instance type of arm64, such as t4g.micro, or an AMI of x86_64 (ami_id, or the "
         "setting ami)"
     )
-    arm = Example.load(BUNDLED).replace(instance_type="t4g.micro", server_instance_type="t4g.micro")
+    arm = COLOCATED.replace(instance_type="t4g.micro", server_instance_type="t4g.micro")
     assert len(sites(account, arm)) == 2
     account.own_image = account.chosen  # an embedded cloud's own fits whatever the type
     assert len(sites(account)) == 2
@@ -234,7 +220,7 @@ def test_a_root_volume_smaller_than_the_image(
 
 
 def test_an_image_or_a_type_that_is_not_there(account: Account) -> None:
-    example = Example.load(BUNDLED)
+    example = COLOCATED
     assert refused(account, example.replace(instance_type="t9.micro")) == (
         "groups.clients.inputs.instance_type: found 't9.micro', which is not in us-east-1; expected an instance type "
         "of this region"
@@ -250,7 +236,7 @@ def test_an_image_or_a_type_that_is_not_there(account: Account) -> None:
 def test_a_key_pair_and_its_private_key(account: Account, tmp_path: Path) -> None:
     for name in ("mine", "other"):
         write_key_pair(tmp_path / name)
-    example = Example.load(BUNDLED).replace(ssh_key_name="mine", ssh_private_key_file=str(tmp_path / "mine"))
+    example = COLOCATED.replace(ssh_key_name="mine", ssh_private_key_file=str(tmp_path / "mine"))
     assert refused(account, example) == (
         "groups.servers.inputs.ssh_key_name: found 'mine', which is not in us-east-1; expected a key pair of this "
         'region, or "" for one of the run\'s own'
@@ -281,20 +267,15 @@ def test_security_groups_of_ones_own(account: Account, with_inputs: Callable[...
         "ids of security groups"
     )
     vpc, _ = foreign(account)
-    there = {
-        place: account.ec2.create_security_group(GroupName="x", Description="x", VpcId=place)["GroupId"]
-        for place in (vpc, account.network().vpc_id)
-    }
-    elsewhere = Example.load(edited(example, "sg-0abc", there[vpc]))
+    there = account.ec2.create_security_group(GroupName="x", Description="x", VpcId=vpc)["GroupId"]
+    elsewhere = Example.load(edited(example, "sg-0abc", there))
     assert f"which is of {vpc}; expected security groups of vpc-" in refused(account, elsewhere)
-    assert len(sites(account, Example.load(edited(elsewhere, there[vpc], there[account.network().vpc_id])))) == 2
+    assert len(sites(account, Example.load(edited(elsewhere, there, security_group(make_client, "x"))))) == 2
 
 
-def test_a_target_that_cannot_be_asked(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no(**_: Any) -> Any:
-        raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "not you"}}, "DescribeImages")
-
-    monkeypatch.setattr(account.ec2, "describe_images", no)
-    monkeypatch.setattr(account, "client", lambda service: account.ec2)
-    with pytest.raises(DeployError, match=r"aws did not say what .* needs: UnauthorizedOperation: not you"):
+def test_a_target_that_cannot_be_asked(account: Account) -> None:
+    with (
+        faults(make_client, ["ec2"], lambda operation, _: refusal(*REFUSED, operation)),
+        pytest.raises(DeployError, match=r"aws did not say what .* needs: UnauthorizedOperation: not you"),
+    ):
         sites(account)

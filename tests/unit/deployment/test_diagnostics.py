@@ -44,14 +44,11 @@ class SilentHost(FakeHost):
         raise HostError("127.31.0.4: connection refused")
 
 
-class HangingHost(FakeHost):
-    def __init__(self, instance_id: str, released: threading.Event) -> None:
-        super().__init__(instance_id)
-        self.released = released
-
-    def run(self, command: str, **_: object) -> Any:
-        self.released.wait()
-        return SimpleNamespace(status=0, stdout="too late")
+def gathered(folder: Path, *hosts: FakeHost, console: str = "", lost: Any = lambda: None, **how: Any) -> Path:
+    """Collect from hosts, in a target with a console where one is given."""
+    if console or lost() is not None:
+        how["target"] = SimpleNamespace(console=lambda instance: f"{console} {instance.instance_id}", lost=lost)
+    return collect(hosts, folder / "evidence", **how)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -68,21 +65,12 @@ def files(folder: Path) -> set[str]:
 def test_every_host_tells_everything(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.record("security group", "web")
-    target: Any = SimpleNamespace(console=lambda instance: f"console of {instance.instance_id}", lost=lambda: None)
-    folder = collect([FakeHost("i-1"), FakeHost("i-2")], tmp_path / "evidence", target=target, journal=journal)  # type: ignore[list-item]
+    folder = gathered(tmp_path, FakeHost("i-1"), FakeHost("i-2"), console="console of", journal=journal)
     one = {name.removeprefix("servers-i-1/") for name in files(folder) if name.startswith("servers-i-1/")}
     assert one == {
-        "console.log",
-        "consul-api.json",
-        "consul-config.json",
-        "consul-journal.log",
-        "cloud-init-output.log",
-        "cloud-init.log",
-        "nomad-api.json",
-        "nomad-config.txt",
-        "nomad-journal.log",
-        "units.txt",
-        "user-data.log",
+        *("console.log", "cloud-init-output.log", "cloud-init.log", "units.txt", "user-data.log"),
+        *("consul-api.json", "consul-config.json", "consul-journal.log"),
+        *("nomad-api.json", "nomad-config.txt", "nomad-journal.log"),
     }
     assert "journal.jsonl" in files(folder)
     assert "incomplete.txt" not in files(folder)
@@ -109,35 +97,28 @@ def test_a_hosts_own_secrets_are_hidden_wherever_they_stand(tmp_path: Path) -> N
     host = FakeHost("i-1")
     host.run = lambda command, **_: SimpleNamespace(status=0, stdout=f"$ {command}: t0p\n")  # type: ignore[method-assign]
     host.consul = SimpleNamespace(get=lambda path, **_: {"seen": "t0p"})
-    target: Any = SimpleNamespace(console=lambda instance: "login: t0p", lost=lambda: None)
-    folder = collect([host], tmp_path / "evidence", target=target)  # type: ignore[list-item]
+    folder = gathered(tmp_path, host, console="login: t0p")
     texts = {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert {name for name, text in texts.items() if "t0p" in text} == set()
     assert {name for name, text in texts.items() if "(hidden)" in text} == set(texts) - {"nomad-api.json", "hosts.json"}
 
 
-def test_only_their_owner_reads_them(tmp_path: Path) -> None:
-    folder = collect([FakeHost("i-1")], tmp_path / "evidence")  # type: ignore[list-item]
+def test_what_cannot_be_had_is_listed_and_only_the_owner_reads_the_rest(tmp_path: Path) -> None:
+    folder = gathered(tmp_path, SilentHost("i-1"), FakeHost("i-2"))
+    missing = (folder / "incomplete.txt").read_text()
+    assert "servers-i-1/nomad-journal.log: 127.31.0.4: connection refused" in missing
+    assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
     assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_cannot_be_had_is_listed_and_stops_nothing(tmp_path: Path) -> None:
-    folder = collect([SilentHost("i-1"), FakeHost("i-2")], tmp_path / "evidence")  # type: ignore[list-item]
-    missing = (folder / "incomplete.txt").read_text()
-    assert "servers-i-1/nomad-journal.log: 127.31.0.4: connection refused" in missing
-    assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
-
-
 def test_hosts_that_are_lost_are_not_asked(tmp_path: Path) -> None:
-    target: Any = SimpleNamespace(lost=lambda: "the cloud does not answer")
-    folder = collect([SilentHost("i-1")], tmp_path / "evidence", target=target)  # type: ignore[list-item]
+    folder = gathered(tmp_path, SilentHost("i-1"), lost=lambda: "the cloud does not answer")
     assert (folder / "incomplete.txt").read_text() == "every host: the cloud does not answer\n"
 
 
 def test_hosts_that_are_being_destroyed_are_not_logged_in_to(tmp_path: Path) -> None:
-    target: Any = SimpleNamespace(console=lambda instance: "Reached target Reboot", lost=lambda: None)
-    folder = collect([SilentHost("i-1")], tmp_path / "evidence", target=target, reachable=False)  # type: ignore[list-item]
+    folder = gathered(tmp_path, SilentHost("i-1"), console="Reached target Reboot", reachable=False)
     assert files(folder) == {"hosts.json", "servers-i-1/console.log"}
 
 
@@ -146,13 +127,14 @@ def test_a_target_that_never_answers_delays_nobody(tmp_path: Path, released: thr
         released.wait()
         raise RuntimeError("it answers after all, when nobody listens any more")
 
-    target: Any = SimpleNamespace(console=lambda instance: "login:", lost=lost)
-    folder = collect([FakeHost("i-1")], tmp_path / "evidence", target=target, within=0.6)  # type: ignore[list-item]
+    folder = gathered(tmp_path, FakeHost("i-1"), console="login:", lost=lost, within=0.6)
     assert (folder / "servers-i-1" / "nomad-journal.log").is_file()
 
 
 def test_a_host_that_hangs_delays_nobody(tmp_path: Path, released: threading.Event) -> None:
-    folder = collect([HangingHost("i-1", released), FakeHost("i-2")], tmp_path / "evidence", within=0.3)  # type: ignore[list-item]
+    hanging = FakeHost("i-1")
+    hanging.run = lambda command, **_: released.wait() and SimpleNamespace(status=0, stdout="too late")  # type: ignore[method-assign]
+    folder = gathered(tmp_path, hanging, FakeHost("i-2"), within=0.3)
     assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
     assert "servers-i-1/nomad-journal.log: it did not come in time" in (folder / "incomplete.txt").read_text()
 
@@ -168,7 +150,7 @@ def test_nothing_goes_on_when_the_time_is_up(tmp_path: Path) -> None:
             late.wait(20)
             raise HostError("127.31.0.4: connection refused")
 
-    collect([SlowHost("i-1")], tmp_path / "evidence", within=0.3)  # type: ignore[list-item]
+    gathered(tmp_path, SlowHost("i-1"), within=0.3)
     assert begun.is_set()
     asked = len(patience)
     threads = [one for one in threading.enumerate() if one.name == "nomad-testkit evidence"]

@@ -1,4 +1,4 @@
-"""The order of a deployment's life, whatever fails in it: with a fake target, plan, apply and sweep."""
+"""The order of a deployment's life, whatever fails in it; what creates and what destroys are fakes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from nomad_testkit.deployment.readiness import Readiness
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TeardownError, UsageError
 from nomad_testkit.examples.example import Roles
 from nomad_testkit.examples.security import Security
-from nomad_testkit.modules.network import Instance, Network
+from nomad_testkit.modules.network import Instance
 from nomad_testkit.runs.locks import FileLock
 from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
@@ -37,21 +37,7 @@ class FakeTarget:
     kept = False
     time_limit: float | None = None
     teardown_seconds = 120.0
-    refuses: BaseException | None = None
     lost_by: str | None = None
-
-    def client(self, service: str) -> Any:
-        raise AssertionError(f"nobody asks {service} for anything here")
-
-    def check_capacity(self, launches: object, *, progress: object) -> None:
-        if self.refuses:
-            raise self.refuses
-
-    def network(self) -> Network:
-        return Network("vpc-1", ())
-
-    def image(self, example: object) -> str:
-        return "ami-1"
 
     def address(self, instance: Instance) -> str:
         return "127.31.0.4"
@@ -62,15 +48,15 @@ class FakeTarget:
     def lost(self) -> str | None:
         return self.lost_by
 
-    def most_hosts(self) -> None:
-        return None
-
     def describe(self) -> dict[str, str]:
         return {"name": "fake", "endpoint_url": "http://127.31.255.1"}
 
+    def client(self, service: str) -> Any:
+        raise AssertionError(f"nobody asks {service} for anything here")
+
 
 class Stage:
-    """What the fakes did, and what they are told to fail with."""
+    """What was done, in its order, what is to fail, and what was said."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -78,60 +64,60 @@ class Stage:
         self.said: list[str] = []
         self.target = FakeTarget()
         self.security = Security()
-        self.tags: dict[str, str] = {}
+        self.tags: Mapping[str, str] = {}
 
     def act(self, what: str) -> None:
         self.done.append(what)
         if what in self.fail:
             raise self.fail[what]
 
+    def prepare(self, example: Any, run: Run, *, public_key: str, tags: Mapping[str, str], **_: object) -> Any:
+        assert public_key.startswith("ssh-ed25519 ")
+        self.tags = tags
+        self.act("prepare")
+
+        def apply(*_: object) -> Applied:
+            self.act("apply")
+            return Applied(example, {}, {"servers": 1}, ssh_ports={"servers": 2222})
+
+        return apply
+
+    def await_hosts(self, expected: object, make: Callable[[Instance], Any], limits: object) -> list[Any]:
+        host = make(INSTANCE)
+        self.act("hosts")
+        return [host]
+
+    def sweep(self, *_: object, **__: object) -> list[str]:
+        self.act("sweep")
+        return ["one"]
+
+    def collect(self, hosts: list[Any], folder: Path, **_: Any) -> None:
+        self.act(f"evidence of {len(hosts)} hosts")
+
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     stage = Stage()
     monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path / "state"))
-
-    def prepare(example: Any, run: Run, *, public_key: str, tags: dict[str, str], target: Any, **_: Any) -> Any:
-        assert public_key.startswith("ssh-ed25519 ")
-        target.check_capacity((), progress=stage.said.append)
-        stage.tags = tags
-        stage.act("prepare")
-
-        def apply(*_: Any) -> Applied:
-            stage.act("apply")
-            return Applied(example, {}, {"servers": 1}, ssh_ports={"servers": 2222})
-
-        return apply
-
-    def await_hosts(self: Readiness, expected: object, make: Callable[[Instance], Any], limits: object) -> list[Any]:
-        host = make(INSTANCE)
-        stage.act("hosts")
-        return [host]
-
-    def sweep(client: object, run_id: str, journal: object, **_: Any) -> list[str]:
-        stage.act("sweep")
-        return ["one"]
-
-    def collect(hosts: list[Any], folder: Path, **_: Any) -> None:
-        stage.act(f"evidence of {len(hosts)} hosts")
-
-    monkeypatch.setattr(lifecycle, "prepare", prepare)
-    monkeypatch.setattr(lifecycle, "sweep", sweep)
-    monkeypatch.setattr(evidence, "collect", collect)
-    monkeypatch.setattr(Readiness, "await_hosts", await_hosts)
+    monkeypatch.setattr(lifecycle, "prepare", stage.prepare)
+    monkeypatch.setattr(lifecycle, "sweep", stage.sweep)
+    monkeypatch.setattr(evidence, "collect", stage.collect)
+    monkeypatch.setattr(Readiness, "await_hosts", lambda self, *how: stage.await_hosts(*how))
     monkeypatch.setattr(Readiness, "await_agents", lambda self, cluster: stage.act("agents"))
     return stage
 
 
+Deploy = Callable[..., AbstractContextManager[Cluster]]
+
+
 @pytest.fixture
-def deploy(stage: Stage, tmp_path: Path) -> Callable[..., Any]:
-    def start(name: str = "", **options: str) -> Any:
-        roles = Roles(("servers",), ("servers",), ())
+def deploy(stage: Stage, tmp_path: Path) -> Deploy:
+    def start(name: str = "", **options: str) -> AbstractContextManager[Cluster]:
         example: Any = SimpleNamespace(
             name="example",
             ssh_user="admin",
             ssh_private_key_file=None,
-            roles=roles,
+            roles=Roles(("servers",), ("servers",), ()),
             security=stage.security,
             describe=lambda: {"folder": "/examples/example", "variables": {"num_clients": 1}},
         )
@@ -149,7 +135,7 @@ def handlers() -> Iterator[None]:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Deploy) -> None:
     with deploy() as cluster:
         assert stage.done == ["prepare", "apply", "hosts", "agents"]
         (run,) = Run.every()
@@ -167,7 +153,7 @@ def test_it_is_lent_and_then_destroyed(stage: Stage, deploy: Callable[..., Any])
 
 @pytest.mark.parametrize(("step", "seen"), [("prepare", 0), ("apply", 0), ("hosts", 1), ("agents", 1)])
 def test_whatever_fails_it_is_destroyed_and_the_evidence_named(
-    stage: Stage, deploy: Callable[..., Any], step: str, seen: int, tmp_path: Path
+    stage: Stage, deploy: Deploy, step: str, seen: int, tmp_path: Path
 ) -> None:
     stage.fail[step] = DeployError("the API said no")
     with pytest.raises(DeployError, match="the API said no") as caught, deploy():
@@ -179,7 +165,7 @@ def test_whatever_fails_it_is_destroyed_and_the_evidence_named(
     assert Run.every() == []
 
 
-def test_an_error_of_the_teardown_hides_no_other(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_an_error_of_the_teardown_hides_no_other(stage: Stage, deploy: Deploy) -> None:
     stage.fail |= {"agents": DeployError("first"), "sweep": TeardownError("left: i-1")}
     with pytest.raises(DeployError, match="first") as caught, deploy():
         pass
@@ -189,19 +175,15 @@ def test_an_error_of_the_teardown_hides_no_other(stage: Stage, deploy: Callable[
     assert not run.used
 
 
-def test_an_error_of_the_teardown_alone_is_raised(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_an_error_of_the_teardown_alone_is_raised(stage: Stage, deploy: Deploy) -> None:
     stage.fail["sweep"] = TeardownError("left: i-1")
     with pytest.raises(TeardownError, match="left: i-1"), deploy():
         pass
 
 
-def test_a_failing_test_is_not_hidden_either(stage: Stage, deploy: Callable[..., Any]) -> None:
-    with pytest.raises(ZeroDivisionError), deploy():
-        _ = 1 / 0
-    assert stage.done[-2:] == ["evidence of 1 hosts", "sweep"]
-
-
-def test_the_evidence_is_of_the_hosts_that_there_are_in_the_end(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_a_failing_test_is_not_hidden_and_its_evidence_is_of_the_hosts_that_there_are_then(
+    stage: Stage, deploy: Deploy
+) -> None:
     def use(cluster: Cluster) -> None:
         object.__setattr__(cluster, "hosts", [*cluster.hosts, *cluster.hosts])  # as `refresh` does
         raise ZeroDivisionError
@@ -211,23 +193,15 @@ def test_the_evidence_is_of_the_hosts_that_there_are_in_the_end(stage: Stage, de
     assert stage.done[-2:] == ["evidence of 2 hosts", "sweep"]
 
 
-def test_an_interrupt_destroys_at_once(stage: Stage, deploy: Callable[..., Any]) -> None:
-    stage.fail["hosts"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt), deploy():
-        pass
-    assert stage.done[-1] == "sweep"
-    assert not any(what.startswith("evidence") for what in stage.done)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_sigterm_and_sighup_destroy_too(stage: Stage, deploy: Callable[..., Any], number: int) -> None:
-    with pytest.raises(Terminated), deploy():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_destroys_at_once(stage: Stage, deploy: Deploy, number: int) -> None:
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated), deploy():
         os.kill(os.getpid(), number)
-    assert stage.done[-1] == "sweep"
+    assert stage.done == ["prepare", "apply", "hosts", "agents", "sweep"]
 
 
 def test_a_second_ctrl_c_while_connections_close_does_not_skip_the_teardown(
-    stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # tox sends a SIGINT of its own as soon as the terminal's has come.
     monkeypatch.setattr(Host, "close", lambda self: os.kill(os.getpid(), signal.SIGINT))
@@ -239,22 +213,21 @@ def test_a_second_ctrl_c_while_connections_close_does_not_skip_the_teardown(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_does_not_cut_the_teardown_short(
-    stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: int
+    stage: Stage, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def sweep(*_: object, **__: object) -> list[str]:
+    def kill_and_sweep(*_: object, **__: object) -> list[str]:
         os.kill(os.getpid(), number)
-        stage.done.append("swept to the end")
-        return []
+        return stage.sweep()
 
-    monkeypatch.setattr(lifecycle, "sweep", sweep)
+    monkeypatch.setattr(lifecycle, "sweep", kill_and_sweep)
     with pytest.raises(KeyboardInterrupt), deploy():
         raise KeyboardInterrupt
-    assert stage.done[-1] == "swept to the end"
+    assert stage.done[-1] == "sweep"
     assert any("the cluster is being destroyed" in line for line in stage.said)
     assert Run.every() == []
 
 
-def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Deploy) -> None:
     with deploy(nomad_keep="true"):
         pass
     assert "sweep" not in stage.done
@@ -269,7 +242,7 @@ def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Ca
     assert told[-1] == f"python -m nomad_testkit down {run.run_id}"
 
 
-def test_what_its_user_leaves_up_is_kept_and_found_by_its_name(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_what_its_user_leaves_up_is_kept_and_found_by_its_name(stage: Stage, deploy: Deploy) -> None:
     with deploy(name="dev") as cluster:
         run = Run.find("dev")
         assert (run.run_id, str(run)) == (cluster.run_id, f"dev ({cluster.run_id})")
@@ -282,7 +255,7 @@ def test_what_its_user_leaves_up_is_kept_and_found_by_its_name(stage: Stage, dep
 
 @pytest.mark.parametrize("error", [DeployError("the check said no"), KeyboardInterrupt()])
 def test_what_fails_is_destroyed_though_it_was_to_be_left_up(
-    stage: Stage, deploy: Callable[..., Any], error: BaseException
+    stage: Stage, deploy: Deploy, error: BaseException
 ) -> None:
     def use(cluster: Cluster) -> None:
         Run.find(cluster.run_id).leave_up()
@@ -295,7 +268,7 @@ def test_what_fails_is_destroyed_though_it_was_to_be_left_up(
     assert Run.every() == []
 
 
-def test_a_cluster_with_secrets_is_reached_by_their_files(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_a_cluster_with_secrets_is_reached_by_their_files(stage: Stage, deploy: Deploy) -> None:
     stage.security = Security(tls=True, gossip_encryption=True, acl=True)
     with deploy(nomad_keep="true") as cluster:
         (host,) = cluster.hosts
@@ -310,6 +283,7 @@ def test_a_cluster_with_secrets_is_reached_by_their_files(stage: Stage, deploy: 
     assert f"export CONSUL_HTTP_TOKEN_FILE={run.secrets_path}/consul-management.token" in told
     shown = stage.said[-1] + (run.folder / "run.json").read_text()
     for name in ("nomad-management.token", "consul-management.token", "consul-gossip.key"):
+        assert cluster.secrets is not None
         assert cluster.secrets[name] not in shown
     again = Cluster.from_description(run.description(), target=cluster.target)
     assert dict(again.secrets.values) == dict(cluster.secrets.values)  # type: ignore[union-attr]
@@ -349,9 +323,7 @@ def clouds(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     return alive
 
 
-def test_the_runs_of_killed_processes_are_forgotten(
-    stage: Stage, deploy: Callable[..., Any], clouds: dict[str, bool]
-) -> None:
+def test_the_runs_of_killed_processes_are_forgotten(stage: Stage, deploy: Deploy, clouds: dict[str, bool]) -> None:
     clouds |= {"dead": False, "alive": True}
     dead, lives, used, kept, new, damaged = (Run.new() for _ in range(6))
     dead.note({"target": {"name": "dead"}})
@@ -369,7 +341,7 @@ def test_the_runs_of_killed_processes_are_forgotten(
     lock.release()
 
 
-def test_a_lost_target_ends_the_teardown_at_once(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_a_lost_target_ends_the_teardown_at_once(stage: Stage, deploy: Deploy) -> None:
     stage.target.lost_by = "it answers nothing"
     with pytest.raises(Ec2Error, match=r"all of nt-\S+ is gone, but nobody destroyed it: it answers nothing"), deploy():
         pass
@@ -377,17 +349,16 @@ def test_a_lost_target_ends_the_teardown_at_once(stage: Stage, deploy: Callable[
     assert Run.every() == []
 
 
-def test_a_deployment_beyond_its_targets_capacity_creates_nothing_and_leaves_no_evidence(
-    stage: Stage, deploy: Callable[..., Any]
+@pytest.mark.parametrize("refusal", [UsageError("too dear"), PreflightError([Missing("vCPUs", "ask for more")])])
+def test_what_is_refused_creates_nothing_and_leaves_no_evidence(
+    stage: Stage, deploy: Deploy, refusal: Exception
 ) -> None:
-    for refusal in (UsageError("too dear"), PreflightError([Missing("vCPUs", "ask for more")])):
-        stage.done.clear()
-        stage.target.refuses = refusal
-        with pytest.raises(type(refusal)) as caught, deploy():
-            raise AssertionError("it is not deployed")
-        assert caught.value is refusal
-        assert stage.done == ["sweep"]
-        assert Run.every() == []
+    stage.fail["prepare"] = refusal
+    with pytest.raises(type(refusal)) as caught, deploy():
+        raise AssertionError("it is not deployed")
+    assert caught.value is refusal
+    assert stage.done == ["prepare", "sweep"]
+    assert Run.every() == []
 
 
 @pytest.mark.parametrize("options", [{}, {"nomad_keep": "true"}], ids=["", "kept"])
@@ -410,7 +381,7 @@ def test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed(
     assert any("is up (1.0 s)" in line for line in stage.said)
 
 
-def test_a_time_limit_that_is_not_reached_interrupts_nobody(stage: Stage, deploy: Callable[..., Any]) -> None:
+def test_a_time_limit_that_is_not_reached_interrupts_nobody(stage: Stage, deploy: Deploy) -> None:
     stage.target.time_limit = 60.0
     threads = threading.active_count()
     with deploy():
@@ -423,7 +394,7 @@ def test_a_time_limit_that_is_not_reached_interrupts_nobody(stage: Stage, deploy
 
 
 def test_a_run_that_cannot_be_described_leaves_no_lock_and_no_folder(
-    stage: Stage, deploy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locks: list[FileLock] = []
 

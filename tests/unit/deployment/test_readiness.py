@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ConnectionClosedError, NoCredentialsError
+from botocore.exceptions import ConnectionClosedError, NoCredentialsError
+from faulty_api import REFUSED, THROTTLED, refusal
 
 from nomad_testkit.cluster import host_watch
 from nomad_testkit.deployment import readiness
@@ -37,7 +38,7 @@ class AutoScaling:
     def describe_scaling_activities(self, AutoScalingGroupName: str) -> Any:
         assert AutoScalingGroupName == "pool"
         if self.refused:
-            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeScalingActivities")
+            raise refusal(*REFUSED)
         told = [("Failed", FULL), ("Failed", FULL), ("Successful", "Launched")]
         return {"Activities": [{"StatusCode": code, "StatusMessage": message} for code, message in told]}
 
@@ -77,30 +78,15 @@ def test_without_a_limit_the_deployments_holds(waiting: Callable[..., Any]) -> N
         waiting({"clients": None}, AutoScaling("clients"))
 
 
-class Ec2:
-    """Refuses DescribeInstances a few times, in its own words."""
-
-    def __init__(self, errors: list[Exception]) -> None:
-        self.errors, self.asked = errors, 0
-
-    def instances(self, *_: Any, **__: Any) -> list[Any]:
-        self.asked += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return []
-
-
 LOST = ConnectionClosedError(endpoint_url="https://ec2")
-THROTTLED = ClientError({"Error": {"Code": "RequestLimitExceeded", "Message": "slow down"}}, "DescribeInstances")
-DENIED = ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "not you"}}, "DescribeInstances")
 
 
 @pytest.mark.parametrize(
     ("errors", "raised", "words"),
     [
-        ([LOST, THROTTLED], WaitTimeout, "0 of 2 clients are up"),
+        ([LOST, refusal(*THROTTLED)], WaitTimeout, "0 of 2 clients are up"),
         ([LOST] * 1000, WaitTimeout, "ConnectionClosedError"),
-        ([DENIED], BrokenError, "UnauthorizedOperation: not you"),
+        ([refusal(*REFUSED)], BrokenError, "UnauthorizedOperation: not you"),
         ([LOST, NoCredentialsError()], BrokenError, "NoCredentialsError"),
     ],
 )
@@ -111,11 +97,18 @@ def test_an_error_that_passes_ends_no_deployment(
     raised: type[Exception],
     words: str,
 ) -> None:
-    ec2 = Ec2(errors)
-    monkeypatch.setattr(readiness, "instances", ec2.instances)
+    asked: list[object] = []
+
+    def instances(*_: object, **__: object) -> list[Any]:
+        asked.append(None)
+        if len(asked) <= len(errors):
+            raise errors[len(asked) - 1]
+        return []
+
+    monkeypatch.setattr(readiness, "instances", instances)
     with pytest.raises(raised, match=words):
         waiting({"clients": None}, AutoScaling("clients"))
-    assert ec2.asked > 1 or raised is BrokenError
+    assert len(asked) > 1 or raised is BrokenError
 
 
 class Ssh:

@@ -7,10 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import ClientError, ConnectionClosedError
-from moto import mock_aws
+from botocore.exceptions import ConnectionClosedError
+from faulty_api import REFUSED, faults, refusal
+from moto_account import OTHER, PUBLIC_KEY, launch, moto_account, of_run
+from moto_account import RUN as OWN
 
 from nomad_testkit import Example
 from nomad_testkit.deployment.tag_in_use import DiscoveryTag, claim_tags, discovery_tags, refuse_tags_in_use
@@ -19,35 +20,19 @@ from nomad_testkit.runs.journal import Journal
 from nomad_testkit.targets.aws import errors
 from nomad_testkit.wait import Deadline
 
-OWN, OTHER = "nt-20260314-ab12cd", "nt-20260314-ffffff"
 TAG = DiscoveryTag("nomad-servers", "shared")
-PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDUFZ2TjiIdWFWfgcg2cl4lyFpJuXzUE8PkcN0CI/+eD"
+OF_OTHER = {TAG.key: TAG.value, **of_run(OTHER)}
 
 
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setattr(errors, "INTERVAL", 0.0)
-    keys: dict[str, Any] = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    with mock_aws():
-        yield SimpleNamespace(client=lambda service: boto3.client(service, "us-east-1", **keys), region="us-east-1")
-
-
-def launch(target: Any, tags: dict[str, str], count: int = 1) -> list[str]:
-    ec2 = target.client("ec2")
-    made = ec2.run_instances(
-        ImageId=ec2.register_image(Name="debian")["ImageId"],
-        MinCount=count,
-        MaxCount=count,
-        TagSpecifications=[
-            {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
-        ],
-    )
-    return [one["InstanceId"] for one in made["Instances"]]
+    with moto_account(monkeypatch) as client:
+        yield SimpleNamespace(client=client, region="us-east-1")
 
 
 def test_a_tag_in_use_is_refused_and_the_other_run_named(target: Any) -> None:
-    ids = launch(target, {TAG.key: TAG.value, "nomad-testkit-run": OTHER}, 5)
+    ids = launch(target.client, OF_OTHER, 5)
     with pytest.raises(UsageError) as caught:
         refuse_tags_in_use([TAG], target, OWN)
     said = str(caught.value)
@@ -59,14 +44,14 @@ def test_a_tag_in_use_is_refused_and_the_other_run_named(target: Any) -> None:
 
 
 def test_instances_that_no_run_made_count_too(target: Any) -> None:
-    (instance_id,) = launch(target, {TAG.key: TAG.value})
+    (instance_id,) = launch(target.client, {TAG.key: TAG.value})
     with pytest.raises(UsageError, match=rf"somebody who is no run of nomad-testkit \({instance_id}\)"):
         refuse_tags_in_use([TAG], target, OWN)
 
 
 @pytest.mark.parametrize(("state", "refused"), [("stop", True), ("terminate", False)])
 def test_who_may_come_back_counts(target: Any, state: str, refused: bool) -> None:
-    ids = launch(target, {TAG.key: TAG.value, "nomad-testkit-run": OTHER})
+    ids = launch(target.client, OF_OTHER)
     getattr(target.client("ec2"), f"{state}_instances")(InstanceIds=ids)
     if refused:
         with pytest.raises(UsageError, match=OTHER):
@@ -78,13 +63,13 @@ def test_who_may_come_back_counts(target: Any, state: str, refused: bool) -> Non
 @pytest.mark.parametrize(
     "tags",
     [
-        {TAG.key: TAG.value, "nomad-testkit-run": OWN},
-        {TAG.key: "another", "nomad-testkit-run": OTHER},
-        {"nomad-clients": TAG.value, "nomad-testkit-run": OTHER},
+        {TAG.key: TAG.value, **of_run(OWN)},
+        {TAG.key: "another", **of_run(OTHER)},
+        {"nomad-clients": TAG.value, **of_run(OTHER)},
     ],
 )
 def test_others_are_left_alone(target: Any, tags: dict[str, str]) -> None:
-    launch(target, tags)
+    launch(target.client, tags)
     refuse_tags_in_use([TAG], target, OWN)
 
 
@@ -131,27 +116,13 @@ def test_the_constant_tag_of_a_terraform_example_is_looked_at(tmp_path: Path) ->
     assert discovery_tags(example.replace(cluster_tag_value="x"), OWN) == [DiscoveryTag("own", "x")]
 
 
-class Ec2:
-    """Fails some times, and then has no instance."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-
-    def get_paginator(self, name: str) -> Any:
-        return self
-
-    def paginate(self, **_: Any) -> Any:
-        if self.errors:
-            raise self.errors.pop(0)
-        return [{"Reservations": []}]
-
-
-def test_a_lost_packet_is_no_end_and_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "INTERVAL", 0.0)
-    lost = ConnectionClosedError(endpoint_url="https://ec2")
-    denied = ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}, "DescribeInstances")
-    target: Any = SimpleNamespace(region="us-east-1", client=lambda service: Ec2(lost, lost))
-    refuse_tags_in_use([TAG], target, OWN)
-    target.client = lambda service: Ec2(denied)
-    with pytest.raises(DeployError, match="UnauthorizedOperation: no"):
+def test_a_lost_packet_is_no_end_and_a_refusal_is_told(target: Any) -> None:
+    lost: list[Exception] = [ConnectionClosedError(endpoint_url="https://ec2")] * 2
+    with faults(target.client, ["ec2"], lambda name, done: lost.pop() if lost and not done else None):
+        refuse_tags_in_use([TAG], target, OWN)
+    assert lost == []
+    with (
+        faults(target.client, ["ec2"], lambda name, done: refusal(*REFUSED, name)),
+        pytest.raises(DeployError, match="UnauthorizedOperation: not you"),
+    ):
         refuse_tags_in_use([TAG], target, OWN)

@@ -5,28 +5,20 @@ from __future__ import annotations
 import base64
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from api_lab import AMI, PUBLIC_KEY, Lab, cloud_lab, refused
+from api_lab import AMI, PUBLIC_KEY, Lab, refused
 
 from nomad_testkit.ec2.api.az_balancing import ZoneSubnet, spread, surplus
 from nomad_testkit.ec2.api.lifecycle_hooks import LifecycleActions
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with cloud_lab() as served:
-        yield served
-
-
 def test_a_group_spreads_what_its_template_says(lab: Lab) -> None:
     lab.ec2.import_key_pair(KeyName="key", PublicKeyMaterial=PUBLIC_KEY.encode())
     arn = lab.profile()
-    vpc = lab.subnets[lab.three[0]]["VpcId"]
-    security_group = lab.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)["GroupId"]
+    security_group = lab.security_group("web")
     template = lab.template(
         KeyName="key",
         UserData=base64.b64encode(b"#!/bin/sh\nexit 0\n").decode(),
@@ -66,7 +58,7 @@ def test_a_group_spreads_what_its_template_says(lab: Lab) -> None:
         assert shown["KeyName"] == "key"
         assert shown["PublicIpAddress"].startswith("127.31.")
         assert lab.machines.specs[instance_id].root_volume_gib == 50
-    assert {each["LifecycleState"] for each in lab.described_group()["Instances"]} == {"InService"}
+    assert {each["LifecycleState"] for each in lab.members} == {"InService"}
 
 
 def test_a_template_without_a_public_address_and_with_two_versions(lab: Lab) -> None:
@@ -86,7 +78,7 @@ def test_a_terminated_member_is_replaced_where_it_was(lab: Lab) -> None:
     group = lab.group(lab.template(), 6)
     victim = group["Instances"][0]
     lab.ec2.terminate_instances(InstanceIds=[victim["InstanceId"]])
-    after = lab.described_group()["Instances"]
+    after = lab.members
     assert len(after) == 6
     assert victim["InstanceId"] not in {each["InstanceId"] for each in after}
     assert set(Counter(each["AvailabilityZone"] for each in after).values()) == {2}
@@ -96,18 +88,18 @@ def test_suspended_processes_are_honoured(lab: Lab) -> None:
     group = lab.group(lab.template(), 3)
     lab.autoscaling.suspend_processes(AutoScalingGroupName="group", ScalingProcesses=["Launch", "Terminate"])
     lab.ec2.terminate_instances(InstanceIds=[group["Instances"][0]["InstanceId"]])
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=1)
+    lab.resize(1)
     shown = lab.described_group()
     assert (shown["DesiredCapacity"], len(shown["Instances"])) == (1, 2)
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=3)
+    lab.resize(3)
     lab.autoscaling.resume_processes(AutoScalingGroupName="group")
-    assert len(lab.described_group()["Instances"]) == 3
+    assert len(lab.members) == 3
 
 
 def test_scaling_in_keeps_the_zones_even(lab: Lab) -> None:
     lab.group(lab.template(), 9)
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=3)
-    left = lab.described_group()["Instances"]
+    lab.resize(3)
+    left = lab.members
     assert set(Counter(each["AvailabilityZone"] for each in left).values()) == {1}
     assert len([entry for entry in lab.machines.asked if entry[0] == "terminate"]) == 6
 
@@ -116,15 +108,15 @@ def test_scaling_in_keeps_the_zones_even(lab: Lab) -> None:
 def test_termination_policies_choose_who_ends(lab: Lab, policy: str, kept: int) -> None:
     subnets = {"VPCZoneIdentifier": lab.three[0], "TerminationPolicies": [policy]}
     before = lab.group(lab.template(), 3, **subnets)["Instances"]
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=1)
-    (left,) = lab.described_group()["Instances"]
+    lab.resize(1)
+    (left,) = lab.members
     assert left["InstanceId"] == before[kept]["InstanceId"]
 
 
 def test_protected_members_stay(lab: Lab) -> None:
     lab.group(lab.template(), 3, NewInstancesProtectedFromScaleIn=True)
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=0)
-    assert [each["ProtectedFromScaleIn"] for each in lab.described_group()["Instances"]] == [True] * 3
+    lab.resize(0)
+    assert [each["ProtectedFromScaleIn"] for each in lab.members] == [True] * 3
 
 
 def hook(transition: str, result: str = "ABANDON", name: str = "ready") -> dict[str, Any]:
@@ -137,7 +129,7 @@ def hook(transition: str, result: str = "ABANDON", name: str = "ready") -> dict[
 
 
 def states(lab: Lab) -> list[str]:
-    return [each["LifecycleState"] for each in lab.described_group()["Instances"]]
+    return [each["LifecycleState"] for each in lab.members]
 
 
 def completed(lab: Lab, instance_id: str, result: str, name: str = "ready") -> None:
@@ -176,7 +168,7 @@ def test_an_abandoned_launch_is_replaced(lab: Lab) -> None:
     (member,) = lab.group(lab.template(), 1, LifecycleHookSpecificationList=[hook("LAUNCHING")])["Instances"]
     lab.api.running(member["InstanceId"])
     completed(lab, member["InstanceId"], "ABANDON")
-    (after,) = lab.described_group()["Instances"]
+    (after,) = lab.members
     assert after["InstanceId"] != member["InstanceId"]
     assert lab.state(member["InstanceId"]) == "shutting-down"
 
@@ -186,17 +178,13 @@ def test_a_member_waits_before_it_ends(lab: Lab, result: str) -> None:
     group = lab.group(lab.template(), 2, LifecycleHookSpecificationList=[hook("TERMINATING")])
     for each in group["Instances"]:
         lab.api.running(each["InstanceId"])
-    lab.autoscaling.set_desired_capacity(AutoScalingGroupName="group", DesiredCapacity=1)
+    lab.resize(1)
     assert sorted(states(lab)) == ["InService", "Terminating:Wait"]
-    (leaving,) = [
-        each["InstanceId"]
-        for each in lab.described_group()["Instances"]
-        if each["LifecycleState"] == "Terminating:Wait"
-    ]
+    (leaving,) = [one["InstanceId"] for one in lab.members if one["LifecycleState"] == "Terminating:Wait"]
     assert (lab.state(leaving), lab.view(leaving).target_lifecycle_state) == ("running", "Terminated")
     completed(lab, leaving, result)
     assert (lab.state(leaving), states(lab)) == ("shutting-down", ["InService"])
-    (last,) = lab.described_group()["Instances"]
+    (last,) = lab.members
     lab.autoscaling.terminate_instance_in_auto_scaling_group(
         InstanceId=last["InstanceId"], ShouldDecrementDesiredCapacity=True
     )
@@ -233,16 +221,17 @@ def test_the_service_linked_role_is_told(lab: Lab) -> None:
 
 def test_deleting_a_group(lab: Lab) -> None:
     group = lab.group(lab.template(), 3)
-    refused("ResourceInUse", lambda: lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group"))
+    refused("ResourceInUse", lab.autoscaling.delete_auto_scaling_group, AutoScalingGroupName="group")
     lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group", ForceDelete=True)
     ended = {entry[1:] for entry in lab.machines.asked if entry[0] == "terminate"}
     assert ended == {(each["InstanceId"], True) for each in group["Instances"]}
     assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
-    refused("ValidationError", lambda: lab.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="group"))
+    refused("ValidationError", lab.autoscaling.delete_auto_scaling_group, AutoScalingGroupName="group")
 
 
 def test_a_group_whose_template_cannot_be_launched_is_refused(lab: Lab) -> None:
-    message = refused("ValidationError", lambda: lab.group(lab.template(ImageId="ami-00000000000000000"), 1))
+    missing = lab.template(ImageId="ami-00000000000000000")
+    message = refused("ValidationError", lambda: lab.group(missing, 1))
     assert "does not exist" in message
     assert lab.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
 
@@ -257,7 +246,7 @@ def serving(lab: Lab) -> str:
 
 def replacement(lab: Lab, member: str) -> str:
     """Give the one member that there is instead of another, which has been terminated."""
-    (found,) = lab.described_group()["Instances"]
+    (found,) = lab.members
     assert (found["InstanceId"] != member, found["HealthStatus"]) == (True, "Healthy")
     assert lab.state(member) in ("shutting-down", "terminated")
     return str(found["InstanceId"])
@@ -265,22 +254,19 @@ def replacement(lab: Lab, member: str) -> str:
 
 def test_a_member_that_is_stopped_is_replaced(lab: Lab) -> None:
     member = serving(lab)
-    lab.ec2.stop_instances(InstanceIds=[member])
-    lab.api.stopped(member, None)
+    lab.halted(member)
     new = replacement(lab, member)
     assert ("terminate", member, False) in lab.machines.asked
     lab.api.terminated(member, None)
     assert replacement(lab, member) == new
 
 
-def test_a_member_that_shuts_itself_down_is_replaced_once_it_has_served(lab: Lab) -> None:
+def test_a_member_that_goes_by_itself_is_replaced_once_it_has_served(lab: Lab) -> None:
     member = serving(lab)
     lab.api.stopped(member, "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
-    replacement(lab, member)
-
-
-def test_a_member_that_dies_is_replaced_once_it_has_served(lab: Lab) -> None:
-    member = serving(lab)
+    member = replacement(lab, member)
+    lab.api.running(member)
+    lab.api.reachable(member, True)
     lab.api.terminated(member, "the host is gone")
     replacement(lab, member)
 
@@ -290,7 +276,7 @@ def test_a_member_that_is_said_to_be_unhealthy_is_replaced(lab: Lab) -> None:
     lab.autoscaling.set_instance_health(InstanceId=member, HealthStatus="Unhealthy")
     replacement(lab, member)
     unknown = {"InstanceId": "i-00000000000000000", "HealthStatus": "Unhealthy"}
-    refused("ValidationError", lambda: lab.autoscaling.set_instance_health(**unknown))
+    refused("ValidationError", lab.autoscaling.set_instance_health, **unknown)
 
 
 @pytest.mark.parametrize("process", ["HealthCheck", "ReplaceUnhealthy"])
@@ -298,9 +284,8 @@ def test_nobody_looks_after_members_while_that_is_suspended(process: str, lab: L
     member = serving(lab)
     name = {"AutoScalingGroupName": "group", "ScalingProcesses": [process]}
     lab.autoscaling.suspend_processes(**name)
-    lab.ec2.stop_instances(InstanceIds=[member])
-    lab.api.stopped(member, None)
-    (shown,) = lab.described_group()["Instances"]
+    lab.halted(member)
+    (shown,) = lab.members
     assert (shown["InstanceId"], lab.state(member)) == (member, "stopped")
     assert shown["HealthStatus"] == ("Healthy" if process == "HealthCheck" else "Unhealthy")
     lab.autoscaling.resume_processes(**name)
@@ -317,7 +302,7 @@ def test_members_of_a_deleted_group_are_not_replaced(lab: Lab) -> None:
 def test_a_member_that_never_served_is_unhealthy_and_not_replaced(lab: Lab) -> None:
     (member,) = lab.group(lab.template(), 1)["Instances"]
     lab.api.terminated(member["InstanceId"], "no init")
-    (shown,) = lab.described_group()["Instances"]
+    (shown,) = lab.members
     assert (shown["InstanceId"], shown["HealthStatus"]) == (member["InstanceId"], "Unhealthy")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fake_clock import Clock
 
 from nomad_testkit.ec2.imds.server import MetadataService, TokenMint
 from nomad_testkit.ec2.imds.tree import VERSIONS
@@ -71,13 +73,6 @@ CALLERS = {
 FULL_AT, BARE_AT, STRICT_AT, DISABLED_AT = CALLERS
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 CLOCK = Clock()
 
 
@@ -89,21 +84,17 @@ def service() -> Iterator[MetadataService]:
     service.close()
 
 
+Headers = dict[str, str]
+
+
 def ask(
-    service: MetadataService,
-    path: str,
-    *,
-    at: str = FULL_AT,
-    method: str = "GET",
-    headers: dict[str, str] | None = None,
-) -> tuple[int, bytes, dict[str, str]]:
+    service: MetadataService, path: str, *, at: str = FULL_AT, method: str = "GET", headers: Headers | None = None
+) -> tuple[int, bytes, Headers]:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10, source_address=(at, 0))
-    try:
+    with closing(connection):
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-    finally:
-        connection.close()
 
 
 def get(service: MetadataService, path: str, *, at: str = FULL_AT) -> str:
@@ -209,27 +200,21 @@ def test_user_data_is_given_as_it_is(service: MetadataService) -> None:
     assert ask(service, "/latest/user-data", at=BARE_AT)[0] == 404
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["public-ipv4", "public-hostname", "public-keys/", "iam/", "iam/security-credentials/", "tags/instance/Name"],
-)
+LACKED = ["public-ipv4", "public-hostname", "public-keys/", "iam/", "iam/security-credentials/", "tags/instance/Name"]
+
+
+@pytest.mark.parametrize("path", LACKED)
 def test_what_an_instance_lacks_is_neither_listed_nor_found(service: MetadataService, path: str) -> None:
     assert ask(service, f"/latest/meta-data/{path}", at=BARE_AT)[0] == 404
     assert path.split("/")[0] not in get(service, "/latest/meta-data/", at=BARE_AT).replace("/", "").split("\n")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/latest/nothing",
-        "/latest/meta-data/nothing",
-        "/latest/meta-data/mac/x",
-        "/1999-01-01/meta-data/",
-        "/latest/api/token",
-    ],
-)
+UNKNOWN = ["latest/nothing", "latest/meta-data/nothing", "latest/meta-data/mac/x", "1999-01-01/meta-data/"]
+
+
+@pytest.mark.parametrize("path", [*UNKNOWN, "latest/api/token"])
 def test_everything_else_is_not_found(service: MetadataService, path: str) -> None:
-    status, body, headers = ask(service, path)
+    status, body, headers = ask(service, f"/{path}")
     assert status == 404
     assert b"404 - Not Found" in body
     assert headers["content-type"] == "text/html"
@@ -284,14 +269,12 @@ def test_other_methods(service: MetadataService) -> None:
 
 def test_one_connection_serves_many_requests(service: MetadataService) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10, source_address=(FULL_AT, 0))
-    try:
+    with closing(connection):
         for path, status in (("/latest/meta-data/mac", 200), ("/latest/x", 404), ("/latest/meta-data/mac", 200)):
             connection.request("GET", path)
             answer = connection.getresponse()
             answer.read()
             assert (answer.status, answer.will_close) == (status, False)
-    finally:
-        connection.close()
 
 
 def test_the_hop_limit_of_the_instance_holds_for_tokens(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from api_lab import AMI, Lab, cloud_lab, refused
+from api_lab import AMI, Lab, refused
 
 from nomad_testkit.ec2.vpc.security_groups import Rule, SecurityGroups
 
@@ -46,9 +45,8 @@ def test_a_group_without_members_opens_nothing() -> None:
 
 
 def test_outbound_rules_name_the_destination() -> None:
-    groups = SecurityGroups(
-        {"172.31.0.4": frozenset({"sg-1"})}, outbound={"sg-1": (Rule("-1", cidr="0.0.0.0/0"),)}
-    ).ruleset()
+    hosts = {"172.31.0.4": frozenset({"sg-1"})}
+    groups = SecurityGroups(hosts, outbound={"sg-1": (Rule("-1", cidr="0.0.0.0/0"),)}).ruleset()
     assert "chain outbound_sg_1 {\n    ip daddr 0.0.0.0/0 accept\n}" in groups
     assert "ip saddr @sg_1 jump outbound_sg_1" in groups
 
@@ -73,16 +71,6 @@ def test_only_hosts_that_are_gone_need_no_other_rules() -> None:
     assert not SecurityGroups({"a": one}, {"sg-1": (rule,)}, {"sg-1": (rule,)}).adds_nothing_to(both)
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with cloud_lab() as served:
-        yield served
-
-
-def group(lab: Lab, name: str) -> str:
-    return str(lab.ec2.create_security_group(GroupName=name, Description=name)["GroupId"])
-
-
 def in_force(lab: Lab) -> SecurityGroups:
     return lab.machines.protected[-1]
 
@@ -104,7 +92,7 @@ def test_the_default_group_lets_in_its_own_members(lab: Lab) -> None:
 
 
 def test_rules_are_in_force_when_the_call_returns(lab: Lab) -> None:
-    web, other = group(lab, "web"), group(lab, "other")
+    web, other = lab.security_group("web"), lab.security_group("other")
     lab.running(SecurityGroupIds=[web])
     permissions: list[dict[str, Any]] = [
         {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 81, **ANYWHERE},
@@ -131,13 +119,12 @@ def test_rules_are_in_force_when_the_call_returns(lab: Lab) -> None:
 
 
 def test_what_changes_no_rule_of_a_host_is_not_written_again(lab: Lab) -> None:
-    web, unused = group(lab, "web"), group(lab, "unused")
+    web, unused = lab.security_group("web"), lab.security_group("unused")
     one, other = (lab.running(SecurityGroupIds=[web]) for _ in range(2))
     before = len(lab.machines.protected)
     lab.ec2.authorize_security_group_ingress(GroupId=unused, IpPermissions=[{"IpProtocol": "-1", **ANYWHERE}])
     lab.ec2.describe_instances()
-    lab.ec2.terminate_instances(InstanceIds=[one])
-    lab.api.terminated(one, None)
+    lab.ended(one)
     assert lab.instance(one)["SecurityGroups"] == []
     assert len(lab.machines.protected) == before
     lab.ec2.modify_instance_attribute(InstanceId=other, Groups=[web, unused])
@@ -146,7 +133,7 @@ def test_what_changes_no_rule_of_a_host_is_not_written_again(lab: Lab) -> None:
 
 
 def test_a_whole_group_of_instances_is_one_change(lab: Lab) -> None:
-    web = group(lab, "web")
+    web = lab.security_group("web")
     before = len(lab.machines.protected)
     lab.group(lab.template(SecurityGroupIds=[web]), 6)
     assert len(lab.machines.protected) == before + 1
@@ -154,7 +141,7 @@ def test_a_whole_group_of_instances_is_one_change(lab: Lab) -> None:
 
 
 def test_groups_of_an_instance_are_those_of_its_first_interface(lab: Lab) -> None:
-    one, two = group(lab, "one"), group(lab, "two")
+    one, two = lab.security_group("one"), lab.security_group("two")
     made = lab.ec2.create_network_interface(SubnetId=lab.three[0], Groups=[one])["NetworkInterface"]
     first = [{"DeviceIndex": 0, "NetworkInterfaceId": made["NetworkInterfaceId"]}]
     instance_id = lab.running(NetworkInterfaces=first)
@@ -171,19 +158,16 @@ def test_groups_of_an_instance_are_those_of_its_first_interface(lab: Lab) -> Non
     lab.ec2.modify_instance_attribute(InstanceId=instance_id, Groups=[one, two])
     assert groups() == [one, two]
     assert in_force(lab).hosts[address] == {one, two}
-    refused(
-        "InvalidGroup.NotFound",
-        lambda: lab.ec2.modify_instance_attribute(InstanceId=instance_id, Groups=["sg-0123456789abcdef0"]),
-    )
+    unknown = {"InstanceId": instance_id, "Groups": ["sg-0123456789abcdef0"]}
+    refused("InvalidGroup.NotFound", lab.ec2.modify_instance_attribute, **unknown)
     assert groups() == [one, two]
 
 
 def test_a_modified_rule_is_in_force(lab: Lab) -> None:
-    web = group(lab, "web")
+    web = lab.security_group("web")
     lab.running(SecurityGroupIds=[web])
-    lab.ec2.authorize_security_group_ingress(
-        GroupId=web, IpPermissions=[{"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, **ANYWHERE}]
-    )
+    http = {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, **ANYWHERE}
+    lab.ec2.authorize_security_group_ingress(GroupId=web, IpPermissions=[http])
     rules = lab.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [web]}])["SecurityGroupRules"]
     rule = next(rule["SecurityGroupRuleId"] for rule in rules if not rule["IsEgress"])
     asked: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "CidrIpv4": "10.0.0.0/8"}
@@ -202,7 +186,7 @@ def test_a_modified_rule_is_in_force(lab: Lab) -> None:
 
 @pytest.mark.parametrize("last", [0, 65535])
 def test_a_rule_from_port_0_is_taken(last: int, lab: Lab) -> None:
-    web = group(lab, "web")
+    web = lab.security_group("web")
     permission = {**ANYWHERE, "IpProtocol": "tcp", "FromPort": 0, "ToPort": last}
     lab.ec2.authorize_security_group_ingress(GroupId=web, IpPermissions=[permission])
     lab.ec2.run_instances(ImageId=AMI, MinCount=1, MaxCount=1, SecurityGroupIds=[web])
@@ -223,7 +207,7 @@ def test_a_rule_from_port_0_is_taken(last: int, lab: Lab) -> None:
 )
 @pytest.mark.parametrize("way", ["ingress", "egress"])
 def test_rules_that_are_refused(way: str, permission: dict[str, Any], message: str, lab: Lab) -> None:
-    web = group(lab, "web")
+    web = lab.security_group("web")
     authorize = getattr(lab.ec2, f"authorize_security_group_{way}")
     said = refused("InvalidParameterValue", lambda: authorize(GroupId=web, IpPermissions=[{**ANYWHERE, **permission}]))
     assert message in said

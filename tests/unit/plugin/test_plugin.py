@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from fake_clusters import FAKES, deployments_alone, log, run
@@ -38,11 +37,13 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-def test_one_cluster_a_session(project: pytest.Pytester) -> None:
-    result = run(project)
+@pytest.mark.parametrize(("args", "worker"), [((), ""), (("-n", "2"), " [[]gw?]")])
+def test_one_cluster_a_session_that_workers_share(project: pytest.Pytester, args: tuple[str, ...], worker: str) -> None:
+    result = run(project, *args)
     result.assert_outcomes(passed=3, failed=1)
     assert log(project) == ["open", "deploy", "destroy", "close"]
-    result.stdout.fnmatch_lines(["nomad_testkit: ready after 0.0 s"])
+    result.stdout.fnmatch_lines([f"nomad_testkit{worker}: ready after 0.0 s"])
+    assert not args or list((project.path / "state" / "shared").iterdir()) == []
 
 
 @pytest.mark.parametrize("args", [("--collect-only",), ("-m", "separate"), ("test_some.py::test_unrelated", "-n", "1")])
@@ -51,14 +52,6 @@ def test_nothing_is_deployed_that_is_not_used(project: pytest.Pytester, args: tu
     assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     assert log(project) == []
     assert not (project.path / "state").exists()
-
-
-def test_workers_share_one_cluster(project: pytest.Pytester) -> None:
-    result = run(project, "-n", "2")
-    result.assert_outcomes(passed=3, failed=1)
-    assert log(project) == ["open", "deploy", "destroy", "close"]
-    result.stdout.fnmatch_lines(["nomad_testkit [[]gw?]: ready after 0.0 s"])
-    assert list((project.path / "state" / "shared").iterdir()) == []
 
 
 def test_workers_share_a_failure(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,18 +202,40 @@ def test_failing_fixtures_name_the_evidence_too(project: pytest.Pytester) -> Non
     assert {path.name for path in folder.iterdir()} == {"test_some.py-test_before", "test_some.py-test_after"}
 
 
-def test_a_wrong_option_is_a_usage_error(project: pytest.Pytester) -> None:
-    result = run(project, "--nomad-timeout", "soon")
+@pytest.mark.parametrize(
+    ("args", "ini", "mark", "said"),
+    [
+        (["--nomad-timeout", "soon"], "", "", "*option --nomad-timeout: found 'soon', expected a number of seconds*"),
+        ([], "nomad_region = mars", "", "*nomad_region in tox.ini: found 'mars', expected an AWS region*"),
+        (["--nomad-example", "nowhere"], "", "", "*option --nomad-example: there is no example at */nowhere*"),
+        (
+            ["--nomad-example", "nomad-consul-colocated-cluster"],
+            *("", "separate", "*/example.toml: found a colocated cluster: *right for tests marked separate is *"),
+        ),
+        *(
+            (
+                ["--nomad-var", "num_client=1", "--nomad-servers", "1"],
+                *(
+                    "",
+                    mark,
+                    f"*option --nomad-var: */nomad-consul-{mark}-cluster/*variable num_client: *did you mean num_*",
+                ),
+            )
+            for mark in ("colocated", "separate")
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_a_usage_error(
+    project: pytest.Pytester, args: list[str], ini: str, mark: str, said: str
+) -> None:
+    if mark:
+        (project.path / "conftest.py").unlink()
+        project.makepyfile(test_some=f"import pytest\n@pytest.mark.{mark}\ndef test_it(nomad_cluster): pass")
+    project.makeini(f"[pytest]\n{ini}\n")
+    result = run(project, *args)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*option --nomad-timeout: found 'soon', expected a number of seconds*"])
+    result.stderr.fnmatch_lines([said])
     assert log(project) == []
-
-
-def test_a_wrong_ini_value_is_a_usage_error(project: pytest.Pytester) -> None:
-    project.makeini("[pytest]\nnomad_region = mars\n")
-    result = run(project)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*nomad_region in tox.ini: found 'mars', expected an AWS region*"])
 
 
 def test_a_wrong_variable_ends_only_runs_that_use_clusters(
@@ -251,33 +266,6 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
             "artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
         ),
     ]
-
-
-def test_an_example_that_cannot_be_used_is_a_usage_error(project: pytest.Pytester) -> None:
-    result = run(project, "--nomad-example", "nowhere")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*option --nomad-example: there is no example at */nowhere*"])
-    assert log(project) == []
-
-
-def test_an_example_of_another_topology_is_a_usage_error(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("import pytest\n@pytest.mark.separate\ndef test_it(nomad_cluster): pass")
-    result = run(pytester, "--nomad-example", "nomad-consul-colocated-cluster")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*/example.toml: found a colocated cluster: *right for tests marked separate is *"])
-
-
-@pytest.mark.parametrize("mark", ["colocated", "separate"])
-def test_a_variable_that_the_example_of_the_tests_has_not_is_a_usage_error(
-    mark: str, pytester: pytest.Pytester
-) -> None:
-    pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(nomad_cluster): pass")
-    result = run(pytester, "--nomad-var", "num_client=1", "--nomad-servers", "1")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    wanted = (
-        f"*option --nomad-var: */nomad-consul-{mark}-cluster/example.toml: variable num_client: *did you mean num_*"
-    )
-    result.stderr.fnmatch_lines([wanted])
 
 
 def test_an_example_of_the_conftest_gets_the_settings_too(project: pytest.Pytester) -> None:
@@ -330,26 +318,16 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     third_party, own = done.stdout.splitlines()
     assert third_party == ""
-    modules = (
-        "errors",
-        "events",
-        "plugin",
-        "plugin.evidence_hooks",
-        "plugin.fixtures",
-        "plugin.overrides",
-        "plugin.report_hooks",
-        "plugin.session",
-        "plugin.told_once",
-        "plugin.topologies",
-        "plugin.xdist_hooks",
-        "settings",
-        "settings.values",
+    hooks = (
+        "evidence_hooks",
+        "fixtures",
+        "overrides",
+        "report_hooks",
+        "session",
+        "told_once",
+        "topologies",
+        "xdist_hooks",
     )
+    plugin = ("plugin", *(f"plugin.{name}" for name in hooks))
+    modules = ("errors", "events", *plugin, "settings", "settings.values")
     assert own.split() == ["nomad_testkit", *(f"nomad_testkit.{name}" for name in modules)]
-
-
-def test_the_entry_point_has_the_modules_name() -> None:
-    project = (Path(__file__).parents[3] / "pyproject.toml").read_text()
-    # Else `pytest_plugins` in a conftest.py would register it a second time.
-    assert "[project.entry-points.pytest11]" in project
-    assert '"nomad_testkit.plugin" = "nomad_testkit.plugin"' in project

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -91,12 +90,8 @@ class Worker:
     """A process that shares a thing, step by step."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, name, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-c", WORKER, name, str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.hear() == "joined"
 
     def tell(self, command: str) -> None:
@@ -108,169 +103,140 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def do(self, command: str) -> str:
-        self.tell(command)
-        return self.hear()
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
 
+class Stage:
+    """Workers, started when they are first named, and what they have done with the thing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.workers: dict[str, Worker] = {}
+
+    def play(self, steps: str) -> None:
+        """Take steps: ``gw0 use: using`` tells a worker something and hears its answer.
+
+        ``gw0 end`` does not wait for the answer, ``gw0: ended`` hears it later, ``gw0`` only starts the worker. ``+``
+        and ``-`` make and remove a file, which changes what the workers do.
+        """
+        for step in steps.split(", "):
+            asked, _, answer = step.partition(": ")
+            name, _, command = asked.partition(" ")
+            if name[0] == "+":
+                (self.folder / name[1:]).touch()
+            elif name[0] == "-":
+                (self.folder / name[1:]).unlink()
+            else:
+                self._take(name, command, answer)
+
+    def _take(self, name: str, command: str, answer: str) -> None:
+        if name not in self.workers:
+            self.workers[name] = Worker(name, self.folder)
+        worker = self.workers[name]
+        if command == "die":
+            worker.process.kill()
+            worker.process.wait()
+        elif command:
+            worker.tell(command)
+        if answer:
+            assert worker.hear() == answer, f"{name} {command}"
+
+    @property
+    def log(self) -> list[str]:
+        return (self.folder / "log").read_text().splitlines()
+
+    @property
+    def shared(self) -> list[Path]:
+        return list((self.folder / "state" / "shared").iterdir())
+
+
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
-    started: list[Worker] = []
-
-    def start(name: str) -> Worker:
-        started.append(Worker(name, tmp_path))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    for worker in made.workers.values():
+        worker.close()
 
 
-def log(folder: Path) -> list[str]:
-    return (folder / "log").read_text().splitlines()
+# A worker that made the thing waits at its end until all others have gone.
+PLAYS = {
+    "the first makes it and the last out destroys it": (
+        "gw0, gw1, gw0 use: using, gw1 use: using, gw0 end, gw1 end: ended, gw0: ended",
+        ["made by gw0", "used by gw1: thing", "destroyed by gw0"],
+    ),
+    "nothing is destroyed while a worker may still come": (
+        "gw0, gw1, gw0 use: using, gw0 end, gw1 use: using, gw1 end: ended, gw0: ended",
+        ["made by gw0", "used by gw1: thing", "destroyed by gw0"],
+    ),
+    "a worker that never used it lets it go by leaving": (
+        "gw0, gw1, gw0 use: using, gw0 end, gw1 leave: left, gw0: ended",
+        ["made by gw0", "destroyed by gw0"],
+    ),
+    "a worker that cannot use it keeps nobody waiting": (
+        "gw0, gw1, gw0 use: using, +unusable, gw1 use: error it cannot be used, gw1 leave: left, gw0 end, gw0: ended",
+        ["made by gw0", "used by gw1: thing", "destroyed by gw0"],
+    ),
+    "another destroys it when its maker has died": (
+        "gw0, gw1, gw0 use: using, gw1 use: using, gw0 die, gw1 end: ended",
+        ["made by gw0", "used by gw1: thing", "inherited by gw1"],
+    ),
+    "a worker that replaces a dead one makes another": (
+        "gw0 use: using, gw0 die, gw1 use: using, gw1 end: ended",
+        ["made by gw0", "inherited by gw1", "made by gw1", "destroyed by gw1"],
+    ),
+    "a worker that comes while it is destroyed makes another": (
+        "+slow, gw0 use: using, gw0 end: destroying, gw1, gw1 use, -slow, gw0: ended, gw1: using",
+        ["made by gw0", "destroyed by gw0", "made by gw1"],
+    ),
+    "what a worker was destroying when it died is destroyed by the next": (
+        "+slow, gw0 use: using, gw0 end: destroying, gw0 die, gw1 use: using",
+        ["made by gw0", "inherited by gw1", "made by gw1"],
+    ),
+}
 
 
-def test_the_first_makes_it_and_the_last_out_destroys_it(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    assert gw1.do("use") == "using"
-    gw0.tell("end")  # it made the thing, so it waits
-    assert gw1.do("end") == "ended"
-    assert gw0.hear() == "ended"
-    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "destroyed by gw0"]
-    assert list((tmp_path / "state" / "shared").iterdir()) == []
+@pytest.mark.parametrize("name", PLAYS)
+def test_workers_share_one_thing(stage: Stage, name: str) -> None:
+    steps, log = PLAYS[name]
+    stage.play(steps)
+    assert stage.log == log
+    assert log[-1] != "destroyed by gw0" or stage.shared == []
 
 
-def test_nothing_is_destroyed_while_a_worker_may_still_come(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    gw0.tell("end")
-    assert gw1.do("use") == "using"
-    assert gw1.do("end") == "ended"
-    assert gw0.hear() == "ended"
-    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "destroyed by gw0"]
+def test_all_fail_when_the_first_could_not_make_it(stage: Stage) -> None:
+    stage.play("+fail, gw0, gw1, gw0 use: error no room left, gw1 use: error no room left")
+    assert stage.log == ["made by gw0"]
 
 
-def test_a_worker_that_never_used_it_lets_it_go_by_leaving(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    gw0.tell("end")
-    assert gw1.do("leave") == "left"
-    assert gw0.hear() == "ended"
-    assert log(tmp_path) == ["made by gw0", "destroyed by gw0"]
-
-
-def test_all_fail_when_the_first_could_not_make_it(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    (tmp_path / "fail").touch()
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "error no room left"
-    assert gw1.do("use") == "error no room left"
-    assert log(tmp_path) == ["made by gw0"]
-
-
-def test_a_worker_that_cannot_use_it_keeps_nobody_waiting(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    (tmp_path / "unusable").touch()
-    assert gw1.do("use") == "error it cannot be used"
-    assert gw1.do("leave") == "left"
-    gw0.tell("end")
-    assert gw0.hear() == "ended"
-    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "destroyed by gw0"]
-
-
-def test_another_destroys_it_when_its_maker_has_died(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    assert gw1.do("use") == "using"
-    gw0.kill()
-    assert gw1.do("end") == "ended"
-    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "inherited by gw1"]
-
-
-def test_a_worker_that_replaces_a_dead_one_makes_another(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0 = worker("gw0")
-    assert gw0.do("use") == "using"
-    gw0.kill()
-    gw1 = worker("gw1")
-    assert gw1.do("use") == "using"
-    assert gw1.do("end") == "ended"
-    assert log(tmp_path) == ["made by gw0", "inherited by gw1", "made by gw1", "destroyed by gw1"]
-
-
-def test_others_wait_for_a_maker_that_dies_and_then_make_it(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    (next((tmp_path / "state" / "shared").iterdir()) / "thing" / "result.json").unlink()  # as if still at work
-    gw1.tell("use")
+def test_others_wait_for_a_maker_that_dies_and_then_make_it(stage: Stage) -> None:
+    stage.play("gw0, gw1, gw0 use: using")
+    (stage.shared[0] / "thing" / "result.json").unlink()  # as if still at work
+    stage.play("gw1 use")
 
     def alone() -> Ok[None] | Pending:
-        return Ok(None) if log(tmp_path) == ["made by gw0"] else Pending(str(log(tmp_path)))
+        return Ok(None) if stage.log == ["made by gw0"] else Pending(str(stage.log))
 
     wait_until("gw1 to wait", alone, deadline=Deadline.after(5))
-    gw0.kill()
-    assert gw1.hear() == "using"
-    assert log(tmp_path) == ["made by gw0", "made by gw1"]
+    stage.play("gw0 die, gw1: using")
+    assert stage.log == ["made by gw0", "made by gw1"]
 
 
-def test_a_worker_that_comes_while_it_is_destroyed_makes_another(
-    worker: Callable[[str], Worker], tmp_path: Path
-) -> None:
-    (tmp_path / "slow").touch()
-    gw0 = worker("gw0")
-    assert gw0.do("use") == "using"
-    assert gw0.do("end") == "destroying"
-    gw1 = worker("gw1")
-    gw1.tell("use")
-    (tmp_path / "slow").unlink()
-    assert (gw0.hear(), gw1.hear()) == ("ended", "using")
-    assert log(tmp_path) == ["made by gw0", "destroyed by gw0", "made by gw1"]
-
-
-def test_what_a_worker_was_destroying_when_it_died_is_destroyed_by_the_next(
-    worker: Callable[[str], Worker], tmp_path: Path
-) -> None:
-    (tmp_path / "slow").touch()
-    gw0 = worker("gw0")
-    assert gw0.do("use") == "using"
-    assert gw0.do("end") == "destroying"
-    gw0.kill()
-    gw1 = worker("gw1")
-    assert gw1.do("use") == "using"
-    assert log(tmp_path) == ["made by gw0", "inherited by gw1", "made by gw1"]
-
-
-def test_it_is_kept_for_a_worker_that_the_controller_is_starting(
-    worker: Callable[[str], Worker], tmp_path: Path
-) -> None:
-    assert expect_worker(tmp_path / "state", "run") is None  # nothing is shared yet
-    gw0, gw1 = worker("gw0"), worker("gw1")
-    assert gw0.do("use") == "using"
-    assert gw1.do("use") == "using"
-    gw1.kill()
-    expected = expect_worker(tmp_path / "state", "run")
+def test_it_is_kept_for_a_worker_that_the_controller_is_starting(stage: Stage) -> None:
+    assert expect_worker(stage.folder / "state", "run") is None  # nothing is shared yet
+    stage.play("gw0, gw1, gw0 use: using, gw1 use: using, gw1 die")
+    expected = expect_worker(stage.folder / "state", "run")
     assert expected is not None
-    gw0.tell("end")
-    gw2 = worker("gw2")
+    stage.play("gw0 end, gw2")
     expected.release()
-    assert gw2.do("use") == "using"
-    assert gw2.do("end") == "ended"
-    assert gw0.hear() == "ended"
-    assert log(tmp_path) == ["made by gw0", "used by gw1: thing", "used by gw2: thing", "destroyed by gw0"]
+    stage.play("gw2 use: using, gw2 end: ended, gw0: ended")
+    assert stage.log == ["made by gw0", "used by gw1: thing", "used by gw2: thing", "destroyed by gw0"]
 
 
-def test_the_folder_is_its_owners_alone(worker: Callable[[str], Worker], tmp_path: Path) -> None:
-    gw0 = worker("gw0")
-    assert gw0.do("use") == "using"
-    (folder,) = (tmp_path / "state" / "shared").iterdir()
+def test_the_folder_is_its_owners_alone(stage: Stage) -> None:
+    stage.play("gw0 use: using")
+    (folder,) = stage.shared
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "thing" / "result.json").stat().st_mode & 0o777 == 0o600
 

@@ -10,30 +10,18 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import call
 from made_reports import BEGAN, green, interrupted, red
 
-from nomad_testkit.cli.group import main
 from nomad_testkit.cli.report import report  # noqa: F401 (registers the command)
 from nomad_testkit.errors import HistoryError
 from nomad_testkit.report.history.store import RunFigures, RunHistory, append, runs_of
 
 
 def figures(number: int, *, seconds: float = 7.0, images: str = "ami-1") -> RunFigures:
-    return RunFigures(
-        f"nt-{number:04}",
-        BEGAN + 3600 * number,
-        "colocated",
-        "1 clients, 1 servers",
-        "embedded",
-        "us-east-1",
-        images,
-        "1.14.0",
-        "1.6.1",
-        "passed",
-        {"hosts up": seconds, "clients ready": seconds + 5},
-        {"kill nomad: Leader": 3.0},
-    )
+    what = ("colocated", "1 clients, 1 servers", "embedded", "us-east-1", images, "1.14.0", "1.6.1", "passed")
+    phases = {"hosts up": seconds, "clients ready": seconds + 5}
+    return RunFigures(f"nt-{number:04}", BEGAN + 3600 * number, *what, phases, {"kill nomad: Leader": 3.0})
 
 
 def test_runs_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -100,25 +88,20 @@ def test_a_file_that_is_held_or_cannot_be_made_is_named(tmp_path: Path, monkeypa
         history.append([figures(2)])
     other.close()
     (tmp_path / "file").touch()
-    with pytest.raises(
-        HistoryError, match=r"cannot be kept in .*/file/history.sqlite3: File exists; make its folder writable"
-    ):
+    said = r"cannot be kept in .*/file/history.sqlite3: File exists; make its folder writable"
+    with pytest.raises(HistoryError, match=said):
         RunHistory(tmp_path / "file" / "history.sqlite3").append([figures(1)])
 
 
 def test_what_a_report_leaves_to_the_history(tmp_path: Path) -> None:
     first, second = runs_of(green(2))
-    assert (first.example, first.shape, first.target) == (
-        "nomad-consul-colocated-cluster",
-        "6 clients, 3 servers",
-        "embedded",
-    )
+    assert (first.example, first.target) == ("nomad-consul-colocated-cluster", "embedded")
     assert (first.consul, first.nomad, first.outcome) == ("1.14.0", "1.6.1", "passed")
     assert first.phases["clients ready"] == 15.4
     assert first.healing == pytest.approx(
         {"kill consul: undone": 1.8, "kill consul: LeaderReelected consul": 6.0, "kill consul: RaftPeers consul": 3.2}
     )
-    assert second.shape == "2 clients, 1 servers"
+    assert (first.shape, second.shape) == ("6 clients, 3 servers", "2 clients, 1 servers")
     # One that a test made itself, or that was interrupted, is none of the user's; one that failed is.
     assert [(run.run_id, run.outcome) for run in runs_of(red(tmp_path))] == [("nt-20260921-00000b", "not ready")]
     assert runs_of(interrupted()) == []
@@ -131,11 +114,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_trend_flags_an_image_that_got_slower(state: Path) -> None:
-    empty = CliRunner().invoke(main, ["report", "--trend"])
+    empty = call("report", "--trend")
     assert (empty.exit_code, empty.output[:36]) == (0, f"there is no run in {state}"[:36])
     append([figures(n, seconds=7 + 0.1 * (n % 3)) for n in range(10)])
     append([figures(n, seconds=11 + 0.1 * (n % 3), images="ami-2") for n in range(10, 16)])
-    shown = CliRunner().invoke(main, ["report", "--trend"])
+    shown = call("report", "--trend")
     assert shown.exit_code == 0
     lines = shown.output.splitlines()
     assert lines[0].startswith("colocated (1 clients, 1 servers) on embedded: 16 runs, the latest nt-0015 at 2026-")
@@ -146,7 +129,7 @@ def test_the_trend_flags_an_image_that_got_slower(state: Path) -> None:
     assert [line.split(": ")[0].split("  ")[-1] for line in flagged] == ["hosts up", "ready"]
     assert step in flagged[0]
     assert flagged[0].endswith("; image ami-1 -> ami-2")
-    facts = json.loads(CliRunner().invoke(main, ["report", "--trend", "--json", "--last", "8"]).output)
+    facts = json.loads(call("report", "--trend", "--json", "--last", "8").output)
     (group,) = facts
     assert [one["name"] for one in group["figures"]] == ["hosts up", "clients ready", "ready", "kill nomad: Leader"]
     assert [run["run_id"] for run in group["figures"][0]["runs"]] == [f"nt-{n:04}" for n in range(8, 16)]
@@ -155,15 +138,15 @@ def test_the_trend_flags_an_image_that_got_slower(state: Path) -> None:
 
 def test_bad_input_of_the_trend_is_refused(state: Path) -> None:
     append([figures(1)])
-    unknown = CliRunner().invoke(main, ["report", "--trend", "--example", "colocatd"])
+    unknown = call("report", "--trend", "--example", "colocatd")
     assert unknown.exit_code != 0
     assert "no run of example 'colocatd'" in unknown.output
     assert "colocated" in unknown.output.rpartition("expected")[2]
-    page = CliRunner().invoke(main, ["report"])
+    page = call("report")
     assert page.exit_code == 2
     assert "say --trend; the page of a single run is made by `pytest --nomad-report FILE.html`" in page.output
-    assert CliRunner().invoke(main, ["report", "--trend", "--last", "0"]).exit_code == 2
+    assert call("report", "--trend", "--last", "0").exit_code == 2
     (state / "history.sqlite3").write_bytes(b"x" * 5000)
-    damaged = CliRunner().invoke(main, ["report", "--trend"])
+    damaged = call("report", "--trend")
     assert damaged.exit_code == 1
     assert "is damaged: file is not a database; move it away" in damaged.output

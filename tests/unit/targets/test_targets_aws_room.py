@@ -80,15 +80,8 @@ def running(stubs: Stubs, *instances: tuple[str, str | None]) -> None:
 
 
 def test_each_family_counts_for_its_quota() -> None:
-    assert {
-        kind: quota_code(kind) for kind in ("t2.micro", "m7i.large", "im4gn.large", "g4dn.xlarge", "x1.32xlarge")
-    } == {
-        "t2.micro": STANDARD,
-        "m7i.large": STANDARD,
-        "im4gn.large": STANDARD,
-        "g4dn.xlarge": "L-DB2E81BA",
-        "x1.32xlarge": "L-7295265B",
-    }
+    assert {quota_code(kind) for kind in ("t2.micro", "m7i.large", "im4gn.large")} == {STANDARD}
+    assert (quota_code("g4dn.xlarge"), quota_code("x1.32xlarge")) == ("L-DB2E81BA", "L-7295265B")
     assert (quota_code("c5.large", spot=True), quota_code("mac1.metal"), quota_code("")) == ("L-34B43A08", None, None)
 
 
@@ -242,20 +235,13 @@ def test_the_simulator_is_asked_of_single_resources_under_the_conditions_of_a_ru
     missing(stubs, Identity(ACCOUNT, user))
     arns = [one["ResourceArns"][0] for one in asked]
     assert [arn for arn in arns if "*" in arn] == ["*"]
-    (tagging,) = [
-        one
-        for one in asked
-        if one["ResourceArns"][0].endswith(":key-pair/nt-20000101-000000") and one["ActionNames"] == ["ec2:CreateTags"]
-    ]
+    of_key_pairs = [one for one in asked if one["ResourceArns"][0].endswith(":key-pair/nt-20000101-000000")]
+    (tagging,) = [one for one in of_key_pairs if one["ActionNames"] == ["ec2:CreateTags"]]
     values = {one["ContextKeyName"]: one["ContextKeyValues"] for one in tagging["ContextEntries"]}
     assert values == {"aws:RequestedRegion": [REGION], "ec2:CreateAction": ["ImportKeyPair"]}
-    templates = [
-        entry["ContextKeyValues"]
-        for one in asked
-        for entry in one["ContextEntries"]
-        if entry["ContextKeyName"] == "ec2:LaunchTemplate"
-    ]
-    assert {value for values in templates for value in values} == {
+    entries = [entry for one in asked for entry in one["ContextEntries"]]
+    templates = [entry for entry in entries if entry["ContextKeyName"] == "ec2:LaunchTemplate"]
+    assert {value for entry in templates for value in entry["ContextKeyValues"]} == {
         f"arn:aws:ec2:{REGION}:{ACCOUNT}:launch-template/nt-20000101-000000"
     }
 
@@ -295,35 +281,25 @@ def test_the_price_list_is_asked_for_linux_on_demand_in_the_region(stubs: Stubs)
     answer = {"PriceList": [product("0.0000000000"), product("0.0114000000"), product("9.0", unit="Quantity")]}
     stubs["pricing"].add_response("get_products", answer, {"ServiceCode": "AmazonEC2", "Filters": filters})
     prices = Prices(stubs.client, REGION, stubs.remarks.append)
-    assert (
-        prices("t3.micro", "default") == prices("t3.micro", "default") == Price(0.0114, "AWS's price list of eu-west-1")
-    )
+    listed = Price(0.0114, "AWS's price list of eu-west-1")
+    assert [prices("t3.micro", "default") for _ in range(2)] == [listed, listed]
 
 
 def test_the_table_stands_in_for_a_price_list_that_may_not_be_asked_or_has_nothing(stubs: Stubs) -> None:
     stubs["pricing"].add_response("get_products", {"PriceList": []}, {"ServiceCode": ANY, "Filters": ANY})
     stubs["pricing"].add_client_error("get_products", "AccessDeniedException", "no")
     prices = Prices(stubs.client, REGION, stubs.remarks.append)
-    first, second = prices("m5.large", "default"), prices("t3.micro", "default")
-    assert first is not None
-    assert second is not None
-    assert (first.dollars, second.dollars, second.at_most) == (0.192, 0.0208, True)
-    assert stubs.remarks == [
-        "the price list could not be asked, so a table stands in for it (AccessDeniedException: no)"
-    ]
+    found = [prices(kind, "default") for kind in ("m5.large", "t3.micro")]
+    assert [(one.dollars, one.at_most) for one in found if one] == [(0.192, True), (0.0208, True)]
+    said = "the price list could not be asked, so a table stands in for it (AccessDeniedException: no)"
+    assert stubs.remarks == [said]
     assert prices("u-24tb1.metal", "default") is None
 
 
 def test_the_table() -> None:
-    known = {
-        kind: from_table(kind, "default", "us-east-1") for kind in ("t2.micro", "t3.xlarge", "m5.2xlarge", "t4g.nano")
-    }
-    assert {kind: round(price.dollars, 4) for kind, price in known.items() if price} == {
-        "t2.micro": 0.0116,
-        "t3.xlarge": 0.1664,
-        "m5.2xlarge": 0.384,
-        "t4g.nano": 0.0042,
-    }
+    known = {"t2.micro": 0.0116, "t3.xlarge": 0.1664, "m5.2xlarge": 0.384, "t4g.nano": 0.0042}
+    found = {kind: from_table(kind, "default", "us-east-1") for kind in known}
+    assert {kind: round(price.dollars, 4) for kind, price in found.items() if price} == known
     assert from_table("t2.micro", "dedicated", "us-east-1") is None
 
 
@@ -347,7 +323,6 @@ def test_a_budget_is_held_against_the_whole_time() -> None:
     names = {"source": "option --nomad-aws-budget", "time_source": "default"}
     refuse_above(None, found, 1e9, **names)
     refuse_above(2.0, found, 7200, **names)
-    with pytest.raises(
-        UsageError, match=r"found a budget of 1\.50 USD, but the estimate is 2\.00 USD for 7200 s .*5400 s"
-    ):
+    said = r"found a budget of 1\.50 USD, but the estimate is 2\.00 USD for 7200 s .*5400 s"
+    with pytest.raises(UsageError, match=said):
         refuse_above(1.5, found, 7200, **names)
