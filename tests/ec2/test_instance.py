@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
-from typing import Any
+from pathlib import Path
 
 import pytest
 from ec2_box import Box
 
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.errors import HostError
+from nomad_testkit.ssh import SshConnection
+from nomad_testkit.wait import Deadline
 
 METADATA = "http://169.254.169.254"
 
@@ -66,22 +67,12 @@ def test_metadata_of_the_rest(box: Box) -> None:
     assert metadata(box, "meta-data/public-keys/0/openssh-key").startswith("ssh-ed25519 ")
     assert metadata(box, "meta-data/tags/instance/Name") == "looked-at"
     assert "user data ran" in metadata(box, "user-data")
-    document = json.loads(metadata(box, "dynamic/instance-identity/document"))
-    assert (document["instanceId"], document["region"]) == (facts["InstanceId"], "us-east-1")
-    assert document["privateIp"] == facts["PrivateIpAddress"]
 
 
 def test_version_1_answers_where_tokens_are_optional(box: Box) -> None:
     assert box.run(f"curl -sf {METADATA}/latest/meta-data/instance-id") == box.instance_id
     missing = box.run(f"curl -s -o /dev/null -w '%{{http_code}}' {METADATA}/latest/meta-data/no-such-thing")
     assert missing == "404"
-
-
-def test_a_token_belongs_to_one_instance(box: Box) -> None:
-    status = box.run(
-        f"curl -s -o /dev/null -w '%{{http_code}}' -H 'X-aws-ec2-metadata-token: forged' {METADATA}/latest/meta-data/"
-    )
-    assert status == "401"
 
 
 def test_names_of_aws_lead_to_the_cloud_with_a_valid_certificate(box: Box) -> None:
@@ -117,10 +108,7 @@ def test_every_port_is_reachable_from_this_machine(box: Box) -> None:
         assert connection.recv(10) == b"here"
 
 
-def test_root_cannot_log_in_and_wrong_keys_are_refused(box: Box, tmp_path: Any) -> None:
-    from nomad_testkit.ssh import SshConnection
-    from nomad_testkit.wait import Deadline
-
+def test_root_cannot_log_in_and_wrong_keys_are_refused(box: Box, tmp_path: Path) -> None:
     key = tmp_path / "id"
     os.system(f"ssh-keygen -q -t ed25519 -N '' -f {shlex.quote(str(key))}")
     with SshConnection(box.address, "admin", key) as stranger, pytest.raises(HostError):
@@ -131,10 +119,3 @@ def test_the_console_shows_the_boot(box: Box) -> None:
     output = box.api.get_console_output(InstanceId=box.instance_id, Latest=True)["Output"]
     assert "systemd" in output
     assert "cloud-init" in output.lower()
-
-
-def test_unknown_image_is_refused_as_on_aws(cloud: EmbeddedEc2) -> None:
-    api = cloud.client("ec2")
-    with pytest.raises(api.exceptions.ClientError) as caught:
-        api.run_instances(ImageId="ami-0123456789abcdef0", MinCount=1, MaxCount=1)
-    assert caught.value.response["Error"]["Code"] == "InvalidAMIID.NotFound"

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
-import pytest
 from ec2_box import Launch
 
-from nomad_testkit.ec2.handle import EmbeddedEc2
-from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.errors import HostError
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
@@ -63,27 +58,12 @@ def test_power_off_from_inside_stops_it(launch: Launch) -> None:
         assert "InstanceInitiatedShutdown" in box.describe()["StateReason"]["Code"]
 
 
-def test_tokens_can_be_required(launch: Launch) -> None:
-    with launch(MetadataOptions={"HttpTokens": "required"}) as box:
-        box.await_status_ok()
-        assert box.run(f"curl -s -o /dev/null -w '%{{http_code}}' {METADATA}/latest/meta-data/instance-id") == "401"
-        token = f"$(curl -sfX PUT {METADATA}/latest/api/token -H 'X-aws-ec2-metadata-token-ttl-seconds: 60')"
-        answer = box.run(f'curl -sf -H "X-aws-ec2-metadata-token: {token}" {METADATA}/latest/meta-data/instance-id')
-        assert answer == box.instance_id
-
-
 def test_user_data_that_fails_is_seen(launch: Launch) -> None:
     with launch(UserData="#!/bin/sh\necho about to fail\nexit 1\n") as box:
         box.await_status_ok()
         box.await_user_data()
         assert box.run("cloud-init status || true").strip() == "status: error"
         assert "about to fail" in box.run("cat /var/log/cloud-init-output.log")
-
-
-def test_user_data_has_a_limit(cloud: EmbeddedEc2, debian: LocalImage) -> None:
-    api = cloud.client("ec2")
-    with pytest.raises(api.exceptions.ClientError, match="16384"):
-        api.run_instances(ImageId=debian.image_id, MinCount=1, MaxCount=1, UserData="#!" + "x" * 16384)
 
 
 def test_an_image_of_an_instance(launch: Launch) -> None:
@@ -112,57 +92,3 @@ def test_an_image_of_an_instance(launch: Launch) -> None:
         assert copy.run(f'python3 -c "{fetch}"').strip() == image_id
     copy.api.deregister_image(ImageId=image_id)
     assert copy.api.describe_images(Filters=[{"Name": "name", "Values": ["made in a test"]}])["Images"] == []
-
-
-def test_an_auto_scaling_group_spreads_over_zones(cloud: EmbeddedEc2, debian: LocalImage) -> None:
-    ec2, scaling, iam = (cloud.client(name) for name in ("ec2", "autoscaling", "iam"))
-    zones = ("us-east-1a", "us-east-1b", "us-east-1c")
-    subnets = {
-        subnet["AvailabilityZone"]: subnet["SubnetId"]
-        for subnet in ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
-    }
-    iam.create_role(RoleName="spread", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": []}))
-    iam.create_instance_profile(InstanceProfileName="spread")
-    iam.add_role_to_instance_profile(InstanceProfileName="spread", RoleName="spread")
-    ec2.create_launch_template(
-        LaunchTemplateName="spread",
-        LaunchTemplateData={
-            "ImageId": debian.image_id,
-            "InstanceType": "t3.micro",
-            "IamInstanceProfile": {"Name": "spread"},
-            "MetadataOptions": {"HttpTokens": "required"},
-            "UserData": base64.b64encode(b"#!/bin/sh\ntrue\n").decode(),
-        },
-    )
-    scaling.create_auto_scaling_group(
-        AutoScalingGroupName="spread",
-        LaunchTemplate={"LaunchTemplateName": "spread"},
-        MinSize=3,
-        MaxSize=3,
-        DesiredCapacity=3,
-        VPCZoneIdentifier=",".join(subnets[zone] for zone in zones),
-        Tags=[{"Key": "cluster", "Value": "spread", "PropagateAtLaunch": True}],
-    )
-    try:
-        found = ec2.describe_instances(Filters=[{"Name": "tag:cluster", "Values": ["spread"]}])["Reservations"]
-        instances = [instance for reservation in found for instance in reservation["Instances"]]
-        assert sorted(instance["Placement"]["AvailabilityZone"] for instance in instances) == list(zones)
-        for instance in instances:
-            tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
-            assert tags["aws:autoscaling:groupName"] == "spread"
-            assert instance["MetadataOptions"]["HttpTokens"] == "required"
-            assert instance["IamInstanceProfile"]["Arn"].endswith("instance-profile/spread")
-    finally:
-        scaling.delete_auto_scaling_group(AutoScalingGroupName="spread", ForceDelete=True)
-
-    def probe() -> Ok[None] | Pending:
-        states = {
-            instance["State"]["Name"]
-            for reservation in ec2.describe_instances(Filters=[{"Name": "tag:cluster", "Values": ["spread"]}])[
-                "Reservations"
-            ]
-            for instance in reservation["Instances"]
-        }
-        return Ok(None) if states == {"terminated"} else Pending(", ".join(sorted(states)))
-
-    wait_until("its instances to be terminated", probe, deadline=Deadline.after(60))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,14 +42,18 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-@contextmanager
-def command(make: str, take: str) -> Iterator[None]:
-    """Do one thing and, in the end, the other."""
-    run("sh", "-ec", make)
-    try:
-        yield
-    finally:
-        run("sh", "-ec", take)
+def made(make: str, take: str, words: str) -> Plant:
+    """Give a plant that a command makes and another takes away; `words` are what is looked for."""
+
+    @contextmanager
+    def plant(folder: Path) -> Iterator[str]:
+        run("sh", "-ec", make.format(folder=folder))
+        try:
+            yield words
+        finally:
+            run("sh", "-ec", take.format(folder=folder))
+
+    return plant
 
 
 @contextmanager
@@ -78,42 +82,9 @@ def warden(folder: Path) -> Iterator[str]:
         yield planted
 
 
-@contextmanager
-def worker(_: Path) -> Iterator[str]:
-    """A worker of pytest that outlived its session."""
-    with process(sys.executable, "-c", "input()", "pytest", "-n2", "nomad_testkit") as planted:
-        yield planted
-
-
-@contextmanager
-def command_line(_: Path) -> Iterator[str]:
-    with process(sys.executable, "-c", "input()", "/usr/bin/nomad-testkit", "up") as planted:
-        yield planted
-
-
-@contextmanager
-def agent(_: Path) -> Iterator[str]:
-    with process(sys.executable, "-c", "input()", "/usr/bin/consul", "agent") as planted:
-        yield planted
-
-
-@contextmanager
-def mount(folder: Path) -> Iterator[str]:
-    with command(f"mount -t tmpfs planted-{MARK} {folder}", f"umount {folder}"):
-        yield f" - tmpfs planted-{MARK} "
-
-
-@contextmanager
-def second_mount(folder: Path) -> Iterator[str]:
-    """Over another at the same place."""
-    with mount(folder), command(f"mount -t tmpfs over-{MARK} {folder}", f"umount {folder}"):
-        yield f" - tmpfs over-{MARK} "
-
-
-@contextmanager
-def named_namespace(_: Path) -> Iterator[str]:
-    with command(f"ip netns add {NAME}", f"ip netns del {NAME}"):
-        yield NAME
+def program(*words: str) -> Plant:
+    """Give a plant of a process that is called so."""
+    return lambda _: process(sys.executable, "-c", "input()", *words)
 
 
 @contextmanager
@@ -134,48 +105,16 @@ def nameless_namespace(_: Path) -> Iterator[str]:
 
 
 @contextmanager
-def link(_: Path) -> Iterator[str]:
-    with command(f"ip link add {LINK} type veth peer name {LINK}p", f"ip link del {LINK}"):
-        yield LINK
-
-
-@contextmanager
-def address(_: Path) -> Iterator[str]:
-    with command(f"ip addr add {ROUTE}/32 dev lo", f"ip addr del {ROUTE}/32 dev lo"):
-        yield f"inet {ROUTE}/32"
-
-
-@contextmanager
-def route(_: Path) -> Iterator[str]:
-    with command(f"ip route add blackhole {ROUTE}", f"ip route del blackhole {ROUTE}"):
-        yield f"-4 blackhole {ROUTE}"
-
-
-@contextmanager
-def route_of_ipv6(_: Path) -> Iterator[str]:
-    place = f"2001:db8:{MARK[:4]}::/64"
-    with command(f"ip -6 route add blackhole {place}", f"ip -6 route del blackhole {place}"):
-        yield f"-6 blackhole {place.replace(':0', ':') if MARK[0] == '0' else place}"
-
-
-@contextmanager
-def rule(_: Path) -> Iterator[str]:
-    with command(f"ip rule add from {ROUTE} lookup main", f"ip rule del from {ROUTE}"):
-        yield f"from {ROUTE} lookup main"
-
-
-@contextmanager
-def table(_: Path) -> Iterator[str]:
-    with command(f"nft add table ip {LINK}", f"nft delete table ip {LINK}"):
-        yield f"table ip {LINK} "
+def second_mount(folder: Path) -> Iterator[str]:
+    """Over another at the same place."""
+    with MOUNT(folder), made(f"mount -t tmpfs over-{MARK} {{folder}}", "umount {folder}", "")(folder):
+        yield f" - tmpfs over-{MARK} "
 
 
 @contextmanager
 def rule_in_a_table(folder: Path) -> Iterator[str]:
-    with (
-        table(folder),
-        command(f"nft add chain ip {LINK} c; nft add rule ip {LINK} c ip saddr {ROUTE} counter drop", "true"),
-    ):
+    with TABLE(folder):
+        run("sh", "-ec", f"nft add chain ip {LINK} c; nft add rule ip {LINK} c ip saddr {ROUTE} counter drop")
         yield f"ip saddr {ROUTE} counter drop"
 
 
@@ -205,27 +144,51 @@ def named(folder: str | None) -> Plant:
     @contextmanager
     def plant(state: Path) -> Iterator[str]:
         path = (Path(folder) if folder else state / "runs") / NAME
-        with command(f"mkdir -p {path.parent}; touch {path}", f"rm {path}; rmdir {path.parent} || true"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        try:
             yield str(path)
+        finally:
+            path.unlink()
+            with suppress(OSError):
+                path.parent.rmdir()
 
     return plant
 
 
+MOUNT = made(f"mount -t tmpfs planted-{MARK} {{folder}}", "umount {folder}", f" - tmpfs planted-{MARK} ")
+TABLE = made(f"nft add table ip {LINK}", f"nft delete table ip {LINK}", f"table ip {LINK} ")
+IPV6 = f"2001:db8:{MARK[:4]}::/64"
+SHOWN = IPV6.replace(":0", ":") if MARK[0] == "0" else IPV6
+
+
+def ip(what: str, words: str, *, version: int = 4) -> Plant:
+    """Give a plant of ip(8), which says ``add`` where one is made and ``del`` where it is taken away."""
+    return made(f"ip -{version} {what.format('add')}", f"ip -{version} {what.format('del')}", words)
+
+
 PLANTS: dict[str, tuple[str, Plant]] = {
     "a warden in .tox": ("processes", warden),
-    "a worker of pytest": ("processes", worker),
-    "a command line": ("processes", command_line),
-    "an agent": ("processes", agent),
-    "a mount": ("mounts", mount),
+    "a worker of pytest": ("processes", program("pytest", "-n2", "nomad_testkit")),
+    "a command line": ("processes", program("/usr/bin/nomad-testkit", "up")),
+    "an agent": ("processes", program("/usr/bin/consul", "agent")),
+    "a mount": ("mounts", MOUNT),
     "a mount over another": ("mounts", second_mount),
-    "a named namespace": ("namespaces", named_namespace),
+    "a named namespace": ("namespaces", made(f"ip netns add {NAME}", f"ip netns del {NAME}", NAME)),
     "a nameless namespace": ("namespaces", nameless_namespace),
-    "a link": ("links", link),
-    "an address": ("addresses", address),
-    "a route": ("routes", route),
-    "a route of IPv6": ("routes", route_of_ipv6),
-    "a rule": ("rules", rule),
-    "a table": ("nftables", table),
+    "a link": ("links", made(f"ip link add {LINK} type veth peer name {LINK}p", f"ip link del {LINK}", LINK)),
+    "an address": ("addresses", ip(f"addr {{}} {ROUTE}/32 dev lo", f"inet {ROUTE}/32")),
+    "a route": ("routes", ip(f"route {{}} blackhole {ROUTE}", f"-4 blackhole {ROUTE}")),
+    "a route of IPv6": (
+        "routes",
+        ip(
+            f"route {{}} blackhole {IPV6}",
+            f"-6 blackhole {SHOWN}",
+            version=6,
+        ),
+    ),
+    "a rule": ("rules", ip(f"rule {{}} from {ROUTE} lookup main", f"from {ROUTE} lookup main")),
+    "a table": ("nftables", TABLE),
     "a rule in a table": ("nftables", rule_in_a_table),
     "a listener": ("listeners", listening(socket.SOCK_STREAM)),
     "a listener of UDP": ("listeners", listening(socket.SOCK_DGRAM)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -112,24 +113,18 @@ def test_the_watch_of_leaders_is_told_as_a_check(
     assert (told.run_id, told.name, told.held, told.seen) == ("nt-1", "LeaderWatch", held, seen)
 
 
-class Agents:
-    """A leader's API: what it answers, or what happens instead."""
+def agents(**answers: Any) -> Any:
+    """Stand in for a leader's API: each call answers, or raises what it is to raise."""
 
-    def __init__(self, **answers: Any) -> None:
-        self._answers = answers
+    def ask(answer: Any, *_: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer() if callable(answer) else answer
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        answer = self._answers[name]
-
-        def ask(*_: Any) -> Any:
-            if isinstance(answer, Exception):
-                raise answer
-            return answer() if callable(answer) else answer
-
-        return ask
+    return SimpleNamespace(**{name: partial(ask, answer) for name, answer in answers.items()})
 
 
-def cluster_of(consul: Agents, nomad: Agents) -> Cluster:
+def cluster_of(consul: Any, nomad: Any) -> Cluster:
     def host(number: int, group: str) -> Host:
         address = f"172.31.0.{number}"
         instance = Instance(f"i-{number}", group, "running", address, address, "us-east-1a", "ami-1")
@@ -162,7 +157,7 @@ NOMAD = {
 
 
 def test_the_state_of_a_cluster() -> None:
-    state = state_of(cluster_of(Agents(**CONSUL), Agents(**NOMAD)))
+    state = state_of(cluster_of(agents(**CONSUL), agents(**NOMAD)))
     server, client = state.hosts
     assert (server.roles, server.leads) == (("Consul server", "Nomad server"), ("Consul", "Nomad"))
     assert (server.consul, server.nomad, server.address) == ("alive", "alive", "127.31.0.1")
@@ -180,7 +175,7 @@ def test_what_is_not_answered_is_left_out_of_a_state_and_waited_for_no_longer() 
     error = AgentApiError("consul", "http://127.31.0.1:8500", 500, "No cluster leader")
     nomad = NOMAD | {"get": lambda: never.wait(10), "nodes": AttributeError("unexpected")}
     try:
-        state = state_of(cluster_of(Agents(**CONSUL | {"members": error}), Agents(**nomad)), within=0.2)
+        state = state_of(cluster_of(agents(**CONSUL | {"members": error}), agents(**nomad)), within=0.2)
     finally:
         never.set()
     assert (state.hosts[0].leads, state.hosts[0].consul, state.allocations) == (("Consul", "Nomad"), "", ())

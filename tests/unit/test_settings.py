@@ -12,12 +12,8 @@ from nomad_testkit.settings import Settings, table
 
 def test_defaults_need_nothing() -> None:
     settings = Settings.load()
-    assert (settings.target, settings.region, settings.timeout, settings.keep) == (
-        "embedded",
-        "us-east-1",
-        300.0,
-        False,
-    )
+    found = (settings.target, settings.region, settings.timeout, settings.keep)
+    assert found == ("embedded", "us-east-1", 300.0, False)
     assert settings.artifacts == Path("nomad-artifacts")
     assert settings.source("region") == "default"
     assert settings.in_force() == [
@@ -66,23 +62,11 @@ def test_everything_wrong_is_listed_at_once_with_its_source() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("timeout", "soon"),
-        ("timeout", "-1"),
-        ("timeout", "nan"),
-        ("timeout", "inf"),
-        ("region", "Virginia"),
-        ("consul_version", "latest"),
-        ("nomad_version", "1.6"),
-        ("consul_binary", "/nowhere/consul"),
-        ("artifacts", __file__),
-        ("report", str(Path(__file__).parent)),
-        ("report", f"{__file__}/report.html"),
-        ("report", "/dev/full"),
-        ("report", "a" * 300 + "/report.html"),
-        ("servers", "0"),
-        ("servers", "three"),
-        ("clients", "-1"),
-        ("clients", "1.5"),
+        *(("timeout", value) for value in ("soon", "-1", "nan", "inf")),
+        *(("report", value) for value in (str(Path(__file__).parent), f"{__file__}/report.html", "/dev/full")),
+        *(("region", "Virginia"), ("report", "a" * 300 + "/report.html"), ("artifacts", __file__)),
+        *(("consul_version", "latest"), ("nomad_version", "1.6"), ("consul_binary", "/nowhere/consul")),
+        *(("servers", "0"), ("servers", "three"), ("clients", "-1"), ("clients", "1.5")),
     ],
 )
 def test_wrong_values_are_refused(name: str, value: str) -> None:
@@ -115,12 +99,8 @@ def test_each_variable_has_the_source_that_is_first_to_give_it() -> None:
         ini={"nomad_var": ["cluster_name=other", "", "gossip_key=c2VjcmV0"]},
         ini_file="tox.ini",
     )
-    assert settings.var == {
-        "num_clients": "2",
-        "vpc_id": "vpc-1=2",
-        "cluster_name": "mine",
-        "gossip_key": "c2VjcmV0",
-    }
+    given = {"num_clients": "2", "vpc_id": "vpc-1=2", "cluster_name": "mine", "gossip_key": "c2VjcmV0"}
+    assert settings.var == given
     assert (settings.servers, settings.clients) == (1, 0)
     assert settings.source("var cluster_name") == "environment variable NOMAD_TESTKIT_VAR"
     assert settings.in_force()[:-1] == [

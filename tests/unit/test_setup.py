@@ -58,31 +58,22 @@ def test_all_problems_are_listed_at_once_with_a_remedy() -> None:
 
 def test_missing_packages_are_found_by_program_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").touch()
-    monkeypatch.setattr(
-        setup,
-        "NEEDS",
-        (
-            setup.Need("there", program="sh"),
-            setup.Need("program-package", program="no-such-program"),
-            setup.Need("keys-package", file=str(tmp_path / "keys")),
-            setup.Need("file-package", file=str(tmp_path / "gone")),
-        ),
+    needs = (
+        setup.Need("there", program="sh"),
+        setup.Need("program-package", program="no-such-program"),
+        setup.Need("keys-package", file=str(tmp_path / "keys")),
+        setup.Need("file-package", file=str(tmp_path / "gone")),
     )
+    monkeypatch.setattr(setup, "NEEDS", needs)
     monkeypatch.setattr(setup, "GO_NEEDS", (setup.Need("compiler", program="no-such-compiler"),))
-    assert setup.lacking_packages(has_venv=True, has_go=False, python=(3, 11)) == ["program-package", "file-package"]
-    assert setup.lacking_packages(has_venv=False, has_go=True, python=(3, 12)) == [
-        "program-package",
-        "file-package",
-        "compiler",
-        "python3.12-venv",
-    ]
-
-
-def test_a_program_outside_of_path_is_found_by_its_file(tmp_path: Path) -> None:
-    need = setup.Need("golang-go", program="no-such-program", file=str(tmp_path / "go"))
-    assert not need.met()
+    lacking = ["program-package", "file-package"]
+    assert setup.lacking_packages(has_venv=True, has_go=False, python=(3, 11)) == lacking
+    more = [*lacking, "compiler", "python3.12-venv"]
+    assert setup.lacking_packages(has_venv=False, has_go=True, python=(3, 12)) == more
+    outside_of_path = setup.Need("golang-go", program="no-such-program", file=str(tmp_path / "go"))
+    assert not outside_of_path.met()
     (tmp_path / "go").touch()
-    assert need.met()
+    assert outside_of_path.met()
 
 
 def test_packages_are_named_before_apt_is_called() -> None:
@@ -128,19 +119,14 @@ def test_the_environment_is_keyed_by_what_it_was_made_from(tmp_path: Path, monke
     assert first != setup.environment_folder(tmp_path, python="/usr/bin/python3", version="3.11.2")
 
 
-def test_the_environment_is_made_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", ["complete", "bin/tox"])
+def test_the_environment_is_made_once_and_again_where_it_was_half_made(tmp_path: Path, half: str) -> None:
     runner, folder = Runner(), tmp_path / "tools" / "tox"
     setup.make_environment(folder, runner, print)
     assert runner.commands[0] == [sys.executable, "-m", "venv", str(folder)]
     assert runner.commands[1][-4:] == ["install", "--quiet", *setup.TOX]
     setup.make_environment(folder, runner, print)
     assert len(runner.commands) == 2
-
-
-@pytest.mark.parametrize("half", ["complete", "bin/tox"])
-def test_a_half_made_environment_is_made_again(tmp_path: Path, half: str) -> None:
-    runner, folder = Runner(), tmp_path / "tools" / "tox"
-    setup.make_environment(folder, runner, print)
     (folder / half).unlink()
     (folder / "old").touch()
     setup.make_environment(folder, runner, print)

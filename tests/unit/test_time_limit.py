@@ -69,25 +69,22 @@ def await_gone(pid: int) -> None:
 
 @pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("raise SystemExit(3)", 3)])
 def test_the_status_is_the_commands(code: str, expected: int) -> None:
-    assert (
-        subprocess.run([sys.executable, str(LIMIT), "60", sys.executable, "-c", code], check=False).returncode
-        == expected
-    )
+    limited = [sys.executable, str(LIMIT), "60", sys.executable, "-c", code]
+    assert subprocess.run(limited, check=False).returncode == expected
 
 
-def test_a_command_whose_time_is_up_is_interrupted(tmp_path: Path) -> None:
-    process = start(limited(PATIENT, tmp_path, seconds=5))
-    said, _ = process.communicate(timeout=60)
+@pytest.mark.parametrize(
+    ("program", "grace", "said"),
+    [(PATIENT, 60, "its 5 s are up: interrupting"), (DEAF, 0.5, "it does not end; killing it")],
+)
+def test_a_command_whose_time_is_up_is_interrupted_and_killed_where_it_does_not_hear(
+    tmp_path: Path, program: str, grace: float, said: str
+) -> None:
+    process = start(limited(program, tmp_path, seconds=5, grace=grace))
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 124
-    assert "its 5 s are up: interrupting" in said
-    assert said.endswith("cleaned up\n")
-
-
-def test_one_that_does_not_hear_is_killed(tmp_path: Path) -> None:
-    process = start(limited(DEAF, tmp_path, seconds=5, grace=0.5))
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 124
-    assert "it does not end; killing it" in said
+    assert said in output
+    assert output.endswith("cleaned up\n") == (program == PATIENT)
     await_gone(pid_in(tmp_path))
 
 
