@@ -230,31 +230,3 @@ def test_what_a_killed_session_left_is_swept_by_the_same_machine_and_by_another(
                 return Ok(None) if f"{run_id} is destroyed" in swept.text else Pending(swept.text)
 
             wait_until(f"{run_id} to be old enough", destroyed, deadline=Deadline.after(60))
-
-
-def test_only_what_has_expired_is_swept_as_expired(account: EmbeddedEc2, project: Project) -> None:
-    ec2 = account.client("ec2")
-
-    def left(run_id: str, *more: tuple[str, str]) -> str:
-        tags = [{"Key": key, "Value": value} for key, value in ((RUN_TAG, run_id), *more)]
-        specification = [{"ResourceType": "security-group", "Tags": tags}]
-        made = ec2.create_security_group(GroupName=run_id, Description=run_id, TagSpecifications=specification)
-        return str(made["GroupId"])
-
-    late = left("nt-20260101-00000a", (EXPIRES_TAG, "2026-01-01T10:00:00Z"))
-    groups = [
-        left("nt-20260101-00000b", (EXPIRES_TAG, "2999-01-01T10:00:00Z")),
-        left("nt-20260101-00000c", (EXPIRES_TAG, "some day")),
-        left("nt-20260101-00000d"),
-    ]
-    where = ("--region", REGION, "--endpoint-url", account.endpoint_url)
-    listed = project.start_module("nomad_testkit", "sweep", "--expired", "--dry-run", *where)
-    assert listed.await_end() == 0, listed.text
-    assert "nt-20260101-00000a" in listed.text
-    assert "may live until 2026-01-01 10:00 UTC: 1 resources" in listed.text
-    swept = project.start_module("nomad_testkit", "sweep", "--expired", *where)
-    assert swept.await_end() == 0, swept.text
-    assert "nt-20260101-00000a is destroyed: 1 resources" in swept.text
-    assert set(everything(account)["security groups"]) & {late, *groups} == set(groups)
-    for group in groups:
-        ec2.delete_security_group(GroupId=group)

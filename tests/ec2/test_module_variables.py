@@ -102,8 +102,7 @@ class Deployed:
     def group(self, name: str) -> dict[str, Any]:
         asg = self.cluster.outputs[f"asg_name_{name}"]
         found = self.target.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[asg])
-        group: dict[str, Any] = found["AutoScalingGroups"][0]
-        return group
+        return dict(found["AutoScalingGroups"][0])
 
     def host(self, name: str) -> Host:
         (host,) = self.cluster.in_groups(name)
@@ -111,8 +110,7 @@ class Deployed:
 
     def instance(self, name: str) -> dict[str, Any]:
         found = self.target.client("ec2").describe_instances(InstanceIds=[self.host(name).instance_id])
-        instance: dict[str, Any] = found["Reservations"][0]["Instances"][0]
-        return instance
+        return dict(found["Reservations"][0]["Instances"][0])
 
     def volumes(self, name: str) -> dict[str, dict[str, Any]]:
         attached = [{"Name": "attachment.instance-id", "Values": [self.host(name).instance_id]}]
@@ -121,10 +119,8 @@ class Deployed:
 
     def security_group(self, name: str) -> dict[str, Any]:
         group_id = self.cluster.outputs[f"security_group_id_{name}"]
-        group: dict[str, Any] = self.target.client("ec2").describe_security_groups(GroupIds=[group_id])[
-            "SecurityGroups"
-        ][0]
-        return group
+        (group,) = self.target.client("ec2").describe_security_groups(GroupIds=[group_id])["SecurityGroups"]
+        return dict(group)
 
     def metadata(self, name: str, path: str) -> str:
         token = f"$(curl -sfX PUT {METADATA}/api/token -H 'X-aws-ec2-metadata-token-ttl-seconds: 60')"
@@ -185,9 +181,8 @@ def example(folder: Path, own: Own, **variables: Any) -> Example:
     file.write_text(description + head.replace(description, "") + "[groups.clients]" + client)
     script = folder / "user-data-server.sh"
     listening = "printf 'Port 22\\nPort 2222\\n' >/etc/ssh/sshd_config.d/60-ports.conf\nsystemctl restart ssh\n"
-    script.write_text(
-        script.read_text().replace("/opt/consul/bin/run-consul", f"{listening}\n/opt/consul/bin/run-consul")
-    )
+    run_consul = "/opt/consul/bin/run-consul"
+    script.write_text(script.read_text().replace(run_consul, f"{listening}\n{run_consul}"))
     login = {"ssh_key_name": "users-own", "ssh_private_key_file": str(own.key_file)}
     return Example.load(folder).replace(num_servers=1, num_clients=1, **login, **variables)
 
@@ -244,10 +239,8 @@ def test_a_group_of_consul_cluster(made: Deployed) -> None:
     assert group["NewInstancesProtectedFromScaleIn"] is True
     assert [member["ProtectedFromScaleIn"] for member in group["Instances"]] == [True]
     assert (group["HealthCheckType"], group["HealthCheckGracePeriod"]) == ("ELB", 123)
-    assert {metric["Metric"] for metric in group["EnabledMetrics"]} == {
-        "GroupInServiceInstances",
-        "GroupTotalInstances",
-    }
+    metrics = {metric["Metric"] for metric in group["EnabledMetrics"]}
+    assert metrics == {"GroupInServiceInstances", "GroupTotalInstances"}
     assert group["ServiceLinkedRoleARN"].endswith(":role/aws-service-role/autoscaling.amazonaws.com/Mine")
     propagated = {tag["Key"]: tag["PropagateAtLaunch"] for tag in group["Tags"]}
     assert (propagated["team"], propagated["inside"], propagated["nomad-servers"]) == (True, False, True)
@@ -271,10 +264,7 @@ def test_instances(made: Deployed) -> None:
     assert (client["Placement"]["AvailabilityZone"], client["SubnetId"]) == ("us-east-1d", made.own.subnet)
     assert "PublicIpAddress" in server
     assert "PublicIpAddress" not in client
-    assert (server["MetadataOptions"]["HttpTokens"], client["MetadataOptions"]["HttpTokens"]) == (
-        "required",
-        "optional",
-    )
+    assert [one["MetadataOptions"]["HttpTokens"] for one in (server, client)] == ["required", "optional"]
     assert {server["KeyName"], client["KeyName"]} == {"users-own"}
     for name, instance in (("servers", server), ("clients", client)):
         own_group = made.cluster.outputs[f"security_group_id_{name}"]
@@ -367,29 +357,25 @@ def test_the_role(made: Deployed) -> None:
     assert role["Arn"] == outputs["iam_role_arn_servers"]
     assert role["Path"] == "/testing/"
     assert role["PermissionsBoundary"]["PermissionsBoundaryArn"] == made.own.boundary
-    profile = iam.get_instance_profile(InstanceProfileName=outputs["iam_instance_profile_name_servers"])[
-        "InstanceProfile"
-    ]
+    name = outputs["iam_instance_profile_name_servers"]
+    profile = iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
     assert (profile["Path"], profile["Arn"]) == ("/testing/", outputs["iam_instance_profile_arn_servers"])
 
 
 def test_outputs(made: Deployed) -> None:
     run_id, outputs = made.cluster.run_id, made.cluster.outputs
     assert (outputs["aws_region"], outputs["num_servers"], outputs["num_clients"]) == ("us-east-1", 1, 1)
-    assert (outputs["asg_name_servers"], outputs["asg_name_clients"]) == (
-        f"nomad-example-server-{run_id}",
-        f"pool-{run_id}",
-    )
-    template = made.target.client("ec2").describe_launch_templates(
-        LaunchTemplateNames=[outputs["launch_config_name_clients"]]
-    )["LaunchTemplates"][0]
+    assert outputs["asg_name_servers"] == f"nomad-example-server-{run_id}"
+    assert outputs["asg_name_clients"] == f"pool-{run_id}"
+    named = [outputs["launch_config_name_clients"]]
+    (template,) = made.target.client("ec2").describe_launch_templates(LaunchTemplateNames=named)["LaunchTemplates"]
     assert template["LaunchTemplateId"] == outputs["launch_template_id_clients"]
     assert (outputs["iam_role_arn_clients"], outputs["iam_role_id_clients"]) == ("", "")
     assert outputs["iam_instance_profile_name_clients"] == "users-own"
-    assert (outputs["cluster_tag_key_servers"], outputs["cluster_tag_key_clients"]) == (
+    assert [outputs[f"cluster_tag_key_{group}"] for group in ("servers", "clients")] == [
         "nomad-servers",
         "nomad-clients",
-    )
+    ]
     assert outputs["nomad_servers_cluster_tag_value"] == outputs["cluster_tag_value_servers"] == f"auto-join-{run_id}"
 
 

@@ -19,6 +19,7 @@ from moto_account import security_group as make_security_group
 from nomad_testkit.cli import main
 from nomad_testkit.deployment.lost_runs import LostRun, destroy_lost, find_lost
 from nomad_testkit.errors import TeardownError
+from nomad_testkit.modules.steps import EXPIRES_TAG
 from nomad_testkit.runs.expiry import expiry_tags
 from nomad_testkit.runs.journal import Journal
 from nomad_testkit.runs.run import Run
@@ -139,6 +140,20 @@ def test_a_run_lives_until_the_last_time_that_its_tags_tell() -> None:
 
     assert expired(1.5) == []
     assert expired(2.5) == [OLD]
+
+
+def test_only_what_has_expired_is_swept_as_expired() -> None:
+    late, *others = (f"nt-20260101-00000{letter}" for letter in "abcd")
+    until = ("2026-01-01T10:00:00Z", "2999-01-01T10:00:00Z", "some day")
+    for run_id, expires in zip((late, *others), until, strict=False):
+        make_security_group(REGIONS[NEAR], run_id, {**of_run(run_id), EXPIRES_TAG: expires})
+    security_group(others[-1], others[-1])
+    listed = call("--expired", "--dry-run")
+    assert (listed.exit_code, late in listed.output) == (0, True)
+    assert "may live until 2026-01-01 10:00 UTC: 1 resources" in listed.output
+    swept = call("--expired")
+    assert (swept.exit_code, f"{late} is destroyed: 1 resources" in swept.output) == (0, True)
+    assert groups() == set(others)
 
 
 def test_a_run_in_use_is_spared() -> None:
