@@ -11,6 +11,7 @@ from typing import Any
 
 from nomad_testkit.cluster.clients.access import ApiAccess
 from nomad_testkit.cluster.secrets import RunSecrets
+from nomad_testkit.ec2.credentials import SECRET_KEY
 
 _REDIRECTING = (
     *("NOMAD_ADDR", "NOMAD_TOKEN", "NOMAD_REGION", "NOMAD_NAMESPACE", "NOMAD_CACERT", "NOMAD_CAPATH"),
@@ -93,8 +94,9 @@ def shell_environment(
     if endpoint := target.get("endpoint_url"):
         values["AWS_ENDPOINT_URL"] = endpoint
     values |= {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
-    if target.get("name") == "embedded":  # which takes any credentials
-        values |= {"AWS_ACCESS_KEY_ID": "embedded", "AWS_SECRET_ACCESS_KEY": "embedded"}
+    if access_key_id := target.get("access_key_id"):
+        values["AWS_ACCESS_KEY_ID"] = access_key_id
+        files = {**files, "AWS_SECRET_ACCESS_KEY": Path(target["state_dir"], SECRET_KEY)}
         moot += _REDIRECTING_AWS
     unset = tuple(name for name in moot if name in environ and name not in values and name not in files)
     return ShellEnvironment(values, files, unset)

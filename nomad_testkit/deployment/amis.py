@@ -74,7 +74,9 @@ def built(
     """
     if missing := packer.preflight():
         raise PreflightError(missing)
-    environment = packer.environment(endpoint_url=target.endpoint_url, region=target.region, users=target.name == "aws")
+    environment = packer.environment(
+        endpoint_url=target.endpoint_url, region=target.region, credentials=target.credentials
+    )
     path = template or default_template()
     agents = agents_of(settings, progress=progress) if target.endpoint_url else []
     scripts = host_scripts()[0].parent

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nomad_testkit.ec2.credentials import Credentials
 from nomad_testkit.errors import Ec2Error
 
 SOCKET = "control.sock"
@@ -41,9 +42,10 @@ class CloudConfig:
     index: int
     cgroups: dict[str, bool]
     images: tuple[ImageOnDisk, ...]
+    credentials: Credentials
 
     def to_json(self) -> str:
-        """Write it down."""
+        """Write it down, with the secret: only a pipe to the cloud's own process may carry it."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -51,6 +53,7 @@ class CloudConfig:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
         raw["images"] = tuple(ImageOnDisk(**{**image, "layers": tuple(image["layers"])}) for image in raw["images"])
+        raw["credentials"] = Credentials(**raw["credentials"])
         return cls(**raw)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, CloudConfig, Connection, ImageOnDisk
+from nomad_testkit.ec2.credentials import SECRET_KEY, Credentials
 from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.ec2.vpc.network import CloudAddresses
 from nomad_testkit.errors import Ec2Error, Missing
@@ -71,7 +72,8 @@ class EmbeddedEc2:
         self.state_dir = state_dir
         try:
             facts = json.loads((state_dir / DESCRIPTION).read_text())
-        except (OSError, ValueError) as error:
+            self.credentials = Credentials.read(facts["access_key_id"], state_dir / SECRET_KEY)
+        except (OSError, ValueError, KeyError) as error:
             raise Ec2Error(f"no embedded cloud is at {state_dir}: {error}") from error
         self.region: str = facts["region"]
         self.endpoint_url: str = facts["endpoint_url"]
@@ -91,7 +93,7 @@ class EmbeddedEc2:
 
         Raises Ec2Error with the end of the cloud's log when it does not start.
         """
-        config = CloudConfig("", region, -1, {}, tuple(_on_disk(image) for image in images))
+        config = CloudConfig("", region, -1, {}, tuple(_on_disk(image) for image in images), Credentials.generate())
         with _life_sign() as life:
             done = subprocess.run(
                 [*_delegated_scope(), sys.executable, "-m", "nomad_testkit.ec2.warden", str(life)],
@@ -129,7 +131,9 @@ class EmbeddedEc2:
         """
         with self._making:
             if service not in self._clients:
-                self._clients[service] = aws_client(service, endpoint_url=self.endpoint_url, region=self.region)
+                self._clients[service] = aws_client(
+                    service, endpoint_url=self.endpoint_url, region=self.region, credentials=self.credentials
+                )
             return self._clients[service]
 
     def public_address(self, private_ip: str) -> str:
@@ -201,11 +205,8 @@ def _life_sign() -> Iterator[int]:
         os.close(reading)
 
 
-def aws_client(service: str, *, endpoint_url: str, region: str) -> Any:
-    """Make a boto3 client that only ever talks to `endpoint_url`.
-
-    The credentials are no secret: the embedded cloud takes any.
-    """
+def aws_client(service: str, *, endpoint_url: str, region: str, credentials: Credentials) -> Any:
+    """Make a boto3 client that only ever talks to `endpoint_url`, with these credentials."""
     import botocore.config
     import botocore.session
 
@@ -215,8 +216,8 @@ def aws_client(service: str, *, endpoint_url: str, region: str) -> Any:
         service,
         region_name=region,
         endpoint_url=endpoint_url,
-        aws_access_key_id="embedded",
-        aws_secret_access_key="embedded",  # noqa: S106
+        aws_access_key_id=credentials.access_key_id,
+        aws_secret_access_key=credentials.secret_access_key,
         config=botocore.config.Config(
             proxies={}, connect_timeout=5, read_timeout=60, retries={"mode": "standard", "max_attempts": 3}
         ),

@@ -141,7 +141,11 @@ class Supervisor:
             for image in images
         ]
         api = CloudApi(
-            region=config.region, public_block=self._addresses.public_block, machines=machines, images=records
+            region=config.region,
+            public_block=self._addresses.public_block,
+            machines=machines,
+            images=records,
+            credentials=config.credentials,
         )
         ca = CloudCa()
         domain = "ec2.internal" if config.region == "us-east-1" else f"{config.region}.compute.internal"

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, SOCKET, CloudConfig
+from nomad_testkit.ec2.credentials import SECRET_KEY
 from nomad_testkit.ec2.machines.cgroups import CgroupTree
 from nomad_testkit.ec2.vpc.network import CloudAddresses, claim, claim_first, join_machine, leave_machine
 from nomad_testkit.errors import Ec2Error, TestkitError
@@ -155,7 +156,9 @@ class Warden:
             "warden_pid": os.getpid(),
             "region": self._config.region,
             "endpoint_url": self._addresses.endpoint_url,
+            "access_key_id": self._config.credentials.access_key_id,
         }
+        self._config.credentials.write(self._state_dir / SECRET_KEY)
         path = self._state_dir / DESCRIPTION
         path.write_text(json.dumps(facts))
 

@@ -108,15 +108,14 @@ def build(template: Template, environment: Mapping[str, str], *, deadline: Deadl
     return done.images[0]
 
 
-def environment(*, endpoint_url: str | None, region: str, users: bool) -> dict[str, str]:
-    """Give Packer's environment: the `users`' own with its credentials, or one without any of AWS's settings."""
+def environment(*, endpoint_url: str | None, region: str, credentials: Mapping[str, str] | None) -> dict[str, str]:
+    """Give Packer's environment: with these `credentials` and none of the user's AWS settings; for None with theirs."""
     given = dict(os.environ, CHECKPOINT_DISABLE="1", PACKER_NO_COLOR="1")
-    if users:
+    if credentials is None:
         return given | ({"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {})
     kept = {name: value for name, value in given.items() if not name.startswith("AWS_")}
     return kept | {
-        "AWS_ACCESS_KEY_ID": "embedded",
-        "AWS_SECRET_ACCESS_KEY": "embedded",
+        **credentials,
         "AWS_REGION": region,
         "AWS_ENDPOINT_URL": endpoint_url or "",
         "AWS_CONFIG_FILE": os.devnull,

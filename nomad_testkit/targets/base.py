@@ -71,6 +71,11 @@ class Target(Protocol):
         ...
 
     @property
+    def credentials(self) -> Mapping[str, str] | None:
+        """The variables AWS_… by which programs find its own credentials; None where they are the user's."""
+        ...
+
+    @property
     def inbound_cidrs(self) -> tuple[str, ...]:
         """The blocks that this machine's packets come from, as the hosts see them."""
         ...

@@ -108,8 +108,7 @@ def account(shell: Shell) -> Iterator[None]:
     with EmbeddedEc2.start(region=REGION, images=[own, debian]) as cloud:
         shell.environment |= {
             "AWS_ENDPOINT_URL": cloud.endpoint_url,
-            "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": "nobodys",
+            **cloud.credentials.environment(),
             f"{ENV_PREFIX}AMI": own.image_id,
             f"{ENV_PREFIX}AWS_SOURCE_CIDR": f"{cloud.machine_address}/32",
         }

@@ -71,10 +71,10 @@ def account(debian: LocalImage, own_image: LocalImage) -> Iterator[EmbeddedEc2]:
 
 
 @pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def keys(account: EmbeddedEc2, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Credentials as a user has them, in the environment that pytest is started with."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobodys")
+    for name, value in account.credentials.environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
 
@@ -150,7 +150,8 @@ def test_workers_share_a_cluster_beside_another_session_whose_cluster_is_kept_an
         assert kept.await_end() == 0, kept.text
         assert shared.await_end() == 0, shared.text
         for said in (
-            rf"AWS preflight: account {ACCOUNT} in {REGION}, as arn:aws:sts::{ACCOUNT}:user/moto \(credentials: env\)",
+            rf"AWS preflight: account {ACCOUNT} in {REGION}, ",
+            rf"as arn:aws:iam::{ACCOUNT}:user/nomad-testkit \(credentials: env\)",
             rf"VPC vpc-\w+, subnet-\w+ in {REGION}a, .*; the hosts let in {account.machine_address}/32",
             "permissions could not be simulated",
             r"estimated cost: 1 x t2.micro \(servers\) x 0.0116, 1 x t2.micro \(clients\) x 0.0116: 0.04 USD an hour, ",
@@ -175,7 +176,7 @@ def test_workers_share_a_cluster_beside_another_session_whose_cluster_is_kept_an
         told = (project.state / "runs" / run_id / "run.json").read_text()
         assert json.loads(told)["target"]["account"] == ACCOUNT
         assert "AKIA" not in told + project.journal() + kept.text
-        assert "nobodys" not in told + project.journal() + kept.text
+        assert account.credentials.secret_access_key not in told + project.journal() + kept.text
 
         where = ("--region", REGION, "--endpoint-url", url)
         swept = project.start_module("nomad_testkit", "sweep", "--expired", *where)

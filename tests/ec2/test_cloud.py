@@ -251,7 +251,7 @@ def test_the_environment_redirects_nothing(
     api = cloud.client("ec2")
     assert api.meta.endpoint_url == cloud.endpoint_url
     assert api.meta.region_name == "us-east-1"
-    assert api._request_signer._credentials.access_key == "embedded"
+    assert api._request_signer._credentials.access_key == cloud.credentials.access_key_id
     assert [zone["ZoneName"] for zone in api.describe_availability_zones()["AvailabilityZones"]][:3] == [
         "us-east-1a",
         "us-east-1b",

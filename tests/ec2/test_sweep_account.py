@@ -24,8 +24,10 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(cloud: EmbeddedEc2, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(tmp_path))
+    for name, value in cloud.credentials.environment().items():
+        monkeypatch.setenv(name, value)
     return Run.new()
 
 

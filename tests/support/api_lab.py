@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from nomad_testkit.ec2.api.service import CloudApi
+from nomad_testkit.ec2.credentials import Credentials
 from nomad_testkit.ec2.machines.spec import ImageRecord, InstanceView, MachineSpec
 from nomad_testkit.ec2.vpc.security_groups import SecurityGroups
 from nomad_testkit.ec2.vpc.tls import CloudCa
@@ -22,6 +23,8 @@ from nomad_testkit.errors import ImageError, MachineError
 
 REGION = "us-east-1"
 AMI = "ami-0123456789abcdef0"
+CREDENTIALS = Credentials("AKIAIOSFODNN7EXAMPLE", "nobodys")
+"""Of the cloud's maker; some tests have them in the environment."""
 SESSION = boto3.Session()  # one for all, since it keeps the service models that it has read
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6rM3bq5nT0kJvFQ0l2mIYy6XH1o1ZxRj0mYJ0bqkVb someone@somewhere"
 
@@ -92,13 +95,17 @@ class Lab:
     def iam(self) -> Any:
         return self.client("iam")
 
-    def client(self, service: str, region: str = REGION, **credentials: str) -> Any:
+    def client(self, service: str, region: str = REGION, **options: Any) -> Any:
         return SESSION.client(  # type: ignore[call-overload]
             service,
             region_name=region,
             endpoint_url=f"http://127.0.0.1:{self.api.ports[0]}",
-            config=Config(retries={"total_max_attempts": 1}, proxies={}),
-            **{"aws_access_key_id": "testing", "aws_secret_access_key": "testing", **credentials},
+            **{
+                "aws_access_key_id": CREDENTIALS.access_key_id,
+                "aws_secret_access_key": CREDENTIALS.secret_access_key,
+                "config": Config(retries={"total_max_attempts": 1}, proxies={}),
+                **options,
+            },
         )
 
     def run(self, **request: Any) -> dict[str, Any]:
@@ -193,6 +200,7 @@ def cloud_lab() -> Iterator[Lab]:
         public_block=ipaddress.IPv4Network("127.31.0.0/16"),
         machines=machines,
         images=[ImageRecord(AMI, "debian-12", "Debian 12", "x86_64", "/dev/xvda")],
+        credentials=CREDENTIALS,
     )
     ca = CloudCa()
     api.serve("127.0.0.1", 0, 0, ca)

@@ -84,7 +84,7 @@ def applying(
         plugins=run_folder.parent / "plugins",
         region="eu-west-1",
         endpoint_url="http://127.31.255.254",
-        embedded=True,
+        credentials={"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "hidden"},
     )
     runner = Runner(tool, workspace.directory, whole, workspace.log, workspace.secrets)
     return Applying(workspace, runner, [])

@@ -20,7 +20,10 @@ def note_calls(target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch) -> set[s
 
     @functools.cache
     def client(service: str) -> Any:
-        return noting(aws_client(service, endpoint_url=target.endpoint_url, region=target.region), calls)
+        made = aws_client(
+            service, endpoint_url=target.endpoint_url, region=target.region, credentials=target.ec2.credentials
+        )
+        return noting(made, calls)
 
     monkeypatch.setattr(target, "client", client)
     return calls

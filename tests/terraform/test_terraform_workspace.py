@@ -132,8 +132,8 @@ def test_the_environment_of_a_user_does_not_disturb(tool: Tool, tmp_path: Path) 
     assert not (tmp_path / "trace.log").exists()
     seen = dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
     assert {name: value for name, value in seen.items() if name.startswith("AWS_")} == {
-        "AWS_ACCESS_KEY_ID": "embedded",
-        "AWS_SECRET_ACCESS_KEY": "embedded",
+        "AWS_ACCESS_KEY_ID": "AKIA",
+        "AWS_SECRET_ACCESS_KEY": "hidden",
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "AWS_EC2_METADATA_DISABLED": "true",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -139,6 +140,29 @@ def test_a_profile_with_mfa_asks_once_in_a_process(monkeypatch: pytest.MonkeyPat
     assert asked.parameters["TokenCode"] == "123456"
 
 
+_TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "sts:AssumeRole"}
+    ],
+}
+
+
+def session(lab: Lab) -> dict[str, str]:
+    """Give the variables of temporary credentials of a role that may do everything."""
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    if not lab.iam.list_roles()["Roles"]:
+        lab.iam.create_role(RoleName="deployer", AssumeRolePolicyDocument=json.dumps(_TRUST))
+    lab.iam.put_role_policy(RoleName="deployer", PolicyName="all", PolicyDocument=json.dumps(everything))
+    role = f"arn:aws:iam::{ACCOUNT}:role/deployer"
+    made = lab.client("sts").assume_role(RoleArn=role, RoleSessionName="ci")["Credentials"]
+    return {
+        "AWS_ACCESS_KEY_ID": made["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": made["SessionToken"],
+    }
+
+
 def in_minutes(minutes: int) -> str:
     return (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -147,7 +171,8 @@ def in_minutes(minutes: int) -> str:
 def test_credentials_that_end_before_the_clusters_time_are_remarked(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, minutes: int | None, remarked: bool
 ) -> None:
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "nobodys")
+    for name, value in session(lab).items():
+        monkeypatch.setenv(name, value)
     if minutes:
         monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", in_minutes(minutes))
     said = opened(lab, lambda call: None)

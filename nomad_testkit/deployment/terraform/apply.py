@@ -165,7 +165,7 @@ def _runner(workspace: Workspace, tool: Tool, run_id: str, target: Target, tags:
             plugins=Cache().root / "terraform-plugins",
             region=target.region,
             endpoint_url=target.endpoint_url,
-            embedded=target.name == "embedded",
+            credentials=target.credentials,
         ),
         workspace.log,
         workspace.secrets,

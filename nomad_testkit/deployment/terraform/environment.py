@@ -25,18 +25,17 @@ def environment(
     plugins: Path,
     region: str,
     endpoint_url: str | None,
-    embedded: bool,
+    credentials: Mapping[str, str] | None,
 ) -> dict[str, str]:
-    """Give a program's environment; for the embedded EC2 nothing of the user's own AWS settings is in it.
+    """Give a program's environment; with `credentials` of its own nothing of the user's AWS settings is in it.
 
     `variables` are given as TF_VAR_…; `plugins` is where providers are cached, unless the user has such a folder.
     """
     kept = {name: value for name, value in environ.items() if not name.startswith(_DROPPED)}
-    if embedded:
+    if credentials is not None:
         kept = {name: value for name, value in kept.items() if not name.startswith("AWS_")}
         kept |= {
-            "AWS_ACCESS_KEY_ID": "embedded",
-            "AWS_SECRET_ACCESS_KEY": "embedded",
+            **credentials,
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",

@@ -21,6 +21,7 @@ import moto.ec2.models as ec2_models
 import moto.ec2.models.amis as ami_models
 import moto.ec2.models.elastic_network_interfaces as interface_models
 import moto.ec2.models.instances as instance_models
+import moto.iam.models as iam_models
 from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
 from moto.ec2.exceptions import EC2ClientError
@@ -34,6 +35,7 @@ from nomad_testkit.ec2.api.launch_request import LaunchRequest
 from nomad_testkit.ec2.api.resources import CloudAmi, CloudInstance, CloudInterface
 from nomad_testkit.ec2.api.responses import CloudEc2Response
 from nomad_testkit.ec2.api.security_groups import CheckedSecurityGroups
+from nomad_testkit.ec2.credentials import new_secret_key
 from nomad_testkit.ec2.machines.spec import MachineSpec
 from nomad_testkit.ec2.vpc.names import API_SERVICES
 from nomad_testkit.errors import Ec2Error, TestkitError
@@ -378,6 +380,7 @@ def install(hardware: Hardware) -> Iterator[None]:
         (interface_models, "NetworkInterface", CloudInterface),
         (ami_models, "Ami", CloudAmi),
         (autoscaling_models, "FakeAutoScalingGroup", CloudAutoScalingGroup),
+        (iam_models, "random_alphanumeric", new_secret_key),  # moto's secrets can be guessed
         (ec2_models.ec2_backends, "backend", backend),
         (autoscaling_models.autoscaling_backends, "backend", CloudAutoScalingBackend),
     ]

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
-from uuid import uuid4
 from wsgiref.types import StartResponse, WSGIEnvironment
-from xml.sax.saxutils import escape
 
+from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import ThreadedWSGIServer
 
+from nomad_testkit.ec2.api.refusals import Refusal, Unauthenticated, unauthenticated
+from nomad_testkit.ec2.api.signatures import AccessKey, Presented
 from nomad_testkit.ec2.vpc.names import API_SERVICES
 from nomad_testkit.errors import Ec2Error
 
@@ -30,53 +31,45 @@ _IDLE = 120.0  # seconds that a kept-alive connection may be silent
 _LARGEST_REQUEST = 64 << 20  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal(Exception):
-    """An answer that moto has no part in."""
-
-    service: str
-    status: HTTPStatus
-    code: str
-    message: str
-
-
 class ApiApplication:
-    """The WSGI application: one request at a time, since moto is not thread-safe."""
+    """The WSGI application: one request at a time, since moto is not thread-safe.
 
-    def __init__(self, region: str, lock: AbstractContextManager[object]) -> None:
+    `find_key` gives what an access key in a request is compared with; the lock is held while it is asked.
+    """
+
+    def __init__(
+        self, region: str, lock: AbstractContextManager[object], find_key: Callable[[str], AccessKey | None]
+    ) -> None:
         self._region = region
         self._lock = lock
+        self._find_key = find_key
+        # Web pages have no business here, so nobody else's may read an answer.
+        werkzeug_app.DISABLE_GLOBAL_CORS = True
         self._applications = {service: create_backend_app(service) for service in API_SERVICES}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         service = "ec2"
         try:
-            service = self._service(environ)
-            return self._answer(service, environ, start_response)
-        except _Refusal as refusal:
-            return _error(refusal, start_response)
+            _refuse_browsers(environ)
+            signer = self._signer(environ)
+            service = signer.service
+            return self._answer(signer, environ, start_response)
+        except Refusal as refusal:
+            return refusal.answer(start_response)
         except NotImplementedError as error:
             # Not 500, which SDKs repeat.
             log.warning("%s: not implemented: %s", service, error)
             message = str(error) or "not implemented"
-            return _error(_Refusal(service, HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", message), start_response)
+            return Refusal(service, HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", message).answer(start_response)
         except Exception as error:
             log.exception("a request to %s failed", service)
             message = f"{type(error).__name__}: {error}"
-            return _error(_Refusal(service, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", message), start_response)
+            return Refusal(service, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", message).answer(start_response)
 
-    def _answer(self, service: str, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # Read before the lock is taken, so that a slow client keeps nobody else waiting. Only chunked bodies have no
-        # length; moto reads those itself.
-        if length := environ.get("CONTENT_LENGTH"):
-            if int(length) > _LARGEST_REQUEST:
-                raise _Refusal(
-                    service, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RequestTooLarge", f"{length} bytes are too many"
-                )
-            environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(length)))
-        # moto takes a region from a user agent, and an account from this header; both are settled here.
-        environ["HTTP_USER_AGENT"] = ""
-        environ.pop("HTTP_X_MOTO_ACCOUNT_ID", None)
+    def _answer(self, signer: Presented, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        service = signer.service
+        # Read before the lock is taken, so that a slow client keeps nobody else waiting.
+        body = _body(service, environ)
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
@@ -84,9 +77,14 @@ class ApiApplication:
             return lambda _data: None
 
         with self._lock:
+            signer.verify(environ, body, self._find_key(signer.access_key_id), datetime.now(UTC))
+            # moto takes a region from a user agent, and an account from this header; both are settled here.
+            environ["HTTP_USER_AGENT"] = ""
+            environ.pop("HTTP_X_MOTO_ACCOUNT_ID", None)
+            environ["HTTP_AUTHORIZATION"] = signer.authorization
             answer = self._applications[service](environ, start)
             try:
-                body = b"".join(answer)
+                content = b"".join(answer)
             finally:
                 if close := getattr(answer, "close", None):
                     close()
@@ -95,65 +93,66 @@ class ApiApplication:
             name.lower() == "content-type" and "html" in value for name, value in headers
         ):
             number, _, phrase = status.partition(" ")
-            raise _Refusal(service, HTTPStatus(int(number)), "InternalError", phrase)
+            raise Refusal(service, HTTPStatus(int(number)), "InternalError", phrase)
         start_response(status, headers)
-        return [body]
+        return [content]
 
-    def _service(self, environ: WSGIEnvironment) -> str:
-        """Tell a request's service by its signature, else by the host's name."""
-        authorization = environ.get("HTTP_AUTHORIZATION", "")
-        label = environ.get("HTTP_HOST", "").split(".")[0].lower()
-        try:
-            scope = authorization.split("Credential=", 1)[1].split(",")[0].split("/")
-            region, service = str(scope[-3]), str(scope[-2]).lower()
-        except IndexError:
-            if environ.get("REQUEST_METHOD") == "POST" and label != "s3":
-                raise _Refusal(
-                    label if label in API_SERVICES else "ec2",
-                    HTTPStatus.FORBIDDEN,
-                    "MissingAuthenticationToken",
-                    "Request is missing Authentication Token",
-                ) from None
-            return label if label in API_SERVICES else "s3"
+    def _signer(self, environ: WSGIEnvironment) -> Presented:
+        """Tell whose a request says it is, and for which service; the host's name words a refusal of one that does not.
+
+        AWS lets anybody call a few actions, such as AssumeRoleWithWebIdentity: here nobody could vouch for the caller.
+        """
+        signer = Presented.of(environ)
+        if signer is None:
+            signed = "HTTP_AUTHORIZATION" in environ or "X-Amz-Signature=" in environ.get("QUERY_STRING", "")
+            raise unauthenticated(
+                _addressed(environ), Unauthenticated.INCOMPLETE if signed else Unauthenticated.UNSIGNED
+            )
+        service = signer.service
         if service not in self._applications:
-            raise _Refusal(
+            raise Refusal(
                 "json" if "HTTP_X_AMZ_TARGET" in environ else service,
                 HTTPStatus.NOT_IMPLEMENTED,
                 "NotImplemented",
                 f"The embedded EC2 offers {', '.join(API_SERVICES)}; a request came for {service}.",
             )
-        if service in _REGIONAL and region != self._region:
-            raise _Refusal(
+        if service in _REGIONAL and signer.region != self._region:
+            raise Refusal(
                 service,
                 HTTPStatus.FORBIDDEN,
                 "SignatureDoesNotMatch",
-                f"Credential should be scoped to a valid region, not '{region}'. "
+                f"Credential should be scoped to a valid region, not '{signer.region}'. "
                 f"The region of this cloud is {self._region}.",
             )
-        return service
+        return signer
 
 
-def _error(refusal: _Refusal, start_response: StartResponse) -> list[bytes]:
-    """Answer with an error in the form that the service's SDK reads."""
-    request_id = uuid4()
-    error = f"<Code>{escape(refusal.code)}</Code><Message>{escape(refusal.message)}</Message>"
-    if refusal.service == "ec2":
-        text = f"<Response><Errors><Error>{error}</Error></Errors><RequestID>{request_id}</RequestID></Response>"
-    elif refusal.service == "s3":
-        text = f"<Error>{error}<RequestId>{request_id}</RequestId></Error>"
-    else:
-        side = "Receiver" if refusal.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "Sender"
-        text = (
-            f"<ErrorResponse><Error><Type>{side}</Type>{error}</Error><RequestId>{request_id}</RequestId>"
-            "</ErrorResponse>"
-        )
-    kind, body = "text/xml", ('<?xml version="1.0" encoding="UTF-8"?>\n' + text).encode()
-    if refusal.service == "json":
-        kind = "application/x-amz-json-1.0"
-        body = json.dumps({"__type": refusal.code, "message": refusal.message}).encode()
-    headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
-    start_response(f"{refusal.status.value} {refusal.status.phrase}", headers)
-    return [body]
+def _refuse_browsers(environ: WSGIEnvironment) -> None:
+    """Refuse what a web page makes a browser send: a page has no credentials, and needs to learn nothing."""
+    if "HTTP_ORIGIN" in environ or environ["REQUEST_METHOD"] == "OPTIONS":
+        raise Refusal("ec2", HTTPStatus.FORBIDDEN, "AccessDenied", "Web pages may not ask the embedded EC2")
+
+
+def _addressed(environ: WSGIEnvironment) -> str:
+    """Guess the service of a request that nobody has signed well: by what its scope says, else by the host's name."""
+    scope = re.search(r"Credential=[^/]+/\d+/[^/]+/(\w+)/", environ.get("HTTP_AUTHORIZATION", ""))
+    label = scope[1] if scope else environ.get("HTTP_HOST", "").split(".")[0].lower()
+    if label in API_SERVICES:
+        return label
+    return "ec2" if environ["REQUEST_METHOD"] == "POST" else "s3"
+
+
+def _body(service: str, environ: WSGIEnvironment) -> bytes:
+    """Read a request's body, and leave it to be read again."""
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    if length <= _LARGEST_REQUEST:
+        chunked = environ.get("wsgi.input_terminated", False)
+        body = bytes(environ["wsgi.input"].read(_LARGEST_REQUEST + 1 if chunked else length))
+        length = max(length, len(body))
+    if length > _LARGEST_REQUEST:
+        raise Refusal(service, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RequestTooLarge", f"{length} bytes are too many")
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
 
 
 class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]

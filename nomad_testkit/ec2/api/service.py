@@ -23,6 +23,7 @@ from nomad_testkit.ec2.vpc.names import API_SERVICES, api_names, public_hostname
 
 if TYPE_CHECKING:
     from nomad_testkit.ec2.api.server import ApiServer
+    from nomad_testkit.ec2.credentials import Credentials
     from nomad_testkit.ec2.vpc.security_groups import SecurityGroups
     from nomad_testkit.ec2.vpc.tls import CloudCa
 
@@ -60,6 +61,7 @@ class CloudApi:
         public_block: ipaddress.IPv4Network,
         machines: Machines,
         images: Sequence[ImageRecord],
+        credentials: Credentials,
     ) -> None:
         self._region = region
         self._hardware = Hardware(machines, public_block, tuple(images))
@@ -71,12 +73,15 @@ class CloudApi:
             from moto.core import DEFAULT_ACCOUNT_ID
 
             from nomad_testkit.ec2.api.backend import install
+            from nomad_testkit.ec2.api.principals import Principals
             from nomad_testkit.ec2.api.server import ApiApplication
 
             self._account = DEFAULT_ACCOUNT_ID
             self._undo.enter_context(install(self._hardware))
-            self._application = ApiApplication(region, self._lock)
             self._warm_up()
+            self._principals = Principals(self._iam, self._sts, region)
+            self._principals.add_administrator(credentials)
+            self._application = ApiApplication(region, self._lock, self._principals.find)
         self._lock.settle = self._protect
         self._protect()
 

@@ -230,16 +230,11 @@ def clients(region: str, *, endpoint_url: str | None = None) -> Callable[[str], 
 
     >>> clients("eu-west-1")("ec2").describe_instances()  # doctest: +SKIP
     """
-    if endpoint_url:
-        from nomad_testkit.ec2.handle import aws_client
-
-        return cache(lambda service: aws_client(service, endpoint_url=endpoint_url, region=region))
-
     from botocore.config import Config
 
     session = _session(region)
     config = Config(connect_timeout=5, read_timeout=60, retries=RETRIES)  # type: ignore[arg-type]
-    return cache(lambda service: session.client(service, config=config))
+    return cache(lambda service: session.client(service, endpoint_url=endpoint_url, config=config))
 
 
 def enabled_regions(*, endpoint_url: str | None = None) -> list[str]:

@@ -128,6 +128,10 @@ class AwsTarget:
         return self._choices.endpoint_url
 
     @property
+    def credentials(self) -> None:
+        """None: they are the user's."""
+
+    @property
     def inbound_cidrs(self) -> tuple[str, ...]:
         """Who may reach the hosts: this machine, as AWS sees it."""
         return self._choices.inbound_cidrs

@@ -100,6 +100,11 @@ class EmbeddedTarget:
         return self.ec2.endpoint_url
 
     @property
+    def credentials(self) -> Mapping[str, str]:
+        """The variables by which programs find the credentials of this cloud."""
+        return self.ec2.credentials.environment()
+
+    @property
     def inbound_cidrs(self) -> tuple[str, ...]:
         """The one address that this machine's packets come from, as the hosts see them."""
         return (f"{self.ec2.machine_address}/32",)
@@ -177,6 +182,7 @@ class EmbeddedTarget:
         return {
             "name": self.name,
             "endpoint_url": self.endpoint_url,
+            "access_key_id": self.ec2.credentials.access_key_id,
             "state_dir": str(self.ec2.state_dir),
             "warden_pid": self.ec2.warden_pid,
             "own_image": self.own_image,

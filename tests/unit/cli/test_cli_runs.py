@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from account_run import AccountTarget, account_of_its_own, launch, left_up
+from account_run import HERE, AccountTarget, account_of_its_own, launch, left_up
 from command_line import call, json_answer
 from faulty_api import REFUSED, faults, refusal
 
 from nomad_testkit.cli import hosts, status
 from nomad_testkit.cluster.cluster import Cluster
+from nomad_testkit.ec2.credentials import Credentials
 from nomad_testkit.errors import AgentApiError
 from nomad_testkit.runs.run import Run
 
@@ -164,8 +165,12 @@ def test_what_is_new_on_a_console_of_which_only_the_end_is_kept() -> None:
     assert hosts._added("a\n", "a\n") == ""
 
 
-def test_env_is_evaluated_by_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = left_up("dev")
+def test_env_is_evaluated_by_a_shell(account: AccountTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cloud = tmp_path / "the cloud"
+    cloud.mkdir()
+    Credentials("AKIAIOSFODNN7EXAMPLE", "hidden").write(cloud / "secret-access-key")
+    account.here = {**HERE, "state_dir": str(cloud), "access_key_id": "AKIAIOSFODNN7EXAMPLE"}
+    run = left_up("dev", target=account.here)
     server = run.description()["hosts"][1]["address"]
     monkeypatch.setattr(
         "nomad_testkit.cli.addresses._servers", lambda cluster: {"nomad": f"http://{server}:4646", "consul": "http://x"}
@@ -174,9 +179,10 @@ def test_env_is_evaluated_by_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "mine")
     lines = call("env").stdout
     assert lines.splitlines()[0] == "unset NOMAD_TOKEN AWS_PROFILE"
-    shell = f'{lines}\necho "$NOMAD_ADDR $AWS_REGION $AWS_ACCESS_KEY_ID ${{NOMAD_TOKEN-none}} ${{AWS_PROFILE-none}}"'
+    shell = f'{lines}\necho "$NOMAD_ADDR $AWS_REGION $AWS_ACCESS_KEY_ID"'
+    shell += ' "$AWS_SECRET_ACCESS_KEY ${NOMAD_TOKEN-none} ${AWS_PROFILE-none}"'
     said = subprocess.run(["sh", "-euc", shell], capture_output=True, text=True, check=True).stdout
-    assert said == f"http://{server}:4646 us-east-1 embedded none none\n"
+    assert said == f"http://{server}:4646 us-east-1 AKIAIOSFODNN7EXAMPLE hidden none none\n"
     assert json_answer("env") == {
         "run_id": run.run_id,
         "variables": {
@@ -185,10 +191,9 @@ def test_env_is_evaluated_by_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
             "AWS_ENDPOINT_URL": "http://127.31.255.1",
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "embedded",
-            "AWS_SECRET_ACCESS_KEY": "embedded",
+            "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
         },
-        "files": {},
+        "files": {"AWS_SECRET_ACCESS_KEY": f"{cloud}/secret-access-key"},
         "unset": ["NOMAD_TOKEN", "AWS_PROFILE"],
     }
 

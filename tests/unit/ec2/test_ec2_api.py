@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_lab import AMI, PUBLIC_KEY, REGION, SESSION, FakeMachines, Lab, refused
+from api_lab import AMI, CREDENTIALS, PUBLIC_KEY, REGION, SESSION, FakeMachines, Lab, refused
 
 from nomad_testkit.ec2.api.service import CloudApi
 from nomad_testkit.ec2.machines.spec import ImageRecord
@@ -486,7 +486,13 @@ def test_requests_and_events_at_once(lab: Lab) -> None:
 
 def test_one_cloud_a_process(lab: Lab) -> None:
     with pytest.raises(Ec2Error, match="close it"):
-        CloudApi(region=REGION, public_block=ipaddress.IPv4Network("127.31.0.0/16"), machines=FakeMachines(), images=[])
+        CloudApi(
+            region=REGION,
+            public_block=ipaddress.IPv4Network("127.31.0.0/16"),
+            machines=FakeMachines(),
+            images=[],
+            credentials=CREDENTIALS,
+        )
 
 
 @pytest.fixture
@@ -516,7 +522,9 @@ def test_the_users_aws_settings_change_nothing(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("MOTO_ACCOUNT_ID", "999999999999")
     images = [ImageRecord(AMI, "debian-12", "Debian 12", "x86_64", "/dev/xvda")]
     block = ipaddress.IPv4Network("127.32.0.0/16")
-    api = CloudApi(region="eu-west-1", public_block=block, machines=FakeMachines(), images=images)
+    api = CloudApi(
+        region="eu-west-1", public_block=block, machines=FakeMachines(), images=images, credentials=CREDENTIALS
+    )
     try:
         assert os.environ["AWS_PROFILE"] == "another"
         for name in ("AWS_PROFILE", "AWS_CONFIG_FILE"):  # this test's own client would take them
@@ -526,8 +534,8 @@ def test_the_users_aws_settings_change_nothing(monkeypatch: pytest.MonkeyPatch, 
             "ec2",
             region_name="eu-west-1",
             endpoint_url=f"http://127.0.0.1:{api.ports[0]}",
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
+            aws_access_key_id=CREDENTIALS.access_key_id,
+            aws_secret_access_key=CREDENTIALS.secret_access_key,
         )
         instance = ec2.run_instances(ImageId=AMI, MinCount=1, MaxCount=1)["Instances"][0]
         assert instance["PublicIpAddress"] == instance["PrivateIpAddress"].replace("172.31.", "127.32.", 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nomad_testkit.ec2.control import SOCKET, CloudConfig, Connection, ImageOnDisk
+from nomad_testkit.ec2.credentials import Credentials
 from nomad_testkit.ec2.supervisor import Supervisor
 from nomad_testkit.errors import Ec2Error
 
@@ -32,8 +33,9 @@ def serve(folder: Path, answer: str | None) -> threading.Thread:
 
 def test_config_survives_json() -> None:
     image = ImageOnDisk("ami-1", "name", ("/a", "/b"), "text", "x86_64")
-    config = CloudConfig("/run/x", "us-east-1", 3, {"/sys/fs/cgroup/x": False}, (image,))
+    config = CloudConfig("/run/x", "us-east-1", 3, {"/sys/fs/cgroup/x": False}, (image,), Credentials("AKIA", "hidden"))
     assert CloudConfig.from_json(config.to_json()) == config
+    assert "hidden" not in repr(config)
 
 
 def test_nobody_there(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_an_answer(tmp_path: Path) -> None:
 
 
 def test_a_lease_ends_with_its_holder_even_when_that_died_before_the_answer() -> None:
-    supervisor = Supervisor(CloudConfig("", "us-east-1", 0, {}, ()))
+    supervisor = Supervisor(CloudConfig("", "us-east-1", 0, {}, (), Credentials("AKIA", "hidden")))
     ours, theirs = socket.socketpair()
     theirs.sendall(b'{"op": "lease"}\n')
     theirs.close()

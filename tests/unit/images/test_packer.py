@@ -161,11 +161,13 @@ def test_a_path_where_nothing_is_and_a_machine_without_packer(monkeypatch: pytes
 def test_the_users_aws_settings_reach_aws_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
-    theirs = packer.environment(endpoint_url=None, region="us-east-1", users=True)
+    theirs = packer.environment(endpoint_url=None, region="us-east-1", credentials=None)
     assert (theirs["AWS_PROFILE"], "AWS_ENDPOINT_URL" in theirs) == ("mine", False)
-    elsewhere = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1", users=True)
+    elsewhere = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1", credentials=None)
     assert (elsewhere["AWS_PROFILE"], elsewhere["AWS_ENDPOINT_URL"]) == ("mine", "http://127.31.255.1")
-    embedded = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1", users=False)
+    own = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "hidden"}
+    embedded = packer.environment(endpoint_url="http://127.31.255.1", region="us-east-1", credentials=own)
     assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN"} & set(embedded)
+    assert own.items() <= embedded.items()
     assert embedded["AWS_ENDPOINT_URL"] == "http://127.31.255.1"
     assert embedded["PATH"] == os.environ["PATH"]

@@ -71,7 +71,7 @@ def small(**variables: Any) -> Example:
 
 
 def test_the_account_has_to_be_named_and_is_named_in_the_refusal(opening: Opening) -> None:
-    found = f"these AWS credentials are of the account {ACCOUNT} (arn:aws:sts::{ACCOUNT}:user/moto)"
+    found = f"these AWS credentials are of the account {ACCOUNT} (arn:aws:iam::{ACCOUNT}:user/nomad-testkit)"
     assert opening.refused(aws_account=None) == (
         f"{found}; nothing was created. If clusters may be deployed there, say so: --nomad-aws-account {ACCOUNT}"
     )
@@ -97,7 +97,7 @@ def test_it_tells_the_account_the_network_and_who_may_come_in(opening: Opening) 
         inside = Instance("i-1", "servers", "running", "172.31.0.4", "", "us-east-1a", AMI)
         assert target.address(inside) == "172.31.0.4"
     said = "\n".join(opening.said)
-    assert f"account {ACCOUNT} in {REGION}, as arn:aws:sts::{ACCOUNT}:user/moto (credentials: env)" in said
+    assert f"account {ACCOUNT} in {REGION}, as arn:aws:iam::{ACCOUNT}:user/nomad-testkit (credentials: env)" in said
     assert f"the hosts let in {SOURCE}" in said
 
 

@@ -1,0 +1,54 @@
+"""Who can call the cloud's API: its maker, the users and the roles that moto's IAM and STS keep."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from nomad_testkit.ec2.credentials import Credentials
+
+ADMINISTRATOR = "nomad-testkit"
+"""The user whose key the cloud's maker has."""
+_EVERYTHING = json.dumps({"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The user or the role's session that an access key belongs to."""
+
+    arn: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    expiration: datetime | None = None
+
+
+class Principals:
+    """The access keys of one account."""
+
+    def __init__(self, iam: Any, sts: Any, region: str) -> None:
+        self._iam, self._sts, self._region = iam, sts, region
+
+    def add_administrator(self, credentials: Credentials) -> None:
+        """Make the user for the cloud's maker, who may do everything until somebody changes the user's policy."""
+        self._iam.create_user(self._region, ADMINISTRATOR)
+        self._iam.put_user_policy(ADMINISTRATOR, "administrator", _EVERYTHING)
+        key = self._iam.create_access_key(ADMINISTRATOR)
+        del self._iam.access_keys[key.access_key_id]
+        key.access_key_id, key.secret_access_key = credentials.access_key_id, credentials.secret_access_key
+        self._iam.access_keys[key.access_key_id] = key
+
+    def find(self, access_key_id: str) -> Principal | None:
+        """Give whose key it is; None where it is nobody's, or is inactive, or its user or role has been deleted."""
+        key = self._iam.access_keys.get(access_key_id)
+        if key is None or key.status != "Active":
+            return None
+        if key.user_name is not None:
+            user = self._iam.users.get(key.user_name)
+            return None if user is None else Principal(user.arn, key.secret_access_key)
+        session = self._sts.get_assumed_role_from_access_key(access_key_id)
+        if session is None or not any(role.arn == session.role_arn for role in self._iam.roles.values()):
+            return None
+        expiration = session.expiration.replace(tzinfo=UTC)
+        return Principal(session.arn, session.secret_access_key, session.session_token, expiration)
