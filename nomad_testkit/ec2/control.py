@@ -7,6 +7,7 @@ ends, and with the last lease the cloud goes.
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from nomad_testkit.ec2.credentials import Credentials
 from nomad_testkit.errors import Ec2Error
+from nomad_testkit.forks import keep_from_children
 
 SOCKET = "control.sock"
 DESCRIPTION = "cloud.json"
@@ -70,6 +72,7 @@ class Connection:
             self._socket.close()
             raise Ec2Error(f"no embedded cloud answers at {state_dir}: {error}") from error
         self._lines = self._socket.makefile("r", encoding="utf-8")
+        keep_from_children(self)
 
     def ask(self, operation: str, **arguments: object) -> Mapping[str, Any]:
         """Send one request and return the answer. Raises Ec2Error with the cloud's own words."""
@@ -84,6 +87,11 @@ class Connection:
         if "error" in answer:
             raise Ec2Error(f"the embedded cloud refused `{operation}`: {answer['error']}")
         return answer
+
+    def drop(self) -> None:
+        """Leave the connection to the process that this one was forked from."""
+        if (descriptor := self._socket.detach()) >= 0:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Close the connection, and with it a lease that it asked for."""

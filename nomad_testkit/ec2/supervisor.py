@@ -54,7 +54,7 @@ def main() -> None:
 
 def _reap_until(child: int) -> None:
     """Reap every process that loses its parent, and end with `child`."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os._exit(0))
     while True:
         pid, status = os.wait()

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nomad_testkit.forks import keep_from_children
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 PATIENCE = 24 * 3600.0
@@ -41,6 +42,7 @@ class FileLock:
             os.close(descriptor)
             raise FileNotFoundError(f"{self.path} was removed while its lock was taken")
         self._descriptor = descriptor
+        keep_from_children(self)
         return True
 
     def _names(self, descriptor: int) -> bool:
@@ -57,6 +59,10 @@ class FileLock:
             return Ok(None) if self.try_acquire(shared=shared) else Pending("others hold it")
 
         wait_until(what, probe, deadline=Deadline.after(PATIENCE), interval=0.05)
+
+    def drop(self) -> None:
+        """Leave the lock to the process that this one was forked from: one that closes it does not give it back."""
+        self.release()
 
     def release(self) -> None:
         """Give the lock back, if it is held."""

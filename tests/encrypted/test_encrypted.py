@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from pytest_runs import Project
+from pytest_runs import project_in
 
 from nomad_testkit import Cluster
 from nomad_testkit.checks import AutopilotHealthy
@@ -229,11 +229,11 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
     nomad_cluster: Cluster, parts: frozenset[str], tmp_path: Path
 ) -> None:
     run_json = Run.find(nomad_cluster.run_id).folder / "run.json"
-    project = Project(tmp_path)
-    project.write(CONFTEST.format(run_json=str(run_json)), "conftest.py")
-    project.write(TESTS)
-    loud = ("-vv", "-rA", "--showlocals", "--capture=no", "--full-trace", "--log-level=DEBUG", "--log-file=log.txt")
-    status, said = project.run(*loud, "--junitxml=report.xml", "-o", "junit_logging=all")
+    with project_in(tmp_path) as project:
+        project.write(CONFTEST.format(run_json=str(run_json)), "conftest.py")
+        project.write(TESTS)
+        loud = ("-vv", "-rA", "--showlocals", "--capture=no", "--full-trace", "--log-level=DEBUG", "--log-file=log.txt")
+        status, said = project.run(*loud, "--junitxml=report.xml", "-o", "junit_logging=all")
     assert status == 1, said
     assert "6 failed, 2 passed, 1 error" in said
     assert "(hidden)" in said

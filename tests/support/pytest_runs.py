@@ -58,6 +58,16 @@ def nomad_example(nomad_topology):
 """A cluster with one host of each kind, and signs: files that the test inside and the test outside wait for."""
 
 
+_GUARD = """trap '
+for group in $groups; do kill -s KILL -- -$group; done
+for run in "$NOMAD_TESTKIT_STATE"/runs/*; do test -d "$run" && "$PYTHON" -m nomad_testkit down "${run##*/}"; done
+' EXIT
+"""
+"""Lines for a shell that ends with the process of these tests, however that ends. A pytest that was killed cannot end
+what it has started: neither processes with a session of their own, nor a cluster that `up` has left up.
+"""
+
+
 class PytestRun:
     """One process, in a process group of its own as a shell gives it one."""
 
@@ -121,6 +131,21 @@ class Project:
         self.folder.mkdir()
         (self.folder / "conftest.py").write_text(CONFTEST)
         self._runs: list[PytestRun] = []
+        self._guard = subprocess.Popen(
+            ["sh"],  # no more words: others look for processes by theirs
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "NOMAD_TESTKIT_STATE": str(self.state), "PYTHON": sys.executable},
+            text=True,
+            start_new_session=True,
+        )
+        self._tell_guard(_GUARD)
+
+    def _tell_guard(self, lines: str) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(lines)
+        self._guard.stdin.flush()
 
     def write(self, text: str, name: str = "test_inner.py") -> None:
         """Write a file of it."""
@@ -132,17 +157,27 @@ class Project:
         """Start pytest."""
         return self.start_module("pytest", *arguments)
 
-    def start_module(self, *arguments: str) -> PytestRun:
-        """Start ``python -m`` with these arguments, apart from the pytest and the settings that this test runs with."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of what runs in it: apart from the pytest and the settings that this test runs with."""
         unwanted = ("PYTEST_", ENV_PREFIX)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         if cache := os.environ.get("NOMAD_TESTKIT_CACHE"):
             environment["NOMAD_TESTKIT_CACHE"] = cache
         environment["NOMAD_TESTKIT_STATE"] = str(self.state)
+        return environment
+
+    def start_module(self, *arguments: str) -> PytestRun:
+        """Start ``python -m`` with these arguments."""
         output = self.folder / f"output-{len(self._runs)}.txt"
-        run = PytestRun([sys.executable, "-m", *arguments], self.folder, environment, output)
+        run = PytestRun([sys.executable, "-m", *arguments], self.folder, self.environment, output)
         self._runs.append(run)
+        self.guard(run.process.pid)
         return run
+
+    def guard(self, group: int) -> None:
+        """Have a process group killed if the process of these tests is."""
+        self._tell_guard(f'groups="$groups {group}"\n')
 
     def run(self, *arguments: str, within: float = SECONDS) -> tuple[int, str]:
         """Run pytest to its end; gives its exit status and what it printed."""
@@ -194,6 +229,10 @@ class Project:
             except ProcessLookupError:
                 continue
             run.process.wait(SECONDS)
+        self._guard.kill()
+        self._guard.wait(SECONDS)
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
 
 
 @contextmanager
@@ -226,6 +265,24 @@ def supervisors_of(warden: int) -> list[int]:
             if words[1:3] == [b"-m", b"nomad_testkit.ec2.supervisor"]:
                 found.append(pid)
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives; one that has ended may wait for somebody to ask how."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def await_end_of(warden: int, seconds: float = SECONDS) -> None:
+    """Wait until nothing of a cloud runs."""
+
+    def probe() -> Ok[None] | Pending:
+        left = [warden] * alive(warden) + supervisors_of(warden)
+        return Pending(f"{left} are there") if left else Ok(None)
+
+    wait_until("the cloud's end", probe, deadline=Deadline.after(seconds))
 
 
 def holder_of(lock: Path) -> int:

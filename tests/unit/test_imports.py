@@ -16,7 +16,7 @@ PACKAGE = Path(nomad_testkit.__file__).parent
 # those may import each other.
 LAYERS = """
     errors
-    wait events
+    forks wait events
     ssh settings
     images
     modules
