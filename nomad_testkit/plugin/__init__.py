@@ -16,7 +16,15 @@ import pytest
 
 from nomad_testkit.errors import PreflightError, SettingsError, TestkitError, UsageError
 from nomad_testkit.plugin import overrides, topologies
-from nomad_testkit.plugin.session import ASKED_FOR, FINISHING, SETTINGS, SHARING, join_workers, usable_settings
+from nomad_testkit.plugin.session import (
+    ASKED_FOR,
+    CLUSTER_FIXTURES,
+    FINISHING,
+    SETTINGS,
+    SHARING,
+    join_workers,
+    usable_settings,
+)
 from nomad_testkit.settings import Settings, table
 
 _FIXTURES = "nomad_testkit.plugin.fixtures"
@@ -37,7 +45,6 @@ _MARKERS = {
     "operations": "a cluster that is drained, scaled, replaced and restored while it runs",
     "nomad_topology(name, ...)": "run the test with a cluster of each topology: colocated, separate or encrypted",
 }
-_SHARED = ("nomad_target", "nomad_cluster")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,13 +93,16 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test once for each topology that its marks ask for, marked with that one."""
-    if "nomad_topology" not in metafunc.fixturenames:
+    taken = topologies.MARKER in metafunc.fixturenames
+    if not taken and "request" not in metafunc.fixturenames:
         return
     try:
         asked = topologies.asked_for(metafunc.definition)
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.Collector.CollectError(str(error)) from error
     if set(asked) - {topologies.DEFAULT}:
+        if not taken:  # it may get the cluster by `getfixturevalue`, as the steps of pytest-bdd do
+            metafunc.fixturenames.append(topologies.MARKER)
         # These are chosen by their own mark alone: who wants a cluster checked does not want it broken or changed.
         marked = not any(metafunc.definition.get_closest_marker(name) for name in ("faults", "operations"))
         # The default one's value is None, as that of tests without a mark, so that they share its cluster.
@@ -104,7 +114,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             )
             for name in asked
         ]
-        metafunc.parametrize("nomad_topology", params, indirect=True)
+        metafunc.parametrize(topologies.MARKER, params, indirect=True, scope="session")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -154,7 +164,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     First, because pytest-xdist tells from here that this worker has collected: no test of any worker runs before all
     have, and so none can be done with a cluster before all have joined.
     """
-    used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
+    used = any(topologies.uses(item, *CLUSTER_FIXTURES) for item in session.items)
     if used and not session.config.option.collectonly:
         _refuse_the_example(usable_settings(session.config), session.items)
         # A worker's error here would be lost with it; the fixture joins again, and shows it in the test.

@@ -110,7 +110,7 @@ def _shown(text: str) -> str:
 
 def _evidence_section(item: pytest.Item, error: BaseException, *, with_verdict: bool) -> str | None:
     """Tell what there is to tell; a cluster that is still there is asked, one that could not be made has been."""
-    cluster = item.config.stash.get(_current, None) if _uses_the_cluster(item) else None
+    cluster = cluster_of(item)
     if cluster is None and "evidence of " not in said(error):
         return None  # nothing to do with clusters, so nothing is imported for it
     from nomad_testkit.cluster.cluster import Cluster
@@ -126,6 +126,11 @@ def _evidence_section(item: pytest.Item, error: BaseException, *, with_verdict: 
         return "no evidence: nomad_cluster is overridden by something that is no Cluster"
     told = section(_collect(item, cluster), error, window, with_verdict=with_verdict)
     return told if cluster.secrets is None else cluster.secrets.hide(told)
+
+
+def cluster_of(item: pytest.Item) -> Any:
+    """Give the cluster that a test has used, however it got it, while it is there; else None."""
+    return item.config.stash.get(_current, None) if _uses_the_cluster(item) else None
 
 
 def _uses_the_cluster(item: pytest.Item) -> bool:

@@ -17,7 +17,9 @@ import pytest
 
 from nomad_testkit import events
 from nomad_testkit.errors import SettingsError, TestkitError
-from nomad_testkit.plugin.session import SETTINGS
+from nomad_testkit.plugin import topologies
+from nomad_testkit.plugin.evidence_hooks import cluster_of
+from nomad_testkit.plugin.session import CLUSTER_FIXTURES, SETTINGS
 from nomad_testkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ _ATTRIBUTE = "nomad_testkit"
 """Of a TestReport; pytest and pytest-xdist send it on as JSON."""
 _LATE = "nomad_testkit_events"
 """The key, in a worker's output, of what was heard after its last test."""
-_SHARED = ("nomad_target", "nomad_cluster")
 _EVIDENCE = re.compile(r"^evidence: (/.+)$", re.MULTILINE)
 _log: pytest.StashKey[EventLog] = pytest.StashKey()
 _end = pytest.StashKey[Callable[[], None]]()
@@ -63,7 +64,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Listen to what happens to clusters, where any are going to be used."""
     config = session.config
-    used = any(name in getattr(item, "fixturenames", ()) for item in session.items for name in _SHARED)
+    used = any(topologies.uses(item, *CLUSTER_FIXTURES) for item in session.items)
     if (used or _page in config.stash) and not config.option.collectonly and _log not in config.stash:
         from nomad_testkit.report.collector import EventLog
 
@@ -78,7 +79,8 @@ def pytest_runtest_makereport(
     """Put on the report what was heard since the last one; outermost, so that it has what other hooks add to it."""
     report = yield
     if (log := item.config.stash.get(_log, None)) is not None:
-        cluster = (getattr(item, "funcargs", None) or {}).get("nomad_cluster")
+        # In its teardown a test has the cluster only among its arguments, if it was the last one to use it.
+        cluster = cluster_of(item) or (getattr(item, "funcargs", None) or {}).get("nomad_cluster")
         facts: Facts = {"events": log.take(), "run_id": str(getattr(cluster, "run_id", ""))}
         if _page in item.config.stash:
             facts |= _words(report)

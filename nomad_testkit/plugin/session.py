@@ -25,6 +25,8 @@ FINISHING = pytest.StashKey[pytest.Session]()
 """The session, from when pytest ends it."""
 ASKED_FOR = pytest.StashKey[tuple[str, ...]]()
 """What the marks of the test that is being set up ask for."""
+CLUSTER_FIXTURES = ("nomad_target", "nomad_cluster")
+"""The fixtures by which a test uses clusters, or the place that they are deployed to."""
 LINES = "nomad_testkit"
 """What a worker of pytest-xdist gets its channel for lines of progress under, and sends those by that it could not."""
 

@@ -5,7 +5,8 @@ Works on pytest's items by what it needs of them, so that it can be told without
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from nomad_testkit.errors import UsageError
@@ -35,11 +36,37 @@ def asked_for(node: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(marker.args))
 
 
+def uses(item: Any, *fixtures: str) -> bool:
+    """Tell whether a test takes any of these fixtures, or may get one by `getfixturevalue`.
+
+    That it may, its code says or that of a fixture that it takes, by the name of what it gets.
+    """
+    taken = getattr(item, "fixturenames", ())
+    if any(name in taken for name in fixtures):
+        return True
+    if "request" not in taken:
+        return False
+    found = getattr(item, "_fixtureinfo", None)
+    chosen = [definitions[-1].func for definitions in found.name2fixturedefs.values() if definitions] if found else []
+    codes = [getattr(function, "__code__", None) for function in (getattr(item, "function", None), *chosen)]
+    return any(name in _texts(code) for code in codes if code is not None for name in fixtures)
+
+
+def _texts(code: CodeType) -> Iterator[str]:
+    """Give the texts that a function's code has in it, with those of the functions within."""
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, CodeType):
+            yield from _texts(constant)
+
+
 def used_by(item: Any) -> str | None:
     """Tell the topology of the cluster that a test uses, None where it uses none."""
-    if "nomad_cluster" not in getattr(item, "fixturenames", ()):
-        return None
     params = item.callspec.params if hasattr(item, "callspec") else {}
+    late = MARKER in params and "request" in item.fixturenames
+    if not (late or uses(item, "nomad_cluster")):
+        return None
     return params.get(MARKER) or DEFAULT
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_REFUSED = "nomad_testkit_refused"
+"""The key, in a worker's output, of what it has refused."""
 _workers_said = pytest.StashKey[list[str]]()
 _starting = pytest.StashKey[dict[str, "FileLock | None"]]()
 _run = pytest.StashKey[str]()
@@ -27,6 +29,18 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
     if getattr(option, "numprocesses", None) and option.dist == "no" and not option.distload:
         option.dist = "loadgroup"
     return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Have the controller say what a worker refuses: an error of usage would end the worker as a crash of its own."""
+    try:
+        return (yield)
+    except pytest.UsageError as error:
+        if (output := getattr(session.config, "workeroutput", None)) is None:
+            raise
+        output[_REFUSED] = str(error)
+        raise pytest.exit.Exception(str(error), returncode=pytest.ExitCode.USAGE_ERROR) from error
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,8 +81,10 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Keep what a worker of pytest-xdist could not show at once."""
+    """Keep what a worker of pytest-xdist could not show at once; end the session with what it has refused."""
     _has_started(node)
+    if why := getattr(node, "workeroutput", {}).get(_REFUSED):
+        raise pytest.UsageError(why)
     said = node.config.stash.setdefault(_workers_said, [])
     said += getattr(node, "workeroutput", {}).get(LINES, ())
 

@@ -192,3 +192,69 @@ def test_it(nomad_cluster):
         result.stdout.fnmatch_lines([said])
         assert result.ret != 0
     assert log(project) == []
+
+
+LATE = """
+import pytest
+from pytest_bdd import given, scenarios
+
+scenarios("steps.feature")
+
+@given("a cluster")
+def a_cluster(told):
+    pass
+
+@pytest.fixture
+def later(request):
+    return lambda: request.getfixturevalue("told")
+
+def test_together(request):
+    request.getfixturevalue("told")
+
+@pytest.mark.separate
+def test_by_its_name(request):
+    request.getfixturevalue("told")
+
+@pytest.mark.nomad_topology("separate")
+def test_by_a_fixture(later):
+    later()
+
+@pytest.mark.separate
+def test_unrelated(request):
+    pass
+
+def test_together_again(told):
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_gets_the_cluster_late_gets_that_of_its_mark(project: pytest.Pytester, workers: str) -> None:
+    (project.path / "steps.feature").write_text("Feature: late\n  @separate\n  Scenario: apart\n    Given a cluster\n")
+    project.makepyfile(test_some=LATE)
+    run(project, "-n", workers).assert_outcomes(passed=6)
+    used = [line.split()[1] for line in log(project) if " " in line]
+    assert sorted(used) == ["colocated"] * 2 + ["separate"] * 3
+    assert log(project).count("deploy") == 2
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_topology_that_there_is_not_is_told_in_one_line(project: pytest.Pytester, workers: str) -> None:
+    project.makepyfile(test_some=TESTS.replace('"colocated", "separate")', '"colocated", "sepparate")'))
+    said = run(project, "-n", workers, "test_some.py").stdout.str()
+    assert "the marker nomad_topology has 'sepparate'; right is any of colocated, separate, encrypted" in said
+    assert "Traceback" not in said
+    assert "_manager.py" not in said
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_bad_input_is_an_error_of_usage_with_workers_too(project: pytest.Pytester, workers: str) -> None:
+    project.makeconftest("")
+    project.makepyfile(test_some="def test_it(nomad_cluster): pass")
+    ran = run(project, "-n", workers, "--nomad-example", "nowhere")
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
+    said = ran.stdout.str() + ran.stderr.str()
+    assert said.count("there is no example at ") == 1
+    assert "crashed" not in said
+    assert "INTERNALERROR" not in said
+    assert "Traceback" not in said
