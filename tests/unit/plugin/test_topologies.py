@@ -242,7 +242,7 @@ def test_what_gets_the_cluster_late_gets_that_of_its_mark(project: pytest.Pytest
 def test_a_topology_that_there_is_not_is_told_in_one_line(project: pytest.Pytester, workers: str) -> None:
     project.makepyfile(test_some=TESTS.replace('"colocated", "separate")', '"colocated", "sepparate")'))
     said = run(project, "-n", workers, "test_some.py").stdout.str()
-    assert "the marker nomad_topology has 'sepparate'; right is any of colocated, separate, encrypted" in said
+    assert "the marker nomad_topology has 'sepparate'; expected any of colocated, separate, encrypted" in said
     assert "Traceback" not in said
     assert "_manager.py" not in said
 
