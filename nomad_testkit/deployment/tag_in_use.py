@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nomad_testkit.deployment.apply import apply
 from nomad_testkit.deployment.plan import Plan, key_pair_step
 from nomad_testkit.errors import DeployError, UsageError
+from nomad_testkit.examples.configuration import discovery_arguments
 from nomad_testkit.examples.terraform import TerraformExample
 from nomad_testkit.modules.steps import KEY_PAIR, RUN_TAG, Creates
 from nomad_testkit.targets.aws.errors import AWS_ERRORS, RETRY_SECONDS, describe_error, retry_transient
@@ -45,7 +47,7 @@ class DiscoveryTag:
 def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
     """List the tags of an example's servers, as far as they are known before it is deployed.
 
-    What only a Terraform configuration itself knows is not among them.
+    Of a Terraform configuration these are its variables, and what its blocks give modules as texts or variables.
     """
     if isinstance(example, TerraformExample):
         variables = example.variables
@@ -54,9 +56,11 @@ def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
             for key in variables
             if key.endswith("cluster_tag_key") and variables[key]
         ]
+        arguments = discovery_arguments(example.folder)
+        pairs += [(_worth(key, variables), _worth(value, variables)) for key, value in arguments]
         # Of these names a run gives a value of its own, unless the user has.
         own = not example.given.get("cluster_tag_value") and variables.get("cluster_tag_value")
-        return [DiscoveryTag(key, value) for key, value in dict.fromkeys(pairs) if value and value != own]
+        return [DiscoveryTag(key, value) for key, value in dict.fromkeys(pairs) if key and value and value != own]
     servers = {*example.roles.consul_servers, *example.roles.nomad_servers}
     groups = [group.module for group in example.render(run_id=run_id) if group.name in servers]
     return [
@@ -64,6 +68,12 @@ def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
         for pair in dict.fromkeys((one.cluster_tag_key, one.cluster_tag_value) for one in groups)
         if all(pair)
     ]
+
+
+def _worth(expression: str, variables: Mapping[str, Any]) -> str:
+    """Give the value of a text in quotes, or of a variable as far as it has one."""
+    name = re.search(r"\bvar\.(\w+)", expression)
+    return str(variables.get(name[1]) or "") if name else expression.strip('"')
 
 
 def refuse_tags_in_use(tags: Iterable[DiscoveryTag], target: Target, run_id: str) -> None:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".tf", ".tf.json")
 _BLOCK = re.compile(r"""^(variable|output)\s+"?([\w-]+)"?\s*\{""", re.MULTILINE)
 _LOCAL_SOURCE = re.compile(r"""\bsource"?\s*[=:]\s*"(\.\.?/[^"?]*)(?:\?[^"]*)?\"""")
+_DISCOVERY = re.compile(
+    r"""^\s*"?(\w*)cluster_tag_(key|value)"?\s*[=:]\s*("[^"$%\n]+"|var\.\w+|"\$\{var\.\w+\}")""", re.MULTILINE
+)
 _ABOVE = re.compile(r"path\.(?:module|root)\}/((?:\.\./?)+)")
 _PRIMITIVE = ("string", "number", "bool")
 
@@ -94,6 +97,24 @@ def files(folder: Path) -> list[Path]:
         (path for path in found if path.is_file()),
         key=lambda path: (bool(re.search(r"(^|_)override\.tf", path.name)), path.name),
     )
+
+
+def discovery_arguments(folder: Path) -> list[tuple[str, str]]:
+    """List the pairs of ``cluster_tag_key`` and ``cluster_tag_value`` that blocks of a configuration give modules.
+
+    Each is a text in quotes or ``var.NAME``, as it stands there; other expressions are Terraform's to know. The names
+    may have something before them, such as ``nomad_``.
+    """
+    found = []
+    for file in files(folder):
+        for block in re.split(r"^}", _text(file), flags=re.MULTILINE):
+            given = {(one, which): value for one, which, value in _DISCOVERY.findall(block)}
+            found += [
+                (value, given[one, "value"])
+                for (one, which), value in given.items()
+                if which == "key" and (one, "value") in given
+            ]
+    return list(dict.fromkeys(found))
 
 
 def root(folder: Path) -> Path:

@@ -116,6 +116,29 @@ def test_the_constant_tag_of_a_terraform_example_is_looked_at(tmp_path: Path) ->
     assert discovery_tags(example.replace(cluster_tag_value="x"), OWN) == [DiscoveryTag("own", "x")]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('cluster_tag_key = "own"\n  cluster_tag_value = "fixed"', [DiscoveryTag("own", "fixed")]),
+        ('nomad_cluster_tag_value = "fixed"\n  nomad_cluster_tag_key = var.key', [DiscoveryTag("k", "fixed")]),
+        ('cluster_tag_key = "own"\n  cluster_tag_value = "${var.value}"', [DiscoveryTag("own", "v")]),
+        ('cluster_tag_key = "own"\n  # cluster_tag_value = "fixed"', []),
+        ('cluster_tag_key = "own"\n  cluster_tag_value = "x-${local.id}"', []),
+        ('cluster_tag_key = "own"\n}\nmodule "b" {\n  cluster_tag_value = "fixed"', []),
+        ('cluster_tag_key = "own"\n  cluster_tag_value = var.cluster_tag_value', []),  # the run gives its own
+    ],
+)
+def test_what_a_configuration_gives_its_modules_is_looked_at(
+    tmp_path: Path, arguments: str, expected: list[DiscoveryTag]
+) -> None:
+    names = ("asg_name_servers", "asg_name_clients", "num_servers", "num_clients")
+    outputs = "".join(f'output "{name}" {{ value = 1 }}\n' for name in names)
+    variables = 'variable "key" { default = "k" }\nvariable "value" { default = "v" }\n'
+    own = 'variable "cluster_tag_value" { default = "auto-join" }\n' if "var.cluster_tag_value" in arguments else ""
+    (tmp_path / "main.tf").write_text(f'{outputs}{variables}{own}module "a" {{\n  source = "./a"\n  {arguments}\n}}\n')
+    assert discovery_tags(Example.load(tmp_path), OWN) == expected
+
+
 def test_a_lost_packet_is_no_end_and_a_refusal_is_told(target: Any) -> None:
     lost: list[Exception] = [ConnectionClosedError(endpoint_url="https://ec2")] * 2
     with faults(target.client, ["ec2"], lambda name, done: lost.pop() if lost and not done else None):
