@@ -65,7 +65,7 @@ def set_in(name: str, *keys: str, to: object) -> Callable[[dict[str, Any]], bool
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_whatever_is_not_the_instances_own_is_told(
+def test_what_is_not_its_own_is_told(
     agent: str, path: str, change: Callable[[dict[str, Any]], bool], seen: str
 ) -> None:
     assert AdvertisedAddresses().verdict(changed(agent, path, change)) == pending(seen)

@@ -76,9 +76,7 @@ def change(view: AutopilotView, **facts: Any) -> AutopilotView:
         (HealthyServers(), {"version": "1.5.0"}, [" runs nomad 1.5.0, the leader 1.6.1"]),
     ],
 )
-def test_a_server_that_is_not_as_the_others(
-    check: AutopilotHealthy | HealthyServers, facts: dict[str, Any], words: list[str]
-) -> None:
+def test_one_that_differs(check: AutopilotHealthy | HealthyServers, facts: dict[str, Any], words: list[str]) -> None:
     consul, nomad = check.observe(recorded("healthy"))
     assert check.judge((consul, change(nomad, **facts))) == pending(*words)
 

@@ -124,9 +124,7 @@ def test_a_leader_outside_of_the_cluster_or_of_the_peers_and_two_of_them_are_tol
         (("a",), "a", False),
     ],
 )
-def test_a_server_that_leads_itself_and_two_leaders_are_a_split_whatever_the_overlap(
-    peers: tuple[str, ...], leaders: str, parted: bool
-) -> None:
+def test_what_is_a_split_whatever_the_overlap_of_peers(peers: tuple[str, ...], leaders: str, parted: bool) -> None:
     places = {name: HostRef(f"i-{name}", f"10.0.0.{name}", f"127.0.0.{name}") for name in "abc"}
 
     def address(name: str) -> str:

@@ -219,9 +219,7 @@ HOUR = 3600 * 10**9
         (Rescheduling(2, HOUR, unlimited=False), (9 * HOUR + 1, 10 * HOUR - 1), False),
     ],
 )
-def test_an_allocation_is_replaced_as_its_groups_policy_says(
-    policy: Rescheduling, replaced_at: tuple[int, ...], replaces: bool
-) -> None:
+def test_a_policy_decides_what_is_replaced(policy: Rescheduling, replaced_at: tuple[int, ...], replaces: bool) -> None:
     failed = Allocation("a", "x[0]", "x", "n", "run", "failed", "", changed_at=10 * HOUR, replaced_at=replaced_at)
     assert policy.replaces(failed) is replaces
     assert not policy.replaces(replace(failed, status="complete"))

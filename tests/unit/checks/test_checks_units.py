@@ -44,9 +44,7 @@ def test_units_that_run_everywhere_and_one_that_starts_again() -> None:
         (90.0, 0, 3, None),
     ],
 )
-def test_a_unit_that_keeps_being_started_again_is_not_active(
-    age: float | None, restarts: int, before: int | None, seen: str | None
-) -> None:
+def test_a_unit_that_keeps_restarting(age: float | None, restarts: int, before: int | None, seen: str | None) -> None:
     state = UnitState("nomad", "active", "running", "success", 0, restarts, age)
     view = UnitsView((CONSUL, state), (), {} if before is None else {"nomad": before})
     verdict = UnitsActive().judge((Answer(HERE, view),))

@@ -21,8 +21,9 @@ from nomad_testkit.cluster.clients.dns import DnsAnswer, ask
 from nomad_testkit.cluster.clients.session import describe
 from nomad_testkit.errors import AgentApiError
 
+ELSEWHERE = "http://203.0.113.1:1"
 POISON = {
-    "NOMAD_ADDR": "http://203.0.113.1:1",
+    "NOMAD_ADDR": ELSEWHERE,
     "NOMAD_TOKEN": "stolen",
     "NOMAD_NAMESPACE": "other",
     "NOMAD_REGION": "elsewhere",
@@ -31,9 +32,9 @@ POISON = {
     "CONSUL_HTTP_TOKEN": "stolen",
     "CONSUL_HTTP_SSL": "true",
     "CONSUL_HTTP_SSL_VERIFY": "true",
-    "HTTP_PROXY": "http://203.0.113.1:1",
-    "http_proxy": "http://203.0.113.1:1",
-    "ALL_PROXY": "http://203.0.113.1:1",
+    "HTTP_PROXY": ELSEWHERE,
+    "http_proxy": ELSEWHERE,
+    "ALL_PROXY": ELSEWHERE,
     "REQUESTS_CA_BUNDLE": "/nonexistent/bundle",
 }
 
@@ -220,13 +221,10 @@ def test_a_body_that_is_no_json_is_an_error(agent: Agent, nomad: NomadClient, co
             call()
 
 
-def test_a_job_is_parsed_with_its_variables(agent: Agent, nomad: NomadClient) -> None:
+def test_a_job_is_parsed_with_its_variables_and_logs_are_read_as_plain_text(agent: Agent, nomad: NomadClient) -> None:
     agent.answers["POST /v1/jobs/parse"] = (200, {"ID": "x"})
     assert nomad.parse("job {}", variables="count = 2\n") == {"ID": "x"}
     assert json.loads(agent.asked[0][2]) == {"JobHCL": "job {}", "Variables": "count = 2\n", "Canonicalize": True}
-
-
-def test_logs_are_read_as_plain_text(agent: Agent, nomad: NomadClient) -> None:
     agent.answers["GET /v1/client/fs/logs/a1?task=echo&type=stdout&plain=true&follow=false"] = (200, "hello\n")
     assert nomad.logs("a1", "echo") == "hello\n"
 

@@ -93,9 +93,7 @@ def test_what_does_not_go_out_is_told_too(site: Site) -> None:
     assert not any("on tcp" in line and "cannot reach servers" in line for line in site.missing())
 
 
-def test_members_of_a_group_and_ranges_of_ports_and_a_refusal_tells_nothing(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_of_a_group_ranges_of_ports_and_a_refusal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.close(site.servers, "tcp", 4647)
     with monkeypatch.context() as patched:
         refused = ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeSecurityGroups")

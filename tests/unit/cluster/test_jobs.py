@@ -89,9 +89,7 @@ def refused(status: int | None) -> AgentApiError:
 # -- where it comes from
 
 
-def test_a_bundled_job_is_found_by_its_file_name_after_a_file_of_the_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_own_file_comes_before_a_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = read_source("batch.nomad.hcl")
     assert Path(found.label) == fixtures_dir() / "jobs" / "batch.nomad.hcl"

@@ -105,9 +105,7 @@ NOMAD_SERVER = NOMAD_TLS | {"nomad-management.token", "nomad-gossip.key"}
         ("servers", SEPARATE, COMMON | NOMAD_SERVER),
     ],
 )
-def test_a_host_gets_what_its_agents_need_and_no_more(
-    secrets: RunSecrets, group: str, roles: Roles, files: set[str]
-) -> None:
+def test_a_host_gets_what_its_agents_need(secrets: RunSecrets, group: str, roles: Roles, files: set[str]) -> None:
     given = for_host(secrets, group, roles)
     assert set(given) == files
     assert {given[name] for name in set(given) & set(secrets.values)} <= set(secrets.values.values())
@@ -122,9 +120,7 @@ def test_a_host_gets_what_its_agents_need_and_no_more(
         ("all", Roles(("all",), ("all",), ("all",)), "server", {"server", "client"}),
     ],
 )
-def test_certificates_name_the_agents_role_and_this_host(
-    secrets: RunSecrets, group: str, roles: Roles, consul: str, nomad: set[str]
-) -> None:
+def test_what_certificates_name(secrets: RunSecrets, group: str, roles: Roles, consul: str, nomad: set[str]) -> None:
     files = for_host(secrets, group, roles)
     addresses = {"127.0.0.1", "172.31.0.4", "54.1.2.3", "127.31.0.4"}
     assert names(files["consul.pem"]) == ({f"{consul}.us-east-1.consul", "localhost"}, addresses)

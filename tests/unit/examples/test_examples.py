@@ -101,9 +101,7 @@ UPSTREAMS = {
         ),
     ],
 )
-def test_a_bundled_example_has_the_variables_and_defaults_of_upstream(
-    name: str, roles: Roles, own: dict[str, object]
-) -> None:
+def test_an_example_has_upstreams_variables_and_defaults(name: str, roles: Roles, own: dict[str, object]) -> None:
     example = Example.load(name)
     assert dict(example.variables) == {**UPSTREAMS, **own}
     assert (example.name, example.roles, example.ssh_user, example.ami_id) == (name, roles, "admin", "")
@@ -133,9 +131,7 @@ def test_the_separate_examples_agents_join_consul_by_its_tag_and_no_other_runs()
         (SEPARATE, "separate", {"num_consul_servers": 5, "num_nomad_clients": 2}, Sizes(5, 3, 2)),
     ],
 )
-def test_an_example_tells_its_topology_and_sizes(
-    name: str, topology: str, variables: dict[str, int], sizes: Sizes
-) -> None:
+def test_an_examples_topology_and_sizes(name: str, topology: str, variables: dict[str, int], sizes: Sizes) -> None:
     example = Example.load(name).replace(**variables)
     assert (example.roles.topology, example.sizes) == (topology, sizes)
     assert Roles(("both", "consul"), ("both",), ("clients",)).topology == "mixed"

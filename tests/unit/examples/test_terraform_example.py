@@ -82,25 +82,20 @@ def test_the_outputs_of_upstreams_separate_example_make_a_separate_cluster(tmp_p
         (BY_KEY[::2], None),
     ],
 )
-def test_a_group_is_found_by_its_auto_scaling_group_or_else_by_tag_and_number(
-    names: tuple[str, ...], found: GroupOutputs | None
-) -> None:
+def test_a_group_is_found_by_its_name_or_by_tag_and_number(names: tuple[str, ...], found: GroupOutputs | None) -> None:
     assert find_groups(names).get("nomad_servers") == found
 
 
 def test_outputs_that_are_missing_are_named_with_those_that_there_are(tmp_path: Path) -> None:
-    folder = write(tmp_path, outputs=outputs("asg_name_servers", "vpc_id"))
+    folder = write(tmp_path / "some", outputs=outputs("asg_name_servers", "vpc_id"))
     with pytest.raises(ExampleError) as caught:
         Example.load(folder)
     assert str(caught.value) == (
         f"{folder}/outputs.tf: outputs: found asg_name_servers, vpc_id; expected besides these "
         "asg_name_nomad_clients or asg_name_clients, the name of the auto scaling group of the Nomad clients"
     )
-
-
-def test_missing_outputs_beside_a_file_that_is_no_hcl(tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match=r"outputs: found none \(main\.tf is not read as HCL: .* line 1, column 9"):
-        Example.load(write(tmp_path, main='output {{{ "asg_name_servers"\n'))
+        Example.load(write(tmp_path / "none", main='output {{{ "asg_name_servers"\n'))
 
 
 def test_a_folder_with_both_kinds_of_files_is_refused(folder: Path) -> None:

@@ -113,9 +113,7 @@ def test_another_process_finds_what_undoes_it(
     assert undo_left(cluster) == []
 
 
-def test_the_undo_does_from_the_disk_what_the_block_does(
-    faults: Faults, hosts: list[RecordingHost], cluster: Cluster
-) -> None:
+def test_the_undo_is_that_of_the_block(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> None:
     fault = faults.block_port(4647, hosts[0])
     fault.__enter__()
     table = hosts[0].commands[-1].split("table inet ")[1].split()[0]
@@ -176,9 +174,7 @@ def blocked(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> Rec
     return hosts[0]
 
 
-def test_what_fails_stays_for_another_try_and_the_rest_is_undone(
-    faults: Faults, hosts: list[RecordingHost], cluster: Cluster
-) -> None:
+def test_what_fails_stays_for_another_try(faults: Faults, hosts: list[RecordingHost], cluster: Cluster) -> None:
     for host in hosts[:2]:
         faults.block_port(4647, host).__enter__()
     die(cluster)
@@ -191,7 +187,7 @@ def test_what_fails_stays_for_another_try_and_the_rest_is_undone(
     assert books(cluster) == []
 
 
-def test_a_host_that_is_no_more_has_nothing_to_undo(
+def test_a_host_that_is_gone_needs_no_undo(
     blocked: RecordingHost, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocked.failing = "nft"
@@ -214,9 +210,7 @@ def test_nothing_is_undone_in_a_run_that_is_to_be_destroyed(blocked: RecordingHo
 
 
 @pytest.mark.usefixtures("blocked")
-def test_of_several_that_look_at_once_one_undoes_and_none_goes_on_before(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_that_look_at_once_only_one_undoes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, go_on, undone = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any, **__: Any) -> None:

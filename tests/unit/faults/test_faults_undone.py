@@ -116,9 +116,7 @@ def test_a_partition_is_a_table_of_its_own_on_each_side(faults: Faults, hosts: l
         assert hosts[0].commands[-1].startswith("nft delete")
 
 
-def test_half_a_partition_is_undone_and_all_that_fails_at_once_is_told(
-    faults: Faults, hosts: list[RecordingHost]
-) -> None:
+def test_half_a_partition_is_undone_and_all_that_fails_is_told(faults: Faults, hosts: list[RecordingHost]) -> None:
     hosts[1].failing = "nft -f"
     refused(faults.isolate(hosts[0]), "could not partition")
     assert hosts[0].commands[-1].startswith("nft delete table")
@@ -224,9 +222,7 @@ def test_a_container_has_no_clock_and_a_kernel_may_have_no_netem(faults: Faults,
     assert "tc qdisc del" in hosts[0].commands[-1]
 
 
-def test_a_fault_is_in_the_run_folder_before_it_is_made(
-    faults: Faults, hosts: list[RecordingHost], tmp_path: Path
-) -> None:
+def test_a_fault_is_on_disk_before_it_is_made(faults: Faults, hosts: list[RecordingHost], tmp_path: Path) -> None:
     books: list[str] = []
     run = hosts[0].run
 

@@ -254,9 +254,7 @@ def as_faults(fake: FakeFaults) -> Faults:
 QUICK = {"pause": 0.0, "lasts": 0.0}
 
 
-def test_every_kind_is_done_to_the_leader_or_a_follower_of_that_time_and_undone(
-    cluster: Cluster, faults: FakeFaults
-) -> None:
+def test_every_kind_is_done_to_whoever_leads_or_follows_then_and_undone(cluster: Cluster, faults: FakeFaults) -> None:
     todo = [FaultStep(kind, number % 3, **QUICK) for number, kind in enumerate(sequence.KINDS)]
     ticks = iter(range(1000))
     done = list(sequence.carry_out(cluster, as_faults(faults), todo, Deadline.after(60), lambda: next(ticks)))
@@ -287,7 +285,7 @@ def test_no_fault_begins_after_the_deadline(cluster: Cluster, faults: FakeFaults
     assert len(done) == 3
 
 
-def test_servers_that_find_no_leader_are_told(
+def test_servers_without_a_leader_are_told(
     cluster: Cluster, faults: FakeFaults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequence, "LEADER_WITHIN", 0.01)
@@ -309,7 +307,7 @@ def check(cluster: Cluster, faults: FakeFaults, **how: Any) -> Any:
     return check_kv(cluster, as_faults(faults), **given)
 
 
-def test_a_store_that_is_right_passes_and_what_was_done_is_recorded(
+def test_a_right_store_passes_and_what_was_done_is_recorded(
     cluster: Cluster, faults: FakeFaults, tmp_path: Path
 ) -> None:
     told: list[str] = []
@@ -407,9 +405,7 @@ def test_a_fault_that_cannot_be_made_ends_the_clients_and_leaves_the_record(
         ({"sequence": [FaultStep("kill", 0, pause=-1, lasts=0)]}, r"pause=-1.*expected seconds from 0"),
     ],
 )
-def test_bad_input_is_refused_and_nothing_is_touched(
-    cluster: Cluster, faults: FakeFaults, how: dict[str, Any], told: str
-) -> None:
+def test_bad_input_is_refused_at_once(cluster: Cluster, faults: FakeFaults, how: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         check(cluster, faults, **how)
     assert faults.lines == []
@@ -442,9 +438,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 @pytest.mark.parametrize("args", [(), ("-n", "1")])
-def test_a_fresh_seed_is_shown_and_its_command_replays_one_test(
-    project: pytest.Pytester, args: tuple[str, ...]
-) -> None:
+def test_a_fresh_seed_is_shown_and_its_command_replays_it(project: pytest.Pytester, args: tuple[str, ...]) -> None:
     result = project.runpytest_subprocess("test_some.py", *args, "--nomad-fault-time", "5", "-k", "1")
     text = str(result.stdout)
     (seed,) = set(re.findall(r"the faults have the seed (\d+); --nomad-fault-seed \1 replays them", text))

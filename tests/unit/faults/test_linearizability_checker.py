@@ -119,9 +119,7 @@ def test_what_can_be_explained_is_linearizable(checker: Path, tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
-def test_what_cannot_be_explained_is_not_and_the_least_that_shows_it_is_told(
-    checker: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_cannot_be_explained_is_told_by_the_least_that_shows_it(checker: Path, tmp_path: Path, name: str) -> None:
     history, least = ILLEGAL[name]
     found = judged(checker, tmp_path, *history)
     assert (found.verdict, [one.key for one in found.violations]) == ("illegal", ["k"])
@@ -164,9 +162,7 @@ def test_what_takes_too_long_is_undecided_unless_another_key_is_illegal(checker:
         ({"key": ""}, "operation 1: has no key"),
     ],
 )
-def test_a_history_that_makes_no_sense_is_refused(
-    checker: Path, tmp_path: Path, changes: dict[str, Any], told: str
-) -> None:
+def test_a_history_without_sense_is_refused(checker: Path, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(TestkitError, match=told):
         judged(checker, tmp_path, put("a", 0, 1), replace(put("b", 2, 3), **changes))
 

@@ -82,7 +82,7 @@ def test_a_write_without_an_answer_is_not_counted_and_not_undone(register: Regis
 
 
 @pytest.mark.parametrize(("number", "index", "later"), [(4, 4, False), (2, 9, True)])
-def test_a_lost_write_is_told_even_when_later_ones_hide_it(
+def test_a_lost_write_is_told_even_if_hidden(
     register: Register, memory: Memory, number: int, index: int, later: bool
 ) -> None:
     for _ in range(5):

@@ -192,7 +192,7 @@ def test_a_given_binary_comes_first(binary: Callable[[bytes], Path], cache: Cach
         (program("Consul v1.14.0\n")[:100], "cannot be run|ended with status"),
     ],
 )
-def test_a_given_binary_that_is_not_the_one_is_refused(
+def test_another_given_binary_is_refused(
     binary: Callable[[bytes], Path], cache: Cache, content: bytes, told: str
 ) -> None:
     path = binary(content)
@@ -252,9 +252,7 @@ def test_a_wrong_checksum_is_refused_with_both_values(site: FileSite, cache: Cac
         (program("Nomad v9.9.9\n", ELSEWHERE), f"is for architecture {ELSEWHERE}, this machine needs {HERE}"),
     ],
 )
-def test_a_release_that_is_not_what_its_name_says_is_refused(
-    site: FileSite, cache: Cache, content: bytes, told: str
-) -> None:
+def test_a_release_of_something_else_is_refused(site: FileSite, cache: Cache, content: bytes, told: str) -> None:
     publish(site, "nomad", "9.9.9", content)
     with pytest.raises(AgentSourceError, match=told):
         get_agent("nomad", "9.9.9", cache=cache, progress=print)
@@ -296,9 +294,7 @@ def test_a_site_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyP
         release.published_sha256("nomad", "1.6.1", HERE, base_url="http://127.0.0.1:1")
 
 
-def test_a_site_that_is_busy_or_breaks_off_is_asked_again(
-    site: FileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_site_that_is_busy_is_asked_again(site: FileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "_RETRY_SECONDS", 0.01)
     content = program("Nomad v9.9.9\n")
     publish(site, "nomad", "9.9.9", content)
@@ -412,9 +408,7 @@ def test_without_a_release_it_is_built_and_cached(
     assert site.requests == []
 
 
-def test_a_build_tells_how_far_it_is(
-    go: FakeGo, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_builds_progress(go: FakeGo, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golang, "_PROGRESS_SECONDS", 0.01)
     go.answers(
         "go1.26.8 local",
@@ -439,18 +433,14 @@ def test_a_build_that_fails_shows_what_go_said(site: FileSite, go: FakeGo, cache
     assert list(cache.root.rglob("*.tmp")) == []
 
 
-def test_a_build_that_reports_another_version_is_refused(
-    site: FileSite, go: FakeGo, cache: Cache, tmp_path: Path
-) -> None:
+def test_a_build_of_another_version_is_refused(site: FileSite, go: FakeGo, cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "built").write_bytes(program("Nomad v1.6.1-dev\n"))
     go.answers("go1.26.8 local", f'cp \'{tmp_path}/built\' "$out"; chmod 755 "$out"')
     with pytest.raises(AgentSourceError, match=r"the build of nomad 1.6.1 is refused: .*is nomad 1.6.1-dev, wanted"):
         get_agent("nomad", "1.6.1", cache=cache, progress=print)
 
 
-def test_an_interrupted_build_ends_gos_children_too(
-    go: FakeGo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_build_ends_gos_children(go: FakeGo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golang, "_PROGRESS_SECONDS", 0.01)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

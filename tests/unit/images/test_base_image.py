@@ -59,9 +59,7 @@ def test_key_follows_what_the_image_is_made_from(monkeypatch: pytest.MonkeyPatch
     assert image_key()["mirror"] == "http://mirror.example.com/debian"
 
 
-def test_preflight_lists_everything_that_is_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path
-) -> None:
+def test_preflight_lists_all_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
     monkeypatch.setattr(module, "_KEYRING", tmp_path / "keyring.gpg")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     monkeypatch.setenv("PATH", str(path))
@@ -100,9 +98,7 @@ def test_image_is_made_once_with_progress(tmp_path: Path, path: Path) -> None:
     assert len(told) == 2
 
 
-def test_failure_quotes_mmdebstrap_and_names_the_mirror(
-    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_quotes_mmdebstrap_with_the_mirror(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOMAD_TESTKIT_MIRROR", "http://mirror.example.com/debian")
     fake_mmdebstrap(path, 'echo "E: apt-get update failed" >&2; exit 25')
     with pytest.raises(ImageError) as caught:

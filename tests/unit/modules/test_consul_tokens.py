@@ -53,13 +53,10 @@ def test_the_tokens_that_consul_does_not_know_are_made() -> None:
     assert consul.policies == {"consul-agent", "nomad-agent"}
 
 
-def test_a_policy_that_another_server_has_made_is_used() -> None:
+def test_what_another_server_makes_at_this_moment_is_no_fault() -> None:
     consul = FakeConsul(MANAGEMENT, policies=("nomad-agent",))
     Tokens(consul).make(MANAGEMENT, {"nomad-agent": NOMAD})
     assert consul.known == {MANAGEMENT, NOMAD}
-
-
-def test_a_token_that_another_server_makes_at_this_moment_is_no_fault() -> None:
     consul = FakeConsul(MANAGEMENT, answer=("/v1/acl/token", 500, "Invalid Token: SecretID is already in use"))
     Tokens(consul).make(MANAGEMENT, {"nomad-agent": NOMAD})
 

@@ -111,12 +111,8 @@ def test_the_expected_number_is_the_groups_desired_capacity() -> None:
         {"Action": "DescribeAutoScalingGroups", "Version": "2011-01-01", "AutoScalingGroupNames.member.1": "servers"},
     ]
     assert api.urls == ["https://ec2.us-east-1.amazonaws.com", "https://autoscaling.us-east-1.amazonaws.com"]
-
-
-def test_an_endpoint_serves_both() -> None:
     api = FakeApi(tags(**IN_GROUP), groups(("servers", "3", [ME])), endpoint="http://169.254.170.1:5000")
-    assert api.expected() == 3
-    assert api.urls == ["http://169.254.170.1:5000"] * 2
+    assert (api.expected(), api.urls) == (3, ["http://169.254.170.1:5000"] * 2)
 
 
 def test_tags_that_arrive_late_are_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,30 +123,30 @@ def test_tags_that_arrive_late_are_waited_for(capsys: pytest.CaptureFixture[str]
     )
 
 
-def test_a_group_tag_alone_is_not_enough() -> None:
-    api = FakeApi(tags(**{GROUP_TAG: "servers"}), tags(**IN_GROUP), groups(("servers", "5", [ME])))
-    assert api.expected() == 5
+ALONE = tags(**{TAG[0]: TAG[1]})
+AMONG_OTHERS = groups(("others", "1", ["i-0f"]), ("servers", "3", ["i-0e", ME]))
+
+
+@pytest.mark.parametrize(
+    ("answers", "tag", "size"),
+    [
+        # A group's tag alone is not enough, unless there is no other to wait for.
+        ([tags(**{GROUP_TAG: "servers"}), tags(**IN_GROUP), groups(("servers", "5", [ME]))], TAG, 5),
+        ([tags(**{GROUP_TAG: "servers"}), groups(("servers", "3", [ME]))], None, 3),
+        # A group that holds the instance counts before its tag arrives, and one in no group is alone.
+        ([ALONE, AMONG_OTHERS, AMONG_OTHERS], TAG, 3),
+        ([ALONE, groups(("others", "3", ["i-0f"]), token="next"), groups()], TAG, 1),
+    ],
+)
+def test_whose_size_counts(answers: list[tuple[int, str]], tag: tuple[str, str] | None, size: int) -> None:
+    api = FakeApi(*answers)
+    assert api.expected(tag) == size
+    assert api.asked[-1].get("NextToken") == ("next" if size == 1 else None)
 
 
 def test_tags_that_never_arrive_end_the_wait_and_say_which() -> None:
-    api = FakeApi(tags(**{TAG[0]: "other"}))
     with pytest.raises(HostFault, match=rf"after 120 s .*{ME} has consul-servers=other"):
-        api.expected()
-
-
-def test_an_instance_in_no_group_is_alone_when_auto_scaling_agrees() -> None:
-    api = FakeApi(tags(**{TAG[0]: TAG[1]}), groups(("others", "3", ["i-0f"]), token="next"), groups())
-    assert api.expected() == 1
-    assert [asked.get("NextToken") for asked in api.asked] == [None, None, "next"]
-
-
-def test_a_group_that_holds_the_instance_counts_before_its_tag_arrives() -> None:
-    in_group = groups(("others", "1", ["i-0f"]), ("servers", "3", ["i-0e", ME]))
-    assert FakeApi(tags(**{TAG[0]: TAG[1]}), in_group, in_group).expected() == 3
-
-
-def test_without_a_cluster_tag_the_group_counts_all_the_same() -> None:
-    assert FakeApi(tags(**{GROUP_TAG: "servers"}), groups(("servers", "3", [ME]))).expected(None) == 3
+        FakeApi(tags(**{TAG[0]: "other"})).expected()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_resolved_takes_other_values(host: FakeHost, root: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["8600", "53"])
-def test_an_old_resolved_can_only_ask_at_port_53(
+def test_an_old_resolved_asks_port_53(
     port: str, host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host.answers["systemctl --version"] = (0, "systemd 245 (245.4-4ubuntu3)")
@@ -64,9 +64,7 @@ def test_an_old_resolved_can_only_ask_at_port_53(
         assert not written.exists()
 
 
-def test_a_network_without_dns_servers_is_left_as_it_was(
-    host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_network_without_dns_servers_stays(host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     host.answers["resolvectl dns"] = (0, "Global:\nLink 2 (eth0):")
     assert setup_systemd_resolved.main([], host, root) == 1
     assert "no network link has a DNS server, so all names would be asked of Consul" in capsys.readouterr().err
@@ -103,9 +101,7 @@ def test_dnsmasq_takes_other_values(host: FakeHost, root: Path) -> None:
     ]
 
 
-def test_dnsmasq_is_refused_where_resolved_answers(
-    host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dnsmasq_is_refused_beside_resolved(host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "etc/resolv.conf").unlink()
     (root / "etc/resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
     assert install_dnsmasq.main([], host, root) == 1
@@ -113,9 +109,7 @@ def test_dnsmasq_is_refused_where_resolved_answers(
     assert not host.ran("systemctl")
 
 
-def test_a_configuration_that_dnsmasq_refuses_is_not_started(
-    host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_dnsmasq_refuses_is_not_started(host: FakeHost, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     host.answers["dnsmasq --test"] = (1, "bad option at line 2")
     assert install_dnsmasq.main([], host, root) == 1
     assert "dnsmasq refuses its configuration: bad option at line 2" in capsys.readouterr().err

@@ -73,9 +73,7 @@ def show(active: str, sub: str) -> tuple[int, str]:
         ("activating", "auto-restart", False, ["reset-failed", "start"]),
     ],
 )
-def test_a_unit_is_started_or_restarted_as_needed(
-    host: FakeHost, active: str, sub: str, changed: bool, expected: list[str]
-) -> None:
+def test_starts_or_restarts_a_unit(host: FakeHost, active: str, sub: str, changed: bool, expected: list[str]) -> None:
     host.answers["systemctl show"] = show(active, sub)
     start_unit(host, UNIT, changed=changed)
     done = [one for one in host.commands if "show" not in one and "enable" not in one]
@@ -120,9 +118,7 @@ def test_waiting_for_an_agent_ends_when_its_unit_has_failed_or_at_its_deadline(h
         wait_for_agent(host, "nomad.service", "Nomad", probe, 20)
 
 
-def test_a_fault_is_status_1_on_stderr_and_in_the_units_journal(
-    host: FakeHost, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_is_status_1_and_in_the_units_journal(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
         raise HostFault("the agent refuses\nits configuration")
 
@@ -131,9 +127,7 @@ def test_a_fault_is_status_1_on_stderr_and_in_the_units_journal(
     assert host.journaled == [(UNIT, "the agent refuses\nits configuration")]
 
 
-def test_a_fault_of_the_machine_names_the_file_and_nobody_but_root_gets_further(
-    host: FakeHost, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_of_the_machine_and_another_user_are_told(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_script(UNIT, host, lambda: Path("/nonexistent/default.json").write_text("")) == 1  # type: ignore[arg-type]
     assert "error: /nonexistent/default.json: No such file or directory" in capsys.readouterr().err
     host.root = False

@@ -57,9 +57,7 @@ def test_no_leader_is_status_1_and_says_who_is_there(capsys: pytest.CaptureFixtu
         (None, r"Consul does not answer on \S+:8500 \(Connection refused\)"),
     ],
 )
-def test_a_client_that_has_not_joined_yet_and_no_consul_are_waited_for(
-    answer: tuple[int, str] | None, message: str
-) -> None:
+def test_a_client_without_servers_and_no_consul_are_waited_for(answer: tuple[int, str] | None, message: str) -> None:
     with pytest.raises(Waiting, match=message):
         consul(leader=answer).leader()
 

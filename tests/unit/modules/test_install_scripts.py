@@ -114,9 +114,7 @@ def test_the_installed_run_script_has_all_that_it_imports(host: FakeHost, tmp_pa
     assert "--client" in shown.stderr
 
 
-def test_a_wrong_checksum_shows_both_and_installs_nothing(
-    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_checksum_installs_nothing(host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url, digest = make_zip(tmp_path / "consul.zip")
     assert consul(host, tmp_path, "--download-url", url, "--sha256", "0" * 64) == 1
     assert f"{url} has the SHA-256 {digest}, but --sha256 says {'0' * 64}" in capsys.readouterr().err
@@ -144,9 +142,7 @@ def test_a_download_that_is_no_zip_of_the_agent_is_refused(
     assert not (tmp_path / "links").exists()
 
 
-def test_what_is_there_already_is_warned_of_or_stays(
-    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_there_already_stays(host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url, _ = make_zip(tmp_path / "consul.zip")
     (tmp_path / "opt" / "data").mkdir(parents=True)
     (tmp_path / "opt" / "data" / "node-id").write_text("1")
@@ -160,7 +156,7 @@ def test_what_is_there_already_is_warned_of_or_stays(
     assert link.read_text() == "another"
 
 
-def test_a_program_that_does_not_run_here_is_refused(
+def test_a_program_that_does_not_run_is_refused(
     host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, _ = make_zip(tmp_path / "consul.zip")

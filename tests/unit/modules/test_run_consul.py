@@ -185,7 +185,7 @@ def test_secrets_come_from_files_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hunter2", b"", b"\xff\xfe"])
-def test_what_a_file_holds_instead_of_a_secret_is_not_shown(
+def test_what_is_no_secret_is_not_shown_either(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "key").write_bytes(content)
@@ -283,9 +283,7 @@ def test_not_root_is_status_1(host: FakeHost) -> None:
     assert main(["--client", *TAGS.split()], host) == 1
 
 
-def test_a_server_makes_the_tokens_that_it_was_given(
-    host: FakeHost, opt: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_makes_the_tokens_that_it_has(host: FakeHost, opt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     management, agent, nomad = (TOKEN[:-1] + digit for digit in "123")
     asked: list[object] = []
     monkeypatch.setattr(Tokens, "make", lambda _, management, wanted: asked.append((management, wanted)))

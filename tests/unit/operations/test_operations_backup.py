@@ -35,18 +35,12 @@ def test_what_is_damaged_is_refused(backup: Backup, said: str) -> None:
     assert "sec" not in str(caught.value)
 
 
-def test_tokens_of_another_cluster_are_refused() -> None:
-    with pytest.raises(
-        UsageError, match="nt-new has ACLs, and the backup is of nt-old: it would get that one's tokens"
-    ):
+def test_tokens_of_another_cluster_are_refused_and_what_can_be_used_goes_on_to_the_hosts() -> None:
+    with pytest.raises(UsageError, match="nt-new has ACLs, and the backup is of nt-old: it would get that one's tok"):
         restore(cluster(acl=True), BACKUP)
-
-
-def test_what_can_be_used_goes_on_to_the_hosts() -> None:
-    with pytest.raises(AttributeError, match="nomad_servers"):
-        restore(cluster(), BACKUP)
-    with pytest.raises(AttributeError, match="nomad_servers"):
-        restore(cluster(acl=True, run_id="nt-old"), BACKUP)
+    for usable in (cluster(), cluster(acl=True, run_id="nt-old")):
+        with pytest.raises(AttributeError, match="nomad_servers"):
+            restore(usable, BACKUP)
 
 
 def test_nobody_is_shown_what_is_in_it() -> None:

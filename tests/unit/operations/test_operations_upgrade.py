@@ -85,9 +85,7 @@ def test_the_leader_is_the_last_of_the_servers_and_clients_follow(cluster: Clust
     assert {host.running for host in hosts} == {"1.14.0"}
 
 
-def test_the_program_is_replaced_by_a_rename_and_nothing_of_it_is_left(
-    cluster: Cluster, hosts: list[AgentHost]
-) -> None:
+def test_the_program_is_replaced_by_a_rename_and_nothing_is_left(cluster: Cluster, hosts: list[AgentHost]) -> None:
     upgrade(cluster, NEW)
     assert hosts[0].done == [
         f"put {PROGRAM}.new",
@@ -105,9 +103,7 @@ def test_an_interrupted_upgrade_goes_on_where_it_was(cluster: Cluster, hosts: li
     assert hosts[1].done == hosts[4].done == []
 
 
-def test_a_program_that_does_not_start_is_taken_back_and_no_other_host_touched(
-    cluster: Cluster, hosts: list[AgentHost]
-) -> None:
+def test_a_program_that_does_not_start_is_taken_back_and_none_follows(cluster: Cluster, hosts: list[AgentHost]) -> None:
     hosts[1].starts = False
     with pytest.raises(DeployError, match=r"(?s)consul 1\.14\.0 does not start on i-2 .*has 1\.13\.9 again.*panic"):
         upgrade(cluster, NEW)
