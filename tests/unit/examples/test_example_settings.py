@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,21 +55,25 @@ def test_numbers_of_hosts_have_other_names_in_every_example(name: str, sizes: di
     assert {variable: example.variables[variable] for variable in sizes} == sizes
 
 
-def test_a_size_that_is_no_variable_is_refused(own: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            'cluster_size = "${num_servers}"',
+            "cluster_size = 3",
+            "option --nomad-servers: .*/own/example.toml: the groups of the role nomad_servers .servers.",
+        ),
+        (
+            'nomad_servers = ["servers"]',
+            'nomad_servers = ["servers", "clients"]',
+            "expected each of them by --nomad-var: num_servers=N, num_clients=N",
+        ),
+    ],
+)
+def test_a_size_that_is_no_variable_or_several_is_refused(own: Path, old: str, new: str, told: str) -> None:
     file = own / "example.toml"
-    file.write_text(file.read_text().replace('cluster_size = "${num_servers}"', "cluster_size = 3"))
-    with pytest.raises(SettingsError) as caught:
-        changed(Example.load(own), given(servers="1"))
-    assert str(caught.value).startswith(
-        f"option --nomad-servers: {file}: the groups of the role nomad_servers (servers)"
-    )
-
-
-def test_sizes_of_their_own_are_refused(own: Path) -> None:
-    file = own / "example.toml"
-    text = file.read_text().replace('nomad_servers = ["servers"]', 'nomad_servers = ["servers", "clients"]')
-    file.write_text(text)
-    with pytest.raises(SettingsError, match="expected each of them by --nomad-var: num_servers=N, num_clients=N"):
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(SettingsError, match=told):
         changed(Example.load(own), given(servers="1"))
 
 
@@ -91,41 +96,39 @@ default = false
 
 
 @pytest.mark.parametrize(
-    ("var", "message"),
+    ("var", "found"),
     [
-        (
-            "num_client=2",
-            "variable num_client: found a variable that this example does not declare; did you mean num_clients",
-        ),
-        ("num_clients=many", "variable num_clients: found the string 'many'; expected an integer"),
-        ("num_clients=true", "variable num_clients: found the boolean true; expected an integer"),
-        ("num_clients=1\nx=2", "variable num_clients: found the string '1\\nx=2'; expected an integer"),
-        ("num_servers=2", "variable num_servers: found the integer 2; expected an odd number from 1 to 7"),
+        ("num_client=2", "a variable that this example does not declare; did you mean num_clients"),
+        ("num_clients=many", "the string 'many'; expected an integer"),
+        ("num_clients=true", "the boolean true; expected an integer"),
+        ("num_clients=1\nx=2", "the string '1\\nx=2'; expected an integer"),
+        ("num_servers=2", "the integer 2; expected an odd number from 1 to 7"),
     ],
 )
-def test_a_wrong_variable_is_refused_in_the_examples_words(var: str, message: str) -> None:
+def test_a_wrong_variable_is_refused_in_the_examples_words(var: str, found: str) -> None:
     example = Example.load(COLOCATED)
     with pytest.raises(SettingsError) as caught:
         changed(example, given(var))
-    assert str(caught.value).startswith(f"option --nomad-var: {example.file}: {message}")
+    told = f"option --nomad-var: {example.file}: variable {var.partition('=')[0]}: found {found}"
+    assert str(caught.value).startswith(told)
 
 
-def test_a_wrong_size_is_refused_in_the_examples_words() -> None:
-    settings = Settings.load(ini={"nomad_servers": "4"}, ini_file="pytest.ini")
-    with pytest.raises(
-        SettingsError, match=r"^nomad_servers in pytest.ini: .*example.toml: variable num_servers: found"
-    ):
-        changed(Example.load(COLOCATED), settings)
-
-
-def test_values_that_do_not_fit_together_name_all_sources() -> None:
-    settings = Settings.load(
-        options={"nomad_var": [f"cluster_name={'x' * 60}"]}, environ={"NOMAD_TESTKIT_CLIENTS": "1"}
-    )
-    with pytest.raises(
-        SettingsError, match=r"^environment variable NOMAD_TESTKIT_CLIENTS, option --nomad-var: .*example"
-    ):
-        changed(Example.load(COLOCATED), settings)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"ini": {"nomad_servers": "4"}, "ini_file": "pytest.ini"},
+            "^nomad_servers in pytest.ini: .*example.toml: variable num_servers: found",
+        ),
+        (
+            {"options": {"nomad_var": [f"cluster_name={'x' * 60}"]}, "environ": {"NOMAD_TESTKIT_CLIENTS": "1"}},
+            "^environment variable NOMAD_TESTKIT_CLIENTS, option --nomad-var: .*example",
+        ),
+    ],
+)
+def test_what_is_refused_names_all_its_sources(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        changed(Example.load(COLOCATED), Settings.load(**given))
 
 
 def test_one_variable_by_two_settings_is_refused() -> None:

@@ -12,7 +12,7 @@ from nomad_testkit.examples.variables import TYPES, expand_user_data
 
 COLOCATED = "nomad-consul-colocated-cluster"
 SEPARATE = "nomad-consul-separate-cluster"
-INPUTS = "groups.servers.inputs"
+NO_KEY = "a key that means nothing here; did you mean"
 TOML = """
 [variables.cluster_name]
 type = "cluster-name"
@@ -80,12 +80,7 @@ UPSTREAMS = {
         (
             COLOCATED,
             Roles(("servers",), ("servers",), ("clients",)),
-            {
-                "cluster_name": "nomad-example",
-                "num_servers": 3,
-                "num_clients": 6,
-                "cluster_tag_key": "nomad-servers",
-            },
+            {"cluster_name": "nomad-example", "num_servers": 3, "num_clients": 6, "cluster_tag_key": "nomad-servers"},
         ),
         (
             SEPARATE,
@@ -205,38 +200,33 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "key", "seen"),
     [
-        ("[roles]", "[rolls]", "rolls", "a key that means nothing here; did you mean roles"),
-        ("default = 3", "defualt = 3", "variables.size.defualt", "a key that means nothing here; did you mean default"),
+        ("[roles]", "[rolls]", "rolls", f"{NO_KEY} roles"),
+        ("default = 3", "defualt = 3", "variables.size.defualt", f"{NO_KEY} default"),
         ("default = 3", "default = 4", "variables.size.default", "the integer 4; expected an odd number"),
         ("default = 3", "", "variables.size.default", "nothing; expected a default"),
         ('"server-count"', '"figure"', "variables.size.type", "the string 'figure'; expected one of string, integer"),
         (
             '"consul-cluster"',
             '"consul"',
-            "groups.servers.module",
+            "module",
             "the string 'consul'; expected one of consul-cluster, nomad-cluster",
         ),
         (
             '"nomad-security-group-rules"',
             '"nomad-security-rules"',
-            "groups.servers.extra_modules",
+            "extra_modules",
             "the string 'nomad-security-rules'; did you mean nomad-security",
         ),
-        (
-            "cluster_size =",
-            "cluster_sise =",
-            f"{INPUTS}.cluster_sise",
-            "a key that means nothing here; did you mean cluster_size",
-        ),
-        ("${size}", "${sise}", f"{INPUTS}.cluster_size", "${sise}, which is not declared; did you mean size"),
-        ('"${size}"', '"n${size}"', f"{INPUTS}.cluster_size", "the string 'n3'; expected an integer"),
+        ("cluster_size =", "cluster_sise =", "inputs.cluster_sise", f"{NO_KEY} cluster_size"),
+        ("${size}", "${sise}", "inputs.cluster_size", "${sise}, which is not declared; did you mean size"),
+        ('"${size}"', '"n${size}"', "inputs.cluster_size", "the string 'n3'; expected an integer"),
         (
             'instance_type = "t2.micro"',
             "",
-            f"{INPUTS}.instance_type",
+            "inputs.instance_type",
             "nothing; expected a string: consul-cluster requires it",
         ),
-        ('"boot.sh"', '"boot.bash"', "groups.servers.user_data", "'boot.bash', which cannot be read"),
+        ('"boot.sh"', '"boot.bash"', "user_data", "'boot.bash', which cannot be read"),
         (
             'nomad_clients = ["servers"]',
             'nomad_clients = ["server"]',
@@ -250,17 +240,13 @@ def test_an_own_example_declares_own_variables(folder: Path) -> None:
             "variables.inbound_cidr_blocks",
             "a name that every deployment gives",
         ),
-        ("instance_type =", 'user_data = "x"\ninstance_type =', f"{INPUTS}.user_data", "an input"),
-        (
-            "instance_type =",
-            "dns_port = 0\ninstance_type =",
-            f"{INPUTS}.dns_port",
-            "0; expected a port from 1 to 65535",
-        ),
+        ("instance_type =", 'user_data = "x"\ninstance_type =', "inputs.user_data", "an input"),
+        ("instance_type =", "dns_port = 0\ninstance_type =", "inputs.dns_port", "0; expected a port from 1 to 65535"),
     ],
 )
 def test_names_the_key_and_what_is_right(folder: Path, old: str, new: str, key: str, seen: str) -> None:
-    assert changed(folder, old, new).startswith(f"{key}: found {seen}")
+    group = "" if key.startswith(("variables.", "roles.", "rolls")) else "groups.servers."
+    assert changed(folder, old, new).startswith(f"{group}{key}: found {seen}")
 
 
 def test_says_where_a_file_is_no_toml_and_suggests_a_bundled_example(folder: Path) -> None:

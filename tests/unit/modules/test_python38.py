@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import nomad_testkit
-
-HOST_SCRIPTS = sorted((Path(nomad_testkit.__file__).parent / "modules" / "host_scripts").glob("*.py"))
+from nomad_testkit.modules.bundle import host_scripts
 
 
 def vermin(*paths: Path) -> subprocess.CompletedProcess[str]:
@@ -25,13 +23,7 @@ def vermin(*paths: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_host_scripts_are_found() -> None:
-    assert {"install_consul.py", "install_nomad.py", "run_consul.py", "run_nomad.py"} <= {
-        path.name for path in HOST_SCRIPTS
-    }
-
-
-@pytest.mark.parametrize("path", HOST_SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", host_scripts(), ids=lambda path: path.name)
 def test_a_host_script_needs_no_newer_python(path: Path) -> None:
     ended = vermin(path)
     assert ended.returncode == 0, ended.stdout
