@@ -138,7 +138,10 @@ class Faults:
         return self._keep(network.throttle(self._cluster, kilobytes, hosts))
 
     def delay(self, seconds: float, *hosts: Host) -> Fault:
-        """Delay what hosts send to others of the cluster; needs a kernel with netem."""
+        """Delay what hosts send to others of the cluster, at least by a millisecond and at most by a minute.
+
+        netem does it where the kernel has it (tc-netem(8)), else a program on the host.
+        """
         return self._keep(traffic.delay(self._cluster, seconds, hosts))
 
     # -- disk and clock

@@ -9,6 +9,7 @@ each of them.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -294,6 +295,40 @@ def _large(host: Host) -> str:
     return f"http://{host.private_ip}:{CONSUL_HTTP}/v1/kv/nomad-testkit/large?raw"
 
 
+DELAY = 0.3
+
+
+def round_trip(one: Host, other: Host) -> float:
+    """Seconds until a connection of a host to another one is made, the least of several."""
+    url = f"http://{other.private_ip}:{CONSUL_HTTP}/v1/status/leader"
+    connect = f"curl -s -m 30 -o /dev/null -w '%{{time_connect}}\\n' {url}"
+    return min(map(float, one.run(f"for i in 1 2 3; do {connect}; done", timeout=240).stdout.split()))
+
+
+def test_what_a_host_sends_is_delayed_and_what_others_send_is_not(nomad_cluster: Cluster, nomad_faults: Faults) -> None:
+    server, (host, other) = nomad_cluster.consul_servers[0], nomad_cluster.clients[:2]
+    before = {one: one.run(DELAYED, sudo=True, check=False).stdout for one in (host, other)}
+    usual = round_trip(host, server)
+    with nomad_faults.delay(DELAY, host):
+        slow = round_trip(host, server)
+        assert slow >= usual + 0.9 * DELAY
+        # The way back of what a delayed host answers is as slow as its own way there.
+        assert round_trip(server, host) >= 0.9 * DELAY
+        assert round_trip(other, server) < slow / 2
+        assert other.run(DELAYED, sudo=True, check=False).stdout == before[other]
+        with pytest.raises(FaultError, match="delays packets already"), nomad_faults.delay(1, host):
+            pytest.fail("it must not come here")
+        assert round_trip(host, server) >= 0.9 * DELAY
+    assert round_trip(host, server) < slow / 2
+    assert host.run(DELAYED, sudo=True, check=False).stdout == before[host]
+
+
+# All that a host may have of a delay.
+DELAYED = """
+tc qdisc; nft list tables; ip rule; ip -o link; ls -d /run/nomad-testkit*; systemctl list-units --all 'nomad-testkit*'
+"""
+
+
 def test_a_disk_is_full_for_a_while(nomad_cluster: Cluster, nomad_faults: Faults) -> None:
     host = nomad_cluster.clients[0]
     host.run("mkdir -p /mnt/small && mount -t tmpfs -o size=16m small /mnt/small", sudo=True)
@@ -352,13 +387,23 @@ def test_bad_input_is_refused_and_nothing_is_touched(nomad_cluster: Cluster, nom
         assert "fault" not in host.run("nft list tables", sudo=True).stdout
 
 
-def test_what_this_kernel_cannot_do_is_said(nomad_cluster: Cluster, nomad_faults: Faults) -> None:
-    host = nomad_cluster.clients[0]
-    shared = host.run("systemd-detect-virt --container", check=False).status == 0
-    if shared:
-        with pytest.raises(FaultError, match="has no clock of its own"), nomad_faults.shift_clock(60, host):
-            pass
-    if host.run("modinfo sch_netem", check=False).status and shared:
-        with pytest.raises(FaultError, match="offers no netem"), nomad_faults.delay(0.1, host):
-            pass
-    assert reaches(host, nomad_cluster.consul_servers[0])
+def test_a_clock_is_shifted_where_a_host_has_one_and_refused_where_it_has_none(
+    nomad_cluster: Cluster, nomad_faults: Faults
+) -> None:
+    hosts = nomad_cluster.clients[:2]
+    before = [seconds_ahead(host) for host in hosts]
+    if hosts[0].run("systemd-detect-virt --container", check=False).status == 0:
+        for seconds in (60, -60):
+            with (
+                pytest.raises(FaultError, match=r"has no clock of its own: .*shift clocks on instances of AWS"),
+                nomad_faults.shift_clock(seconds, *hosts),
+            ):
+                pytest.fail("it must not come here")
+    else:
+        with nomad_faults.shift_clock(60, *hosts):
+            assert all(30 < seconds_ahead(host) - was for host, was in zip(hosts, before, strict=True))
+    assert all(abs(seconds_ahead(host) - was) < 30 for host, was in zip(hosts, before, strict=True))
+
+
+def seconds_ahead(host: Host) -> float:
+    return float(host.run("date +%s.%N").stdout) - time.time()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,10 +62,19 @@ AGENTS_AND_NETWORK = """
     nomad_faults.block_port(4647, server),
     nomad_faults.lose(0.5, client),
     nomad_faults.throttle(50, client),
+    nomad_faults.delay(0.1, client),
     nomad_faults.kill("nomad", client),
     nomad_faults.stop("consul", client),
     nomad_faults.freeze("nomad", server)
 """
+UNDONE = (
+    "make the node of",
+    "remove the nftables table",
+    "end the delay of packets on",
+    "start nomad on",
+    "start consul on",
+    "thaw nomad on",
+)
 INSTANCE_AND_DISK = """
     nomad_faults.fill_disk(server, server.nomad.agent()["config"]["DataDir"]),
     nomad_faults.stop_instance(client)
@@ -72,6 +82,10 @@ INSTANCE_AND_DISK = """
 ENDED_INSTANCES = """
     nomad_faults.terminate_instance(client, power_cut=True),
     nomad_faults.reboot_instance(server)
+"""
+LEFT = """
+nft list tables; mount; systemctl cat nomad consul; ls /run
+tc qdisc; ip rule; ip -o link; systemctl list-units --all --plain
 """
 ATTACHED = """
 from nomad_testkit.checks import Leader, NodesReady, NoFailedMembers
@@ -170,8 +184,8 @@ class Attached:
             cluster.refresh()
             assert len(cluster.hosts) == 2
             for host in cluster.hosts:
-                found = host.run("nft list tables; mount; systemctl cat nomad consul; ls /run", sudo=True).stdout
-                assert "fault" not in found
+                found = host.run(LEFT, sudo=True).stdout
+                assert not re.search("fault|netem|fwmark", found), found
                 for unit in host.unit_states("consul", "nomad"):
                     assert unit.active in ("active", "activating")
             assert suspended(cluster) == []
@@ -200,14 +214,15 @@ def attached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
 def test_status_undoes_faults_of_agents_and_the_network_once_their_process_is_dead(attached: Attached) -> None:
     with attached.killed_in(AGENTS_AND_NETWORK, 1):
         held = attached.status()
-        assert len(held) == 9  # a partition is one on each side
+        assert len(held) == 10  # a partition is one on each side
         assert {state for state, _ in held} == {"held"}, held
         with opened_cluster(attached.run) as cluster:
             assert "fault" in cluster.nomad_servers[0].run("nft list tables", sudo=True).stdout
             assert "fault" in cluster.clients[0].run("systemctl cat nomad", sudo=True).stdout
+            assert re.search("fault|netem", cluster.clients[0].run("tc qdisc; ip -o link").stdout)
             assert cluster.clients[0].unit_state("consul").active == "inactive"
     text = attached.call("status", "dev").stdout
-    for what in ("make the node of", "remove the nftables table", "start nomad on", "start consul on", "thaw nomad on"):
+    for what in UNDONE:
         assert f"undone, which a killed process had left: {what}" in text, text
     assert "could not be done" not in text, text
     attached.require_nothing_left()

@@ -29,3 +29,6 @@ class RecordingHost(Host):
             return CommandResult(1, "", "refused")
         answer = next((text for start, text in self.answers.items() if command.startswith(start)), "")
         return CommandResult(0, answer, "")
+
+    def put(self, source: bytes | str | Path, remote: str, *, mode: int = 0o644, sudo: bool = False) -> None:
+        self.run(f"put {remote}", sudo=sudo)

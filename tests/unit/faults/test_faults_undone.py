@@ -210,16 +210,58 @@ def test_a_disk_that_would_take_too_much_is_refused(folder: str, faults: Faults,
     assert any("fallocate" in line for line in hosts[0].commands)
 
 
-def test_a_container_has_no_clock_and_a_kernel_may_have_no_netem(faults: Faults, hosts: list[RecordingHost]) -> None:
+def test_a_container_has_no_clock(faults: Faults, hosts: list[RecordingHost]) -> None:
     hosts[0].answers["systemd-detect-virt"] = "systemd-nspawn\n"
     refused(faults.shift_clock(60, hosts[0]), r"a container \(systemd-nspawn\)")
     assert not any("date" in line for line in hosts[0].commands)
     hosts[1].answers = {"systemd-detect-virt": "none\n", "date +%s.%N": f"{time.time()}\n"}
     with faults.shift_clock(60, hosts[1]):
         assert "date -u -s @$(($(date +%s) + 60))" in hosts[1].commands
-    hosts[0].failing = "dev=$(ip -o route get 172.31.0.2 | sed 's/.* dev \\([^ ]*\\).*/\\1/') && tc qdisc add"
-    refused(faults.delay(0.1, hosts[0]), "offers no netem")
-    assert "tc qdisc del" in hosts[0].commands[-1]
+
+
+NETEM = "nomad-testkit: netem works\n"
+
+
+def test_netem_delays_where_the_kernel_has_it(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[0].answers["tc qdisc show"] = NETEM
+    with faults.delay(0.1, hosts[0]):
+        looked, made = hosts[0].commands
+        assert "unshare --net sh -c 'tc qdisc add dev lo" in looked
+        assert "netem delay 100ms" in made
+        assert made.count("flowid") == len(hosts) - 1
+        assert "match ip dst 172.31.0.1/32" not in made
+    assert "tc qdisc del dev $dev root" in hosts[0].commands[-1]
+
+
+def test_a_program_delays_where_the_kernel_has_no_netem(faults: Faults, hosts: list[RecordingHost]) -> None:
+    with faults.delay(0.1, hosts[0]):
+        _, put, started, sent = hosts[0].commands
+        assert f"python3 {put.removeprefix('put ')} " in started
+        assert "ip daddr { 172.31.0.2, 172.31.0.3, 172.31.0.4, 172.31.0.5, 172.31.0.6 } meta mark" in sent
+        table = sent.split("table ip ")[1].split()[0]
+        # Else nobody would see that it is there.
+        hosts[0].answers["tc qdisc show"] = f"table ip {table}\n"
+        refused(faults.delay(1, hosts[0]), f"delays packets already .table ip {table}")
+        assert len(hosts[0].commands) == 5
+    assert hosts[0].commands[-1].startswith(f"nft delete table ip {table} ")
+
+
+@pytest.mark.parametrize("still", ["table ip {table}", "7: {device}: <POINTOPOINT>", "1: from all lookup {number}"])
+def test_a_delay_that_stays_is_told(still: str, faults: Faults, hosts: list[RecordingHost]) -> None:
+    def left_behind() -> None:
+        with faults.delay(0.1, hosts[0]):
+            *_, device, number, _, _, _, _ = hosts[0].commands[2].split(" || ")[0].split()
+            table = hosts[0].commands[3].split("table ip ")[1].split()[0]
+            hosts[0].answers["nft delete"] = still.format(device=device, number=number, table=table)
+
+    with pytest.raises(FaultError, match=r"end the delay of packets on i-1 .*there is still"):
+        left_behind()
+
+
+def test_a_host_that_cannot_delay_packets_says_why(faults: Faults, hosts: list[RecordingHost]) -> None:
+    hosts[0].failing = "dev=$(ip -o route get 172.31.0.2 "
+    refused(faults.delay(0.1, hosts[0]), r"has no netem .*/dev/net/tun, does not start\. .*refused")
+    assert hosts[0].commands[-1].startswith("nft delete table ip ")
 
 
 def test_a_fault_is_on_disk_before_it_is_made(faults: Faults, hosts: list[RecordingHost], tmp_path: Path) -> None:

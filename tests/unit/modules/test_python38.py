@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from nomad_testkit.faults import delay_packets
 from nomad_testkit.modules.bundle import host_scripts
+
+ON_HOSTS = [*host_scripts(), Path(delay_packets.__file__)]
 
 
 def vermin(*paths: Path) -> subprocess.CompletedProcess[str]:
@@ -23,7 +26,7 @@ def vermin(*paths: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("path", host_scripts(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ON_HOSTS, ids=lambda path: path.name)
 def test_a_host_script_needs_no_newer_python(path: Path) -> None:
     ended = vermin(path)
     assert ended.returncode == 0, ended.stdout
