@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from nomad_testkit.cli.group import FAILED, json_option, main, say_json
 from nomad_testkit.cli.lookup import chosen_run, name_option, opened_cluster
+from nomad_testkit.cli.numbers import Seconds
 from nomad_testkit.errors import UsageError, WaitTimeout, near_miss
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 @name_option
 @click.option(
     "--within",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     metavar="SECONDS",
     default=15.0,
     show_default=True,

@@ -20,6 +20,7 @@ from nomad_testkit.cli.lookup import (
     opened_cluster,
     running_host,
 )
+from nomad_testkit.cli.numbers import Whole
 from nomad_testkit.errors import TestkitError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def ssh_arguments(host: Host, cluster: Cluster) -> list[str]:
 @click.argument("log", type=click.Choice(["agents", "consul", "nomad", "user-data", "console"]), default="agents")
 @name_option
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what is logged, until Ctrl-C.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="How many lines back.")
+@click.option("-n", "--lines", type=Whole(min=0), default=100, show_default=True, help="How many lines back.")
 def logs(host: str, log: str, name: str | None, follow: bool, lines: int) -> None:
     """Show what HOST has logged: the journals of consul and nomad, of one of them, user-data, or the console.
 

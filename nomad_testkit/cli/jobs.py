@@ -9,6 +9,7 @@ import click
 
 from nomad_testkit.cli.group import columns, json_option, main, say, say_json
 from nomad_testkit.cli.lookup import chosen_run, name_option, opened_cluster
+from nomad_testkit.cli.numbers import Seconds
 from nomad_testkit.errors import AgentApiError, BrokenError, TestkitError, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class _Assignment(click.ParamType):  # type: ignore[type-arg]
     type=click.Path(exists=True, dir_okay=False),
     help="Variables in HCL or JSON; can be repeated, and the last wins.",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", default=60.0, show_default=True)
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", default=60.0, show_default=True)
 @click.option("--detach", is_flag=True, help="Do not wait for it.")
 @json_option
 def run(

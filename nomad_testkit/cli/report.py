@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nomad_testkit.cli.group import columns, json_option, main, say_json
+from nomad_testkit.cli.numbers import Whole
 from nomad_testkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--trend", is_flag=True, help="Show the figures over the last runs, and since when they are different.")
 @click.option(
     "--last",
-    type=click.IntRange(1, 200),
+    type=Whole(1, 200),
     default=50,
     show_default=True,
     metavar="N",

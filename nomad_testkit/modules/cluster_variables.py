@@ -175,7 +175,7 @@ class ClusterModule:
                     f"one of {', '.join(TERMINATION_POLICIES)}, or a function's ARN",
                 )
         for metric in self.enabled_metrics:
-            if not re.fullmatch(r"(Group|WarmPool|GroupAndWarmPool)[A-Z]\w+", metric):
+            if not re.fullmatch(r"(Group|WarmPool|GroupAndWarmPool)[A-Z]\w+", metric, re.ASCII):
                 yield "enabled_metrics", repr(metric), "a metric of a group, such as GroupInServiceInstances"
         if self.health_check_grace_period < 0:
             yield "health_check_grace_period", str(self.health_check_grace_period), "0 or more seconds"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nomad_testkit.cli.group import main, say
+from nomad_testkit.cli.numbers import Whole
 from nomad_testkit.errors import SettingsError
 from nomad_testkit.settings import Settings
 
@@ -25,7 +26,7 @@ def bench() -> None:
 
 
 @bench.command("deploy")
-@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="How often to deploy.")
+@click.option("--runs", type=Whole(min=1), default=3, show_default=True, help="How often to deploy.")
 @click.option(
     "--example", metavar="FOLDER", help=f"An example's folder, or a bundled one's name (default: {DEFAULT_EXAMPLE})."
 )
@@ -63,10 +64,8 @@ def bench_deploy(runs: int, example: str | None) -> None:
 
 
 @bench.command("soak")
-@click.option(
-    "--runs", type=click.IntRange(min=1), default=200, show_default=True, help="How many deployments to kill."
-)
-@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
+@click.option("--runs", type=Whole(min=1), default=200, show_default=True, help="How many deployments to kill.")
+@click.option("--seed", type=Whole(), default=1, show_default=True, help="Chooses the moments.")
 def bench_soak(runs: int, seed: int) -> None:
     """Deploy one server over and over, kill each deployment at a random moment, and prove that nothing is left.
 

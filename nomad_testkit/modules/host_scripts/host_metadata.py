@@ -18,7 +18,7 @@ REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 ZONE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+-[0-9]+[a-z]")
 OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 IPV4 = re.compile(rf"{OCTET}(\.{OCTET}){{3}}")
-ROLE = re.compile(r"[\w+=,.@-]{1,64}")
+ROLE = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
 
 class Credentials:

@@ -16,7 +16,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?")
 OUTPUT = re.compile(
     r"(inherit|null|tty|journal|kmsg|syslog|(journal|kmsg|syslog)\+console|socket|"
-    r"(file|append|truncate):/\S+|fd(:[\w.-]+)?)"
+    r"(file|append|truncate):/\S+|fd(:[A-Za-z0-9_.-]+)?)"
 )
 
 

@@ -321,6 +321,7 @@ LAUNCHED = LifecycleHook(name="x", lifecycle_transition="LAUNCHING")
         (consul(health_check_grace_period=-1), ("health_check_grace_period", "-1")),
         (consul(termination_policies="Oldest"), ("termination_policies", "'Oldest'")),
         (consul(enabled_metrics=("CPUUtilization",)), ("enabled_metrics", "'CPUUtilization'")),
+        (consul(enabled_metrics=("GroupMin\u0663",)), ("enabled_metrics", "'GroupMin\u0663'")),
         (consul(wait_for_capacity_timeout="ten"), ("wait_for_capacity_timeout", "'ten'")),
         (consul(spot_price=-1.0), ("spot_price", "-1.0")),
         (consul(root_volume_type="st1"), ("root_volume_type", "'st1'")),
