@@ -76,6 +76,7 @@ UNDONE = (
     "thaw nomad on",
 )
 INSTANCE_AND_DISK = """
+    nomad_faults.block_port(1234, server),
     nomad_faults.fill_disk(server, server.nomad.agent()["config"]["DataDir"]),
     nomad_faults.stop_instance(client)
 """
@@ -85,7 +86,7 @@ ENDED_INSTANCES = """
 """
 LEFT = """
 nft list tables; mount; systemctl cat nomad consul; ls /run
-tc qdisc; ip rule; ip -o link; systemctl list-units --all --plain
+tc qdisc; ip rule; ip -o link; systemctl list-units --all --plain 'nomad-testkit*'
 """
 ATTACHED = """
 from nomad_testkit.checks import Leader, NodesReady, NoFailedMembers
@@ -240,14 +241,30 @@ def test_a_block_that_ends_starts_agents_before_their_network_is_whole(attached:
     attached.require_nothing_left()
 
 
-def test_check_undoes_a_stopped_instance_and_a_full_disk(attached: Attached) -> None:
-    with attached.killed_in(INSTANCE_AND_DISK, 2), opened_cluster(attached.run) as cluster:
-        assert sorted(set(suspended(cluster))) == ["HealthCheck", "ReplaceUnhealthy"]
-        assert "nomad-testkit-fault on /" in cluster.nomad_servers[0].run("mount").stdout
+def test_check_undoes_what_can_be_undone_and_attaching_is_refused_while_something_is_left(attached: Attached) -> None:
+    with opened_cluster(attached.run) as cluster:
+        server = cluster.nomad_servers[0]
+        with attached.killed_in(INSTANCE_AND_DISK, 2):
+            assert sorted(set(suspended(cluster))) == ["HealthCheck", "ReplaceUnhealthy"]
+            assert "nomad-testkit-fault on /" in server.run("mount").stdout
+        # What undoes one of them is not there for a while.
+        server.run("mv /usr/sbin/nft /usr/sbin/nft.away", sudo=True)
+        try:
+            result = attached.call("check", "--name", "dev", "--within", "0")
+            assert result.exit_code == 1, result.output
+            for what in ("start i-", "resume HealthCheck, ReplaceUnhealthy of ", "give /"):
+                assert f"undone, which a killed process had left: {what}" in result.stdout
+            assert "this could not be done: remove the nftables table" in result.stdout
+            assert [state for state, _ in attached.status()] == ["left"]
+            status, text = attached.project.run("--nomad-attach", "dev")
+            assert status != 0
+            assert "has left faults in" in text
+        finally:
+            server.run("mv /usr/sbin/nft.away /usr/sbin/nft", sudo=True)
     result = attached.call("check", "--name", "dev", "--within", "240")
     assert result.exit_code == 0, result.output
-    for what in ("start i-", "resume HealthCheck, ReplaceUnhealthy of ", "give /"):
-        assert f"undone, which a killed process had left: {what}" in result.stdout
+    assert "undone, which a killed process had left: remove the nftables table" in result.stdout
+    assert attached.status() == []
     attached.require_nothing_left()
 
 
@@ -255,29 +272,6 @@ def test_agents_whose_disk_is_full_say_so_and_have_their_data_afterwards(attache
     attached.project.write(FULL)
     status, text = attached.project.run("--nomad-attach", "dev", within=SECONDS)
     assert status == 0, text
-    attached.require_nothing_left()
-
-
-def test_what_cannot_be_undone_is_told_and_attaching_refused(attached: Attached) -> None:
-    with attached.killed_in("nomad_faults.block_port(1234, client)", 4):
-        pass
-    with opened_cluster(attached.run) as cluster:
-        client = cluster.clients[0]
-        # What undoes it is not there for a while.
-        client.run("mv /usr/sbin/nft /usr/sbin/nft.away", sudo=True)
-        try:
-            ((state, _),) = attached.status()
-            assert state == "left"
-            result = attached.call("check", "--name", "dev", "--within", "0")
-            assert (result.exit_code, "this could not be done: remove the nftables table" in result.stdout) == (1, True)
-            status, text = attached.project.run("--nomad-attach", "dev")
-            assert status != 0
-            assert "has left faults in" in text
-        finally:
-            client.run("mv /usr/sbin/nft.away /usr/sbin/nft", sudo=True)
-
-    assert [state for state, _ in attached.status()] == ["undone"]
-    assert attached.status() == []
     attached.require_nothing_left()
 
 
