@@ -16,6 +16,8 @@ from nomad_testkit.runs.locks import FileLock
 
 FOLDER = "faults"
 """In a run's folder: one journal for each process that has made faults, and a lock that it holds while it lives."""
+TURN = "faults.lock"
+"""In a run's folder: the lock of whoever undoes what killed processes left. It is made with the first fault."""
 
 
 class Book:
@@ -76,6 +78,7 @@ class Book:
             )
         folder = self._run_folder / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
+        (self._run_folder / TURN).touch(mode=0o600)
         _sync(self._run_folder)
         name = f"{os.getpid()}-{secrets.token_hex(3)}"
         # Held before there is anything to be found, so that nobody takes a fault for a dead process's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.discovery import instances
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError
-from nomad_testkit.faults.book import FOLDER, run_folder
+from nomad_testkit.faults.book import FOLDER, TURN, run_folder
 from nomad_testkit.faults.repairs import UNDO, Turn, in_words
 from nomad_testkit.modules.network import Instance
 from nomad_testkit.runs.journal import Entry, Journal
@@ -49,15 +49,17 @@ def undo_left(cluster: Cluster, *, only_name: bool = False) -> list[FoundFault]:
     """Undo what processes that were killed have left of faults in a cluster, and name what living ones have made.
 
     Where several processes do so at once, the others wait for the first. With `only_name` nothing is undone. The
-    cluster has the hosts that run then. Raises TestkitError for a book that no process of nomad_testkit has written.
+    cluster has the hosts that run then. Nothing is made in the run's folder, which may be forgotten meanwhile. Raises
+    TestkitError for a book that no process of nomad_testkit has written.
     """
     folder = run_folder(cluster) / FOLDER
     if not any(folder.glob("*.jsonl")):
         return []
     found: list[FoundFault] = []
-    turn = FileLock(folder / "undo.lock")
-    turn.acquire("another process to undo faults")
+    turn = FileLock(folder.with_name(TURN), create=False)
     try:
+        with suppress(FileNotFoundError):  # the run has just been forgotten, and its faults with it
+            turn.acquire("another process to undo faults")
         books = sorted(folder.glob("*.jsonl"), key=_written, reverse=True)
         with ExitStack() as claimed:
             left: list[tuple[Journal, Entry]] = []
@@ -94,9 +96,10 @@ def require_undone(cluster: Cluster) -> list[FoundFault]:
 
 def _claim(path: Path, claimed: ExitStack) -> bool:
     """Take over a dead process's book until the stack is closed, when it goes if nothing is left in it."""
-    lock = FileLock(path.with_suffix(".lock"))
-    if not lock.try_acquire():
-        return False
+    lock = FileLock(path.with_suffix(".lock"), create=False)
+    with suppress(FileNotFoundError):  # its process has just undone all of it
+        if not lock.try_acquire():
+            return False
 
     def close() -> None:
         try:

@@ -28,7 +28,8 @@ class Entry:
 class Journal:
     """One run's journal: a file of one JSON object a line, each on the disk before the call that it tells of.
 
-    Only its owner can read it. A last line that was cut short, by a process or a machine that died, is left out.
+    Only its owner can read it. A last line that was cut short, by a process or a machine that died, is left out. Its
+    folder has to be there: a journal that made the one of a run that was forgotten would bring the run back.
 
     >>> journal = Journal(folder / "journal.jsonl")  # doctest: +SKIP
     >>> journal.record("security group", "web")  # doctest: +SKIP
@@ -48,8 +49,12 @@ class Journal:
         self._append({"event": "created", "kind": kind, "name": name, "id": id})
 
     def destroyed(self, kind: str, id: str) -> None:
-        """Note that a resource, by its id or else its name, is gone. Raises TestkitError as `record` does."""
-        self._append({"event": "destroyed", "kind": kind, "id": id})
+        """Note that a resource, by its id or else its name, is gone. Raises TestkitError as `record` does.
+
+        A journal that is gone itself, as that of a run that another process has forgotten, stays so.
+        """
+        if self.path.exists():
+            self._append({"event": "destroyed", "kind": kind, "id": id})
 
     def entries(self) -> list[Entry]:
         """List the resources in the order of their creation; none where there is no file.
@@ -83,7 +88,6 @@ class Journal:
                 raise TestkitError(f"the journal {self.path} cannot be written: {error.strerror or error}") from error
 
     def _write(self, line: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,9 +21,10 @@ from recording_host import RecordingHost
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.errors import FaultError
 from nomad_testkit.faults import Fault, Faults
-from nomad_testkit.faults.book import FOLDER, Book
+from nomad_testkit.faults.book import FOLDER, TURN, Book
 from nomad_testkit.faults.left import require_undone, undo_left
 from nomad_testkit.faults.repairs import UNDO, Repairs
+from nomad_testkit.runs.locks import FileLock
 
 ACTIVE = "ActiveState=active\nSubState=running\nResult=success\n\n1.00 1.00\n"
 
@@ -237,3 +239,25 @@ def test_of_several_that_look_at_once_only_one_undoes(cluster: Cluster, monkeypa
     first.join()
     second.join()
     assert seen == [True]
+
+
+@pytest.mark.parametrize("state", ["held", "left", "no lock", "no turn", "forgotten"])
+def test_looking_makes_no_file(
+    state: str, faults: Faults, hosts: list[RecordingHost], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.block_port(4647, hosts[0]).__enter__()
+    folder = cluster.key_path.parent
+    if state != "held":
+        die(cluster)
+    if state == "no lock":
+        books(cluster)[0].with_suffix(".lock").unlink()
+    if state == "no turn":
+        (folder / TURN).unlink()
+    if state == "forgotten":
+        # After it was seen that there are books.
+        monkeypatch.setattr(FileLock, "acquire", lambda *_: (shutil.rmtree(folder), folder.joinpath("x").open())[0])
+    before = set(folder.rglob("*"))
+    found = undo_left(cluster, only_name=True)
+    assert [one.state for one in found] == {"held": ["held"], "forgotten": []}.get(state, ["left"])
+    assert set(folder.rglob("*")) == (set() if state == "forgotten" else before)
+    assert folder.exists() == (state != "forgotten")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,21 @@ from nomad_testkit.runs.journal import Entry, Journal
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "run" / "journal.jsonl")
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    return Journal(folder / "journal.jsonl")
+
+
+def test_a_run_that_was_forgotten_does_not_come_back(journal: Journal) -> None:
+    journal.record("key pair", "web")
+    shutil.rmtree(journal.path.parent)
+    journal.destroyed("key pair", "web")
+    with pytest.raises(TestkitError, match=r"the journal .* cannot be written: No such file or directory"):
+        journal.record("key pair", "another")
+    with pytest.raises(TestkitError, match=r"cannot be written"):
+        journal.created("key pair", "another", "web")
+    assert journal.left() == []
+    assert not journal.path.parent.exists()
 
 
 def test_tells_what_may_still_exist(journal: Journal) -> None:
@@ -33,7 +48,6 @@ def test_tells_what_may_still_exist(journal: Journal) -> None:
 def test_only_its_owner_can_read_it(journal: Journal) -> None:
     journal.record("key pair", "web")
     assert journal.path.stat().st_mode & 0o777 == 0o600
-    assert journal.path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_line_cut_short_spoils_no_other(journal: Journal) -> None:
