@@ -197,6 +197,11 @@ class CloudAutoScalingResponse(AutoScalingResponse):
             backend.autoscaling_groups[name].service_linked_role_arn = role
         return answer
 
+    def set_instance_health(self) -> ActionResult:
+        if (status := self._get_param("HealthStatus")) not in ("Healthy", "Unhealthy"):
+            raise ValidationError(f"Valid instance health states are: [Healthy, Unhealthy]; found {status!r}")
+        return super().set_instance_health()
+
     def put_lifecycle_hook(self) -> ActionResult:
         group = self.autoscaling_backend.autoscaling_groups[self._get_param("AutoScalingGroupName")]
         hook = CloudLifecycleHook.of(group.name, self._get_params())

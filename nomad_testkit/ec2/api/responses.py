@@ -85,7 +85,20 @@ class CloudEc2Response(EC2Response):
         self.ec2_backend.amis[image.id] = image  # without a disk: it can be described, and not be launched
         return ActionResult({"ImageId": image.id})
 
+    def associate_iam_instance_profile(self) -> ActionResult:
+        if self.ec2_backend.profile_of(self._get_param("IamInstanceProfile", {})) is None:
+            raise _missing("IamInstanceProfile")
+        return super().associate_iam_instance_profile()
+
+    def modify_security_group_rules(self) -> ActionResult:
+        for rule in self._get_param("SecurityGroupRules", []):
+            if "SecurityGroupRule" not in rule:
+                raise _missing("SecurityGroupRule")
+        return super().modify_security_group_rules()
+
     def create_launch_template_version(self) -> ActionResult:
+        if not self._get_param("LaunchTemplateId") and not self._get_param("LaunchTemplateName"):
+            raise _missing("LaunchTemplateId or LaunchTemplateName")
         data = self._get_param("LaunchTemplateData", {})
         data["UserData"] = parse_user_data(data.get("UserData"))
         LaunchRequest.check_user_data(data["UserData"])
@@ -100,3 +113,8 @@ class CloudEc2Response(EC2Response):
             console = ""
         output = Base64EncodedString.from_raw_string(console)
         return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
+
+
+def _missing(parameter: str) -> EC2ClientError:
+    """Refuse a request without a parameter that AWS needs, though the API's model does not, and boto3 neither."""
+    return EC2ClientError("MissingParameter", f"The request must contain the parameter {parameter}")

@@ -556,3 +556,25 @@ def test_changed_metadata_options_leave_the_others(lab: Lab) -> None:
     assert (view.token_required, view.tags_in_metadata, view.hop_limit) == (True, True, 3)
     lab.ec2.modify_instance_metadata_options(InstanceId=instance_id, HttpEndpoint="disabled")
     assert not lab.view(instance_id).metadata_enabled
+
+
+def test_what_aws_needs_and_boto3_does_not_demand_is_refused_by_its_name(lab: Lab) -> None:
+    instance = lab.running()
+    group = lab.ec2.create_security_group(GroupName="web", Description="x")["GroupId"]
+    for name, call in {
+        "LaunchTemplateId or LaunchTemplateName": lambda: lab.ec2.create_launch_template_version(
+            LaunchTemplateData={"InstanceType": "t3.micro"}
+        ),
+        "IamInstanceProfile": lambda: lab.ec2.associate_iam_instance_profile(
+            IamInstanceProfile={}, InstanceId=instance
+        ),
+        "SecurityGroupRule": lambda: lab.ec2.modify_security_group_rules(
+            GroupId=group, SecurityGroupRules=[{"SecurityGroupRuleId": "sgr-1"}]
+        ),
+    }.items():
+        assert refused("MissingParameter", call) == f"The request must contain the parameter {name}"
+    message = refused(
+        "ValidationError",
+        lambda: lab.autoscaling.set_instance_health(InstanceId=instance, HealthStatus="unhealthy"),
+    )
+    assert message.endswith("[Healthy, Unhealthy]; found 'unhealthy'")
