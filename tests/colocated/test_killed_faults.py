@@ -186,7 +186,7 @@ class Attached:
             assert len(cluster.hosts) == 2
             for host in cluster.hosts:
                 found = host.run(LEFT, sudo=True).stdout
-                assert not re.search("fault|netem|fwmark", found), found
+                assert not re.search("nomad.testkit.fault|ntfault|netem|fwmark", found), found
                 for unit in host.unit_states("consul", "nomad"):
                     assert unit.active in ("active", "activating")
             assert suspended(cluster) == []
@@ -220,7 +220,7 @@ def test_status_undoes_faults_of_agents_and_the_network_once_their_process_is_de
         with opened_cluster(attached.run) as cluster:
             assert "fault" in cluster.nomad_servers[0].run("nft list tables", sudo=True).stdout
             assert "fault" in cluster.clients[0].run("systemctl cat nomad", sudo=True).stdout
-            assert re.search("fault|netem", cluster.clients[0].run("tc qdisc; ip -o link").stdout)
+            assert re.search("ntfault|netem", cluster.clients[0].run("tc qdisc; ip -o link").stdout)
             assert cluster.clients[0].unit_state("consul").active == "inactive"
     text = attached.call("status", "dev").stdout
     for what in UNDONE:

@@ -254,8 +254,12 @@ def test_looking_makes_no_file(
     if state == "no turn":
         (folder / TURN).unlink()
     if state == "forgotten":
-        # After it was seen that there are books.
-        monkeypatch.setattr(FileLock, "acquire", lambda *_: (shutil.rmtree(folder), folder.joinpath("x").open())[0])
+
+        def forgotten(*_: Any) -> None:  # after it was seen that there are books
+            shutil.rmtree(folder)
+            raise FileNotFoundError
+
+        monkeypatch.setattr(FileLock, "acquire", forgotten)
     before = set(folder.rglob("*"))
     found = undo_left(cluster, only_name=True)
     assert [one.state for one in found] == {"held": ["held"], "forgotten": []}.get(state, ["left"])
