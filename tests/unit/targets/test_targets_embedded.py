@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.errors import PreflightError
 from nomad_testkit.images.cache import Cache
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets.embedded import room
+from nomad_testkit.targets.embedded import image_builder, room
 from nomad_testkit.targets.embedded.target import EmbeddedTarget, preflight
 
 
@@ -102,7 +101,7 @@ def test_nothing_starts_where_not_one_host_fits(
 ) -> None:
     machine(memory, inotify)
     monkeypatch.setenv("NOMAD_TESTKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(EmbeddedEc2, "start", lambda **_: pytest.fail("it was started"))
+    monkeypatch.setattr(image_builder, "base", lambda *_: pytest.fail("it began"))
     with (
         pytest.raises(PreflightError, match=re.escape(what)),
         EmbeddedTarget.open(Settings(), progress=print),
