@@ -75,13 +75,10 @@ def test_down_destroys_a_run_and_the_target_that_was_kept_for_it(fakes: FakeTarg
     assert (fakes.swept, fakes.ended, Run.every()) == ([run.run_id], 1, [])
 
 
-def test_down_leaves_a_target_up_that_others_are_in(fakes: FakeTargets) -> None:
+def test_down_leaves_a_target_up_that_others_are_in_or_that_was_never_kept(fakes: FakeTargets) -> None:
     run, other = left_up(kept=True), left_up(kept=True)
     assert call("down", run.run_id).exit_code == 0
     assert (fakes.ended, Run.every()) == (0, [other])
-
-
-def test_down_leaves_a_target_up_that_was_never_kept(fakes: FakeTargets) -> None:
     assert call("down", left_up().run_id).exit_code == 0
     assert fakes.ended == 0
 
@@ -125,15 +122,12 @@ def test_sweep_destroys_all_but_those_in_use(fakes: FakeTargets) -> None:
     assert {run.run_id for run in Run.every()} == {used.run_id, first.run_id}
 
 
-def test_sweep_with_nothing_to_do_does_nothing(fakes: FakeTargets) -> None:
-    result = call("sweep")
-    assert (result.exit_code, result.stdout) == (0, "there is nothing to destroy\n")
-
-
 def test_a_run_that_created_nothing_is_forgotten(fakes: FakeTargets) -> None:
     run = Run.new()
     assert call("down", run.run_id).stdout == f"{run.run_id} had created nothing\n"
     assert (fakes.swept, Run.every()) == ([], [])
+    result = call("sweep")
+    assert (result.exit_code, result.stdout) == (0, "there is nothing to destroy\n")
 
 
 @pytest.mark.parametrize("arguments", [("down", "a", "b"), ("bench", "deploy", "--runs", "0"), ("nonsense",)])

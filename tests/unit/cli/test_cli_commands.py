@@ -126,13 +126,8 @@ def test_amis_are_listed_and_deleted_by_their_id(account: AccountTarget, monkeyp
     run.journal.record(IMAGE, "nomad-consul-1")
     run.journal.created(IMAGE, "nomad-consul-1", ami)
     (found,) = json_answer("ami", "list")["amis"]
-    assert found == {
-        "ami": ami,
-        "run_id": run.run_id,
-        "name": "nomad-consul-1",
-        "target": "embedded",
-        "state": "available",
-    }
+    facts = {"name": "nomad-consul-1", "target": "embedded", "state": "available"}
+    assert found == {"ami": ami, "run_id": run.run_id, **facts}
     assert (images.home_of(ami), images.home_of("ami-00000000")) == (run, None)
     assert json_answer("status")["runs"][0]["state"] == "image"
     monkeypatch.setattr(images, "destroy_run", lambda one: f"{one.run_id} is destroyed")

@@ -40,15 +40,12 @@ def test_doctor_tells_what_is_missing_with_its_fix_and_fixes_it(monkeypatch: pyt
     assert json.loads(call("doctor", "--json").stdout) == {
         "ready": False,
         "findings": [
-            {
-                "what": "nft",
-                "state": "missing",
-                "where": None,
-                "fix": "apt-get install nftables",
-                "optional": False,
-            },
-            {"what": "base image", "state": "later", "where": None, "fix": "at first use", "optional": False},
-            {"what": "packer", "state": "missing", "where": None, "fix": None, "optional": True},
+            {"what": what, "state": state, "where": None, "fix": fix, "optional": what == "packer"}
+            for what, state, fix in (
+                ("nft", "missing", "apt-get install nftables"),
+                ("base image", "later", "at first use"),
+                ("packer", "missing", None),
+            )
         ],
     }
     monkeypatch.setattr(setup, "install", lambda packages, run, say: there.update(packages))

@@ -116,9 +116,7 @@ def test_why_a_unit_ended_is_kept(evidence: Evidence) -> None:
     ended = line(1, "nomad.service: Main process exited, code=killed, status=9/KILL", by="systemd")
     evidence.host(1, "clients", [ended, *(line(n, f"[WARN]  nomad: {n}") for n in range(2, 40))])
     shown = evidence.section(TestkitError("i-1 is slow")).splitlines()
-    begin = next(
-        number for number, text in enumerate(shown) if text.endswith(f"while the test ran, {LINES_A_HOST} of 39:")
-    )
+    (begin,) = [n for n, text in enumerate(shown) if text.endswith(f"while the test ran, {LINES_A_HOST} of 39:")]
     assert shown[begin + 1].endswith(" nomad: nomad.service: Main process exited, code=killed, status=9/KILL")
     assert [text.rpartition(" ")[2] for text in shown[begin + 2 : begin + 13]] == [str(n) for n in range(29, 40)]
 
@@ -183,13 +181,8 @@ def allocation(job: str, number: int, status: str, *events: tuple[float, str, st
     }
 
 
-METRICS = {
-    "NodesEvaluated": 2,
-    "NodesFiltered": 0,
-    "NodesExhausted": 2,
-    "NodesAvailable": {"us-east-1a": 2},
-    "DimensionExhausted": {"memory": 2},
-}
+COUNTS = {"NodesEvaluated": 2, "NodesFiltered": 0, "NodesExhausted": 2}
+METRICS = {**COUNTS, "NodesAvailable": {"us-east-1a": 2}, "DimensionExhausted": {"memory": 2}}
 
 
 def answers(place: Path, evaluations: list[Any] | str, allocations: list[Any], **others: list[Any]) -> None:
