@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
+from moto_account import make_client, moto_account
 
 from nomad_testkit import targets
 from nomad_testkit.errors import Ec2Error
@@ -21,12 +19,6 @@ from nomad_testkit.runs.run import Run
 
 HERE = {"name": "embedded", "endpoint_url": "http://127.31.255.1", "state_dir": "/run/cloud-0"}
 EXAMPLE = "nomad-consul-colocated-cluster"
-
-
-@cache
-def _client(service: str) -> Any:
-    credentials = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    return boto3.client(service, region_name="us-east-1", **credentials)  # type: ignore[call-overload]
 
 
 class AccountTarget:
@@ -46,7 +38,7 @@ class AccountTarget:
 
     @property
     def client(self) -> Callable[[str], Any]:
-        return _client
+        return make_client
 
     def address(self, instance: Any) -> str:
         return "127.31." + ".".join(instance.private_ip.split(".")[2:])
@@ -63,18 +55,17 @@ def account_of_its_own(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterato
     """Put moto's account in the place of every target, and a folder in that of this machine's runs and cache."""
     for name in [name for name in os.environ if name.startswith(("NOMAD_", "CONSUL_", "AWS_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setenv("NOMAD_TESTKIT_STATE", str(folder))
     monkeypatch.setenv("NOMAD_TESTKIT_CACHE", str(folder / "cache"))
     made = AccountTarget()
     monkeypatch.setattr(targets, "attach_target", made.attach)
-    with mock_aws():
+    with moto_account(monkeypatch):
         yield made
 
 
 def launch(run: Run, group: str) -> dict[str, Any]:
     """Launch an instance of a run; gives it as run.json has a host."""
-    ec2 = _client("ec2")
+    ec2 = make_client("ec2")
     image = ec2.register_image(Name=f"{group}-{len(ec2.describe_instances()['Reservations'])}")["ImageId"]
     tags = [{"Key": RUN_TAG, "Value": run.run_id}, {"Key": GROUP_TAG, "Value": group}]
     specified: Any = [{"ResourceType": "instance", "Tags": tags}]

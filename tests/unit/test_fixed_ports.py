@@ -15,6 +15,18 @@ from nomad_testkit.modules.consul_cluster import ConsulCluster
 from nomad_testkit.modules.fixed_ports import FIXED_PORTS, fixed_port_fault
 from nomad_testkit.modules.nomad_cluster import NomadCluster
 
+GROUP = """
+[groups.{name}]
+module = "{module}-cluster"
+
+[groups.{name}.inputs]
+cluster_name = "{name}"
+{sizes}
+instance_type = "t3.micro"
+allowed_inbound_cidr_blocks = "${{inbound_cidr_blocks}}"
+# {name}
+"""
+NOMAD_SIZES = "min_size = 1\nmax_size = 1\ndesired_capacity = 1"
 EXAMPLE = """
 [variables.port]
 type = "string"
@@ -24,60 +36,24 @@ default = ""
 consul_servers = ["consul"]
 nomad_servers = ["nomad"]
 nomad_clients = ["clients"]
-
-[groups.consul]
-module = "consul-cluster"
-
-[groups.consul.inputs]
-cluster_name = "consul"
-cluster_size = 1
-instance_type = "t3.micro"
-allowed_inbound_cidr_blocks = "${inbound_cidr_blocks}"
-# consul
-
-[groups.nomad]
-module = "nomad-cluster"
-
-[groups.nomad.inputs]
-cluster_name = "nomad"
-min_size = 1
-max_size = 1
-desired_capacity = 1
-instance_type = "t3.micro"
-allowed_inbound_cidr_blocks = "${inbound_cidr_blocks}"
-# nomad
-
-[groups.clients]
-module = "nomad-cluster"
-
-[groups.clients.inputs]
-cluster_name = "clients"
-min_size = 1
-max_size = 1
-desired_capacity = 1
-instance_type = "t3.micro"
-allowed_inbound_cidr_blocks = "${inbound_cidr_blocks}"
-# clients
-"""
-REFUSED = [
-    ("consul", "http_api_port", 8500),
-    ("consul", "server_rpc_port", 8300),
-    ("consul", "serf_lan_port", 8301),
-    ("consul", "dns_port", 8600),
-    ("nomad", "http_port", 4646),
-    ("nomad", "rpc_port", 4647),
-    ("nomad", "serf_port", 4648),
-    ("clients", "http_port", 4646),
-]
+""" + "".join(
+    GROUP.format(name=name, module=module, sizes=sizes)
+    for name, module, sizes in (
+        ("consul", "consul", "cluster_size = 1"),
+        ("nomad", "nomad", NOMAD_SIZES),
+        ("clients", "nomad", NOMAD_SIZES),
+    )
+)
+PORTS = {
+    "consul": {"http_api_port": 8500, "server_rpc_port": 8300, "serf_lan_port": 8301, "dns_port": 8600},
+    "nomad": {"http_port": 4646, "rpc_port": 4647, "serf_port": 4648},
+    "clients": {"http_port": 4646},
+}
+REFUSED = [(group, key, port) for group, ports in PORTS.items() for key, port in ports.items()]
 TAKEN = [
-    ("consul", "https_api_port"),
-    ("consul", "cli_rpc_port"),
-    ("consul", "serf_wan_port"),
-    ("consul", "ssh_port"),
+    *(("consul", key) for key in ("https_api_port", "cli_rpc_port", "serf_wan_port", "ssh_port")),
+    *(("clients", key) for key in ("rpc_port", "serf_port", "ssh_port")),
     ("nomad", "ssh_port"),
-    ("clients", "rpc_port"),
-    ("clients", "serf_port"),
-    ("clients", "ssh_port"),
 ]
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from unittest.mock import Mock
 
 import click
 import pytest
-from account_run import EXAMPLE, AccountTarget, account_of_its_own, left_up
+from account_run import EXAMPLE, AccountTarget, left_up
 from click.shell_completion import ShellComplete
 from command_line import call, json_answer
 
@@ -23,10 +22,8 @@ from nomad_testkit.runs.run import Run
 
 
 @pytest.fixture(autouse=True)
-def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AccountTarget]:
+def leaders(account: AccountTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_leaders", lambda cluster: {"consul": cluster.servers[0].instance_id, "nomad": None})
-    with account_of_its_own(monkeypatch, tmp_path) as made:
-        yield made
 
 
 def completed(*words: str) -> list[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from account_run import AccountTarget, account_of_its_own
 from command_line import call
 
 from nomad_testkit import setup
@@ -15,11 +13,7 @@ from nomad_testkit.cli import doctor
 from nomad_testkit.errors import Missing
 from nomad_testkit.settings import Settings
 
-
-@pytest.fixture(autouse=True)
-def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AccountTarget]:
-    with account_of_its_own(monkeypatch, tmp_path) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("account")
 
 
 def test_doctor_tells_what_is_missing_with_its_fix_and_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from account_run import HERE, AccountTarget, account_of_its_own, launch, left_up
+from account_run import HERE, AccountTarget, launch, left_up
 from command_line import call, json_answer
 from faulty_api import REFUSED, faults, refusal
 
@@ -22,10 +21,8 @@ from nomad_testkit.runs.run import Run
 
 
 @pytest.fixture(autouse=True)
-def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AccountTarget]:
+def leaders(account: AccountTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_leaders", lambda cluster: {"consul": cluster.servers[0].instance_id, "nomad": None})
-    with account_of_its_own(monkeypatch, tmp_path) as made:
-        yield made
 
 
 def test_a_name_can_be_left_out_where_one_run_is_up() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from moto_account import RunInAccount, moto_account
 
-from nomad_testkit.deployment import apply as applying
 from nomad_testkit.runs.journal import Journal
-from nomad_testkit.targets.aws import errors
+
+if TYPE_CHECKING:
+    from moto_account import RunInAccount
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, journal: Journal) -> Iterator[RunInAccount]:
     """A run in moto's account, where nothing has to be given time."""
-    for module in (errors, applying):
-        monkeypatch.setattr(module, "INTERVAL", 0.0)
+    from moto_account import RunInAccount, moto_account
+
+    for module in ("nomad_testkit.deployment.apply", "nomad_testkit.targets.aws.errors"):
+        monkeypatch.setattr(f"{module}.INTERVAL", 0.0)
     with moto_account(monkeypatch) as client:
         yield RunInAccount(client, journal)

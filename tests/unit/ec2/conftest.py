@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from api_lab import Lab, cloud_lab
+
+if TYPE_CHECKING:
+    from api_lab import Lab
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
+    from api_lab import cloud_lab  # which imports moto
+
     with cloud_lab() as served:
         yield served

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from account_run import EXAMPLE, AccountTarget, account_of_its_own, launch, left_up
+from account_run import EXAMPLE, AccountTarget, launch, left_up
 
 from nomad_testkit.errors import SettingsError
 from nomad_testkit.examples.example import Example
@@ -23,10 +22,7 @@ from nomad_testkit.settings import Settings
 DEV = Settings.load(options={"nomad_attach": "dev"})
 
 
-@pytest.fixture(autouse=True)
-def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AccountTarget]:
-    with account_of_its_own(monkeypatch, tmp_path) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("account")
 
 
 def test_it_is_found_with_its_example_and_its_instances_of_now(account: AccountTarget) -> None:
