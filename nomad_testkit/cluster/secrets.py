@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from nomad_testkit.modules.network import Instance
 
 HIDDEN = "(hidden)"
-VALID_DAYS = 30
-"""How long the certificates of a cluster that is left up are valid."""
 
 CA = "ca.pem"
 KIT_CERT, KIT_KEY = "kit.pem", "kit-key.pem"
@@ -92,8 +90,8 @@ class RunSecrets:
         if security.tls:
             from nomad_testkit.ec2.vpc.certificates import CertificateAuthority
 
-            authority = CertificateAuthority("nomad_testkit cluster CA", days=VALID_DAYS)
-            kit = authority.issue(["nomad-testkit"], server=False, client=True)
+            authority = CertificateAuthority("nomad_testkit cluster CA")
+            kit = authority.issue(["nomad-testkit"])
             values |= {CA: authority.cert_pem, KIT_CERT: kit.cert_pem, KIT_KEY: kit.key_pem}
         if security.gossip_encryption:
             values |= {name: gossip_key() for name in (CONSUL_GOSSIP, NOMAD_GOSSIP)}
@@ -191,7 +189,7 @@ class RunSecrets:
         if self._authority is None:
             raise TestkitError("only the process that deploys a cluster can issue certificates for its hosts")
         addresses = filter(None, ("127.0.0.1", instance.private_ip, instance.public_ip, address))
-        issued = self._authority.issue([*names, "localhost"], list(addresses), client=True)
+        issued = self._authority.issue([*names, "localhost"], list(addresses))
         return {f"{agent}.pem": Secret(issued.cert_pem), f"{agent}-key.pem": Secret(issued.key_pem)}
 
 

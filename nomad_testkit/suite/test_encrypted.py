@@ -63,7 +63,7 @@ def test_plain_http_is_refused(nomad_cluster: Cluster) -> None:
 
 def test_an_api_is_believed_by_the_runs_ca_alone(nomad_cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other-ca.pem"
-    other.write_text(CertificateAuthority("another CA", days=1).cert_pem)
+    other.write_text(CertificateAuthority("another CA").cert_pem)
     for host in nomad_cluster.hosts:
         for verify in (other, True):  # True: whatever this machine trusts
             outsider = Outsider(host, verify)
@@ -82,9 +82,7 @@ def test_rpc_takes_certificates_of_the_runs_ca_alone(
     agent: str, port: int, speaks_tls: bytes, nomad_cluster: Cluster, secrets: RunSecrets, tmp_path: Path
 ) -> None:
     """The first byte says what follows; for the values see RPCTLS in Consul's and RpcTLS in Nomad's `pool` package."""
-    stranger = CertificateAuthority("another CA", days=1).issue(
-        [f"server.{nomad_cluster.target.region}.{agent}"], client=True
-    )
+    stranger = CertificateAuthority("another CA").issue([f"server.{nomad_cluster.target.region}.{agent}"])
     (tmp_path / "stranger.pem").write_text(stranger.cert_pem + stranger.key_pem)
 
     def shake_hands(host: Host, *certificate: str | Path) -> None:

@@ -55,7 +55,7 @@ def gossip_key() -> str:
 
 @pytest.fixture(scope="module")
 def authority() -> CertificateAuthority:
-    return CertificateAuthority("the tests' CA", days=1)
+    return CertificateAuthority("the tests' CA")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def certificates(authority: CertificateAuthority, role: str) -> list[File]:
     """Make certificates for both agents of a host, as `consul tls cert create` and `nomad tls cert create` do."""
     files = []
     for agent, name in (("consul", f"{role}.us-east-1.consul"), ("nomad", f"{role}.us-east-1.nomad")):
-        made = authority.issue([name, "localhost"], ["127.0.0.1"], client=True)
+        made = authority.issue([name, "localhost"], ["127.0.0.1"])
         files.append(File(f"{FOLDER}/{agent}.pem", made.cert_pem))
         files.append(File(f"{FOLDER}/{agent}-key.pem", made.key_pem, mode=0o600, owner=agent))
     return files
@@ -213,7 +213,7 @@ def test_the_scripts_may_run_again_and_refuse_another_first_token(secure: Pair) 
 
 def test_an_agent_by_another_authority_is_refused_at_once(secure: Pair) -> None:
     server, _ = secure
-    another = server.write("/root/another.pem", CertificateAuthority("another CA", days=1).cert_pem)
+    another = server.write("/root/another.pem", CertificateAuthority("another CA").cert_pem)
     server.run(f"sed 's:{CA}:{another}:' /opt/nomad/config/wait_for_consul.settings > /root/settings")
     said = server.refused("python3", "/opt/nomad/bin/wait_for_consul.py", "leader", "100", "/root/settings")
     assert "status=1" in said

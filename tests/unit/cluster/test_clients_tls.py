@@ -36,9 +36,9 @@ class Tls:
 def tls(tmp_path: Path) -> Iterator[Tls]:
     made = Tls(tmp_path)
     for name in ("ours", "other"):
-        ca = CertificateAuthority(name, days=1)
+        ca = CertificateAuthority(name)
         (tmp_path / f"{name}-ca.pem").write_text(ca.cert_pem)
-        issued = ca.issue(["localhost"], ["127.0.0.1"], client=True)
+        issued = ca.issue(["localhost"], ["127.0.0.1"])
         (tmp_path / f"{name}.pem").write_text(issued.cert_pem)
         (tmp_path / f"{name}-key.pem").write_text(issued.key_pem)
 

@@ -91,8 +91,8 @@ def test_a_service_that_answers_nothing_is_unreachable() -> None:
 @pytest.fixture
 def tls_port(tmp_path: Path) -> Iterator[int]:
     """A server whose certificate is for `server.us-east-1.nomad`, and which wants to see one of its callers."""
-    authority = CertificateAuthority("test", days=1)
-    made = authority.issue(["server.us-east-1.nomad"], client=True)
+    authority = CertificateAuthority("test")
+    made = authority.issue(["server.us-east-1.nomad"])
     for name, pem in (("ca", authority.cert_pem), ("cert", made.cert_pem), ("key", made.key_pem)):
         (tmp_path / f"{name}.pem").write_text(pem)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ca.pem"))
@@ -129,7 +129,7 @@ def test_a_folder_of_certificates_is_trusted_whatever_their_names(tls_port: int,
 
 @pytest.mark.parametrize("wrong", ["name", "authority"])
 def test_a_wrong_certificate_is_a_fault_and_not_waited_for(wrong: str, tls_port: int, tmp_path: Path) -> None:
-    (tmp_path / "other.pem").write_text(CertificateAuthority("other", days=1).cert_pem)
+    (tmp_path / "other.pem").write_text(CertificateAuthority("other").cert_pem)
     options = {"name": {"server_name": ""}, "authority": {"ca_file": str(tmp_path / "other.pem")}}[wrong]
     service = Service("127.0.0.1", tls_port, tls=tls(tmp_path, **options))
     with pytest.raises(HostFault, match=rf"the certificate of https://127.0.0.1:{tls_port} is refused: .*; expected"):

@@ -222,7 +222,7 @@ def test_sudo_makes_a_server_root_too_and_the_wait_for_consul_can_be_left_out(ho
 @pytest.mark.usefixtures("ready")
 def test_the_wait_for_consul_is_told_how_to_reach_it(host: FakeHost, opt: Path, tmp_path: Path) -> None:
     for name in ("ca", "consul"):
-        (tmp_path / f"{name}.pem").write_text(CertificateAuthority("test", days=1).cert_pem)
+        (tmp_path / f"{name}.pem").write_text(CertificateAuthority("test").cert_pem)
     options = f"--enable-https {TLS} {CONSUL}".replace("/tls/ca.pem", f"{tmp_path}/ca.pem")
     unit = start(host, opt, f"--client {options}".replace("/tls/consul.pem", f"{tmp_path}/consul.pem"))
     written = opt / "config" / "wait_for_consul.settings"
