@@ -143,19 +143,19 @@ def _checks() -> str:
         "where one can no longer hold.",
         _autodoc("autofunction:: nomad_testkit.checks.require"),
         "## Of clusters and jobs",
-        *[_autodoc(f"autoclass:: nomad_testkit.checks.{one.__name__}") for one in checks()],
+        *[
+            _autodoc(f"autoclass:: nomad_testkit.checks.{one.__name__}")
+            for one in checks()
+            if one.__module__ != healing.__name__
+        ],
         "## Of healing",
         "For tests that break something.",
         *[
-            _autodoc(f"autoclass:: {healing.__name__}.{one.__name__}")
-            for one in _public(healing)
-            if inspect.isclass(one) and issubclass(one, Check)
+            _autodoc(f"autoclass:: nomad_testkit.checks.{one.__name__}")
+            for one in checks()
+            if one.__module__ == healing.__name__
         ],
-        *[
-            _autodoc(f"autofunction:: {healing.__name__}.{one.__name__}")
-            for one in _public(healing)
-            if inspect.isfunction(one)
-        ],
+        *[_autodoc(f"autofunction:: nomad_testkit.checks.{name}") for name in ("leader_of", "node_ids")],
         "## By name, for nomad-testkit check",
         "The numbers of hosts are those that the cluster was deployed with.",
         names,
@@ -177,8 +177,8 @@ def _faults() -> str:
         _autodoc(f"autoclass:: {faults.__name__}.Faults", ":members:"),
         _autodoc(f"autoclass:: {faults.__name__}.Fault", ":members:"),
         "## Writes that go on meanwhile",
-        _autodoc("autofunction:: nomad_testkit.faults.workload.writing"),
-        _autodoc("autoclass:: nomad_testkit.faults.workload.Workload", ":members:"),
+        _autodoc("autofunction:: nomad_testkit.faults.writing"),
+        _autodoc("autoclass:: nomad_testkit.faults.Workload", ":members:"),
     )
 
 

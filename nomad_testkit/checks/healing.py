@@ -83,6 +83,9 @@ class RefusesWrites(Check[tuple[Answer[Attempt], ...]]):
     """Each of some servers, cut off from the majority, refuses a write and names no leader.
 
     Broken at once when one acknowledges it: that write will be lost, or the cluster is split.
+
+    >>> with nomad_faults.partition(minority, majority):  # doctest: +SKIP
+    ...     require(cluster, RefusesWrites("consul", minority), within=30)
     """
 
     survives_lost_hosts: ClassVar[bool] = True
@@ -186,6 +189,9 @@ class RunsElsewhere(Check[JobView]):
     """All allocations of a job run, and none of them on nodes that were lost.
 
     Nomad holds a client for lost when it has sent no heartbeat for its TTL and `heartbeat_grace`, 10 s at least each.
+
+    >>> with nomad_faults.isolate(client):  # doctest: +SKIP
+    ...     require(cluster, RunsElsewhere(job, (client.instance_id,)), within=120)
     """
 
     survives_lost_hosts: ClassVar[bool] = True
@@ -283,7 +289,10 @@ class DeploymentState:
 
 @dataclass(frozen=True)
 class DeploymentSucceeds(Check[tuple[Answer[DeploymentState | None], ...]]):
-    """The deployment with an id becomes successful, in every server's answer; a failed or cancelled one is Broken."""
+    """The deployment with an id becomes successful, in every server's answer; a failed or cancelled one is Broken.
+
+    >>> require(cluster, DeploymentSucceeds(job, deployment_id), within=120)  # doctest: +SKIP
+    """
 
     job: Job
     deployment: str
