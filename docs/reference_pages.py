@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import architecture_picture
+
 from nomad_testkit import checks as bundled_checks
 from nomad_testkit import faults, operations, plugin
 from nomad_testkit.checks import healing
@@ -56,13 +58,14 @@ def pages() -> dict[str, str]:
         "errors.md": _errors(),
         **{f"examples/{name}.md": _include(name) for name in EXAMPLES},
         "index.md": _index(),
+        "architecture.svg": architecture_picture.svg(),
     }
 
 
 def write(folder: Path) -> None:
     """Write every page, and remove those that are no more; one that has not changed is left alone."""
     made = {folder / name: text for name, text in pages().items()}
-    for path in folder.rglob("*.md"):
+    for path in (*folder.rglob("*.md"), *folder.rglob("*.svg")):
         if path not in made:
             path.unlink()
     for path, text in made.items():

@@ -290,7 +290,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
 def test_a_page_that_is_no_more_is_removed(tmp_path: Path) -> None:
     (tmp_path / "old.md").write_text("# old")
     reference_pages.write(tmp_path)
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md")} == set(reference_pages.pages())
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(reference_pages.pages())
     before = (tmp_path / "fixtures.md").stat().st_mtime_ns
     reference_pages.write(tmp_path)
     assert (tmp_path / "fixtures.md").stat().st_mtime_ns == before
