@@ -273,6 +273,15 @@ def _text(verdict: Pending | Broken) -> str:
     return verdict.seen if isinstance(verdict, Pending) else verdict.reason
 
 
+def brief(seen: str) -> str:
+    """Give the first line of what was seen, without the journal that may follow it.
+
+    >>> brief("clients-0: nomad is failed; its journal ends:\\n    nomad exited")
+    'clients-0: nomad is failed'
+    """
+    return (seen.strip().splitlines() or [""])[0].removesuffix(":").removesuffix("; its journal ends")
+
+
 def _report(failing: dict[Check[Any], Pending | Broken], total: int, elapsed: float, tries: int) -> str:
     """Say what failed, the cause first: pytest's summary and JUnit XML show the first line alone."""
     chosen = {check: verdict for check, verdict in failing.items() if isinstance(verdict, Broken)} or failing
@@ -280,7 +289,7 @@ def _report(failing: dict[Check[Any], Pending | Broken], total: int, elapsed: fl
     more = f" (and {len(others)} more)" if others else ""
     after = f"after {elapsed:.1f} s and {tries} {'try' if tries == 1 else 'tries'}"
     lines = [
-        f"{first!r}: {' '.join(_text(chosen[first]).split())}, after {elapsed:.0f} s{more}",
+        f"{first!r}: {brief(_text(chosen[first]))}, after {elapsed:.0f} s{more}",
         f"{len(chosen)} of {total} checks failed {after}:",
     ]
     for check, verdict in chosen.items():

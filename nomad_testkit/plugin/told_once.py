@@ -49,6 +49,15 @@ def shared_failure(error: BaseException) -> tuple[str, str] | None:
     return found
 
 
+def points_elsewhere(cause: str) -> bool:
+    """Whether what a report says is only which other test tells why.
+
+    >>> points_elsewhere("no cluster: see test_cluster.py::test_it_forms")
+    True
+    """
+    return any(cause.startswith(f"{lacking}: see ") for lacking in LACKING.values())
+
+
 def is_ours(error: BaseException) -> bool:
     """Whether an error's message says all, so that the plugin's own code below it explains nothing."""
     return isinstance(error, TestkitError) or (isinstance(error, pytest.fail.Exception) and not error.pytrace)

@@ -171,6 +171,12 @@ class Settings:
     keep: bool = field(
         default=False, metadata=_row(read.switch, None, "leave clusters up, and print how to reach and destroy them")
     )
+    pause: bool = field(
+        default=False,
+        metadata=_row(
+            read.switch, None, "hold a failing test with its cluster up, say how to enter it, and go on at a key"
+        ),
+    )
     attach: str | None = field(
         default=None,
         metadata=_row(
@@ -342,6 +348,24 @@ class Settings:
             elif value is not None and (self.target == "aws" or not setting.name.startswith("aws_")):
                 defaults.append(f"{setting.name}={_shown(value)}")
         return [*chosen, f"{', '.join(defaults)} (default)"]
+
+    def described(self) -> list[dict[str, str]]:
+        """Tell each value in force, with its name and where it came from, and without secrets.
+
+        >>> Settings.load(options={"nomad_servers": "1"}).described()[4]
+        {'name': 'servers', 'value': '1', 'source': 'option --nomad-servers'}
+        """
+        rows = []
+        for setting in table():
+            value = getattr(self, setting.name)
+            if setting.repeatable:
+                for one in value:
+                    name = f"{setting.name} {one}"
+                    shown = self._unless_secret(one, value[one])
+                    rows.append({"name": name, "value": shown, "source": self.source(name)})
+            else:
+                rows.append({"name": setting.name, "value": _shown(value), "source": self.source(setting.name)})
+        return rows
 
     def _unless_secret(self, name: str, value: str) -> str:
         return "(not shown)" if name in self.sensitive or _SECRET.search(name) else value

@@ -100,7 +100,12 @@ def test_every_job_has_a_time_out_and_keeps_evidence_of_failures(
         (upload,) = (step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
         assert upload["if"] == "failure()"
     assert [gitlab[name]["timeout"] for name in ("embedded", "aws")] == ["30 minutes", "55 minutes"]
-    assert gitlab[".suite"]["artifacts"]["when"] == "on_failure"
+    artifacts = gitlab[".suite"]["artifacts"]
+    assert (artifacts["when"], artifacts["reports"]) == ("always", {"junit": "nomad-artifacts/junit.xml"})
+    for definition in (github, gitlab):
+        runs = [command for command in commands(definition) if "--pyargs" in command]
+        assert all("--junitxml nomad-artifacts/junit.xml" in command for command in runs)
+        assert all("--nomad-report nomad-artifacts/report.html" in command for command in runs)
 
 
 def test_pushes_are_embedded_and_nights_are_on_aws(github: dict[str, Any], gitlab: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ def test_defaults_need_nothing() -> None:
     assert settings.in_force() == [
         (
             "target=embedded, region=us-east-1, timeout=300, election_timeout=30, heal_timeout=120, fault_time=30, "
-            "keep=off, artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
+            "keep=off, pause=off, artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
         )
     ]
 

@@ -9,8 +9,6 @@ import sys
 import pytest
 from fake_clusters import FAKES, deployments_alone, log, run
 
-from nomad_testkit.ec2.machines import isolation
-from nomad_testkit.plugin import weaknesses
 from nomad_testkit.settings import table
 
 
@@ -256,7 +254,7 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
     project.makeini("[pytest]\nnomad_var =\n    cluster_name=mine\n    num_clients=1\n")
     monkeypatch.setenv("NOMAD_TESTKIT_VAR", "num_clients=2;vpc_id=vpc-1")
     result = run(project, "-k", "unrelated", "--nomad-timeout", "90", "--nomad-var", "vpc_id=vpc-2")
-    header = [line for line in result.outlines if line.startswith("nomad_testkit: ") and "root on a host" not in line]
+    header = [line for line in result.outlines if line.startswith("nomad_testkit: ")]
     assert header == [
         "nomad_testkit: var vpc_id=vpc-2 (option --nomad-var)",
         "nomad_testkit: var num_clients=2 (environment variable NOMAD_TESTKIT_VAR)",
@@ -264,17 +262,10 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
         "nomad_testkit: timeout=90 (option --nomad-timeout)",
         (
             "nomad_testkit: target=embedded, region=us-east-1, election_timeout=30, heal_timeout=120, "
-            "fault_time=30, keep=off, "
+            "fault_time=30, keep=off, pause=off, "
             "artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
         ),
     ]
-
-
-@pytest.mark.parametrize("lacking", ["", "a tmpfs cannot be mounted with other owners"])
-def test_the_header_says_what_root_on_a_host_is(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "missing_isolation", lambda *folders: lacking)
-    expected = f"root on a host is root on this machine: {lacking} (see nomad-testkit doctor)"
-    assert weaknesses() == ([expected] if lacking else [])
 
 
 def test_an_example_of_the_conftest_gets_the_settings_too(project: pytest.Pytester) -> None:
@@ -327,7 +318,7 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     third_party, own = done.stdout.splitlines()
     assert third_party == ""
-    hooks = "evidence_hooks fixtures overrides report_hooks session told_once topologies xdist_hooks"
+    hooks = "ci_hooks evidence_hooks fixtures overrides pausing report_hooks session told_once topologies xdist_hooks"
     plugin = ("plugin", *(f"plugin.{name}" for name in hooks.split()))
     modules = ("errors", "events", *plugin, "settings", "settings.values")
     assert own.split() == ["nomad_testkit", *(f"nomad_testkit.{name}" for name in modules)]
