@@ -1,37 +1,13 @@
-"""The command line: each module here registers the commands of one topic on the group."""
+"""The command line: each module here is a verb, and registers its command on the group."""
 
 from __future__ import annotations
 
-from nomad_testkit.cli import (
-    addresses,
-    bench,
-    check,
-    completion,
-    doctor,
-    down,
-    hosts,
-    images,
-    jobs,
-    policy,
-    report,
-    status,
-    up,
-)
+import importlib
+import pkgutil
+
 from nomad_testkit.cli.group import main
 
-__all__ = [
-    "addresses",
-    "bench",
-    "check",
-    "completion",
-    "doctor",
-    "down",
-    "hosts",
-    "images",
-    "jobs",
-    "main",
-    "policy",
-    "report",
-    "status",
-    "up",
-]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["main"]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nomad_testkit.cli.group import FAILED, columns, json_option, main, say_json
-from nomad_testkit.cli.lookup import NamedHost, complete_runs, fate, named_hosts, opened_cluster, opened_target
+from nomad_testkit.cli.agents import agents_of, is_down
+from nomad_testkit.cli.group import FAILED, columns, json_option, main
+from nomad_testkit.cli.lookup import (
+    NamedHost,
+    complete_runs,
+    fate,
+    name_option,
+    named_hosts,
+    opened_cluster,
+    opened_target,
+)
+from nomad_testkit.cli.watching import show, watch_option
 from nomad_testkit.errors import AgentApiError, Ec2Error, TestkitError
 from nomad_testkit.runs.run import Run
 
@@ -24,27 +36,33 @@ _MEANINGS = {
 }
 
 
-@main.command(short_help="Show what is up: hosts, states, leaders.")
-@click.argument("name", required=False, shell_complete=complete_runs)
+@main.command(short_help="Show what is up, and what its agents do.")
+@click.argument("run_name", metavar="[NAME]", required=False, shell_complete=complete_runs)
+@name_option
+@watch_option
 @json_option
 @click.pass_context
-def status(ctx: click.Context, name: str | None, as_json: bool) -> None:
-    """Show the runs of this machine, or the one that is called NAME: hosts, states and leaders.
+def status(ctx: click.Context, run_name: str | None, name: str | None, watch: bool, as_json: bool) -> None:
+    """Show the runs of this machine, or the one that is called NAME: hosts, and what the agents on each do.
 
+    An agent is leader, alive, ready, ineligible, draining, failed, left, stopped or not there, as the leaders say.
     Hosts are named GROUP-N: N counts the hosts of a group from 0, in the order in which they were deployed or, later,
     launched. Faults that a killed process left are undone and named; those of living ones are named. The exit code is 1
-    where a NAME is given and its cloud is gone, or a fault could not be undone.
+    where something is down: an agent or a leader, fewer hosts than there are to be, a cloud that is gone, a fault that
+    could not be undone.
     """
-    runs = [Run.find(name)] if name else Run.every()
-    told = [describe_run(run) for run in runs]
-    if as_json:
-        say_json({"runs": told})
-    elif not runs:
-        click.echo("nothing is up; `nomad-testkit up EXAMPLE` deploys a cluster")
-    else:
-        click.echo("\n\n".join(map(_text, told)))
-    left = name and any(fault["state"] == "left" for fault in told[0]["faults"])
-    if left or (name and told[0]["state"] == GONE):
+    name = run_name or name
+
+    def look() -> tuple[str, bool]:
+        runs = [Run.find(name)] if name else Run.every()
+        told = [describe_run(run) for run in runs]
+        is_down = any(one["down"] for one in told)
+        if as_json:
+            return json.dumps({"runs": told}, indent=2), is_down
+        nothing = "nothing is up; `nomad-testkit up EXAMPLE` deploys a cluster"
+        return "\n\n".join(map(_text, told)) or nothing, is_down
+
+    if show(look, watch=watch):
         ctx.exit(FAILED)
 
 
@@ -63,6 +81,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "leaders": {"consul": None, "nomad": None},
         "hosts": [],
         "faults": [],
+        "down": [],
     }
     found["meaning"] = _MEANINGS.get(found["state"])
     try:
@@ -74,15 +93,25 @@ def describe_run(run: Run) -> dict[str, Any]:
                 found["faults"] = [one.describe() for one in undo_left(cluster, only_name=not told.get("kept"))]
                 hosts = named_hosts(cluster)
                 found["leaders"] = _leaders(cluster)
-                found["hosts"] = [_host(one, cluster, found["leaders"]) for one in hosts]
+                agents = agents_of(cluster, found["leaders"])
+                found["hosts"] = [_host(one, cluster, found["leaders"], agents) for one in hosts]
+                found["down"] = _down(found, cluster)
         elif "target" in told:
             with opened_target(run):
                 pass
     except Ec2Error as error:
-        found |= {"state": GONE, "meaning": str(error)}
+        found |= {"state": GONE, "meaning": str(error), "down": ["its embedded EC2 is gone"]}
     except TestkitError as error:  # such as an account that does not answer
-        found["meaning"] = str(error)
+        found |= {"meaning": str(error), "down": [str(error)]}
     return found
+
+
+def _down(found: dict[str, Any], cluster: Cluster) -> list[str]:
+    """List what is not as it should be."""
+    lines = [f"{agent.capitalize()} has no leader" for agent, leader in found["leaders"].items() if leader is None]
+    lines += [f"{text} on {host['name']}" for host in found["hosts"] for text in host["does"] if is_down(text)]
+    lines += cluster.missing_hosts
+    return lines + [str(fault["what"]) for fault in found["faults"] if fault["state"] == "left"]
 
 
 def _state(run: Run, told: dict[str, Any]) -> str:
@@ -107,7 +136,9 @@ def _leaders(cluster: Cluster) -> dict[str, str | None]:
     return found
 
 
-def _host(one: NamedHost, cluster: Cluster, leaders: dict[str, str | None]) -> dict[str, Any]:
+def _host(
+    one: NamedHost, cluster: Cluster, leaders: dict[str, str | None], agents: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     roles = [
         role.replace("_", " ")[:-1]
         for role in ("consul_servers", "nomad_servers", "nomad_clients")
@@ -115,7 +146,8 @@ def _host(one: NamedHost, cluster: Cluster, leaders: dict[str, str | None]) -> d
     ]
     leads = [agent for agent, instance_id in leaders.items() if instance_id == one.instance.instance_id]
     ended = None if one.host is not None else fate(cluster.target, one.instance)
-    return {**one.describe(), "roles": roles, "leads": leads, "ended": ended}
+    does = [] if one.host is None else list(agents.get(one.instance.instance_id, ()))
+    return {**one.describe(), "roles": roles, "leads": leads, "does": does, "ended": ended}
 
 
 def _text(told: dict[str, Any]) -> str:
@@ -129,17 +161,11 @@ def _text(told: dict[str, Any]) -> str:
         return head
     from nomad_testkit.faults.left import FoundFault
 
-    rows = [["HOST", "INSTANCE", "STATE", "PRIVATE IP", "ADDRESS", "ZONE", "RUNS"]]
+    rows = [["HOST", "INSTANCE", "STATE", "PRIVATE IP", "ADDRESS", "ZONE", "AGENTS"]]
     for host in told["hosts"]:
-        runs = ", ".join(f"{role}{' (leader)' if _leads(role, host) else ''}" for role in host["roles"])
         facts = [host[key] for key in ("name", "instance_id", "state", "private_ip", "address", "availability_zone")]
-        rows.append([*facts, runs if host["ended"] is None else host["ended"]])
+        rows.append([*facts, ", ".join(host["does"]) if host["ended"] is None else host["ended"]])
     lines = [head, columns(rows, indent="  ")]
     lines += [f"  {FoundFault(**one)}" for one in told["faults"]]
-    lines += [f"  {agent.capitalize()} has no leader" for agent, leader in told["leaders"].items() if leader is None]
+    lines += [click.style(f"  DOWN  {line}", fg="red") for line in told["down"]]
     return "\n".join(lines)
-
-
-def _leads(role: str, host: dict[str, Any]) -> bool:
-    agent, _, kind = role.partition(" ")
-    return kind == "server" and agent in host["leads"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NEW_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 DEPLOYING = ("target", "region", "ami", "servers", "clients", "var", "timeout", "artifacts", "terraform")
 AGENTS = ("consul_version", "nomad_version", "consul_binary", "nomad_binary")
-_NOT_HERE = ("ATTACH", "KEEP", "EXAMPLE")
+_NOT_HERE = ("ATTACH", "KEEP", "PAUSE", "EXAMPLE")
 """Settings whose environment variables are for pytest: a command has a word of its own for it."""
 
 
@@ -134,7 +134,7 @@ def up(example: str, name: str | None, as_json: bool, **given: Any) -> None:
 
 def target_for(settings: Settings, progress: Progress) -> AbstractContextManager[Target]:
     """Open the target; for an image that `ami build` made, use the embedded EC2 that has it. Raises as open_target."""
-    from nomad_testkit.cli.images import home_of
+    from nomad_testkit.cli.ami import home_of
     from nomad_testkit.targets import attach_target, open_target
 
     if settings.ami and (home := home_of(settings.ami)) is not None:

@@ -8,6 +8,7 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -59,7 +60,8 @@ class Shell:
         return process.returncode, stdout, stderr
 
     def hosts(self) -> dict[str, dict[str, Any]]:
-        (told,) = self.json("status")["runs"]
+        # It ends with 1 where something is down, as just before an instance has a successor.
+        (told,) = json.loads(self.call("status", "--json").stdout)["runs"]
         return {host["name"]: host for host in told["hosts"]}
 
 
@@ -106,7 +108,8 @@ def test_status_shows_hosts_states_and_leaders(shell: Shell) -> None:
     text = shell.call("status").stdout
     row = next(line for line in text.splitlines() if server in line)
     assert row.split()[:3] == ["servers-0", server, "running"]
-    assert "consul server (leader), nomad server (leader)" in row
+    assert "consul server leader, nomad server leader" in row
+    assert "consul client alive, nomad client ready" in text
 
 
 def test_ssh_passes_on_output_and_status_by_any_name_of_a_host(shell: Shell) -> None:
@@ -228,7 +231,7 @@ def test_env_is_told_to_scripts_as_json(shell: Shell) -> None:
     server = shell.hosts()["servers-0"]
     assert told["variables"]["NOMAD_ADDR"] == f"http://{server['address']}:4646"
     assert told["variables"]["CONSUL_HTTP_ADDR"] == f"http://{server['address']}:8500"
-    assert told["files"] == {}
+    assert set(told["files"]) == {"AWS_SECRET_ACCESS_KEY"}
 
 
 def test_ui_shows_pages_that_answer(shell: Shell) -> None:
@@ -246,7 +249,7 @@ def test_check_shows_what_was_wanted_and_seen(shell: Shell) -> None:
     assert "leader: ok\n  wanted: one leader, " in result.stdout
     told = shell.json("check", "nodes-ready", "nomad-raft-peers")
     assert told["holds"] is True
-    assert [one["name"] for one in told["checks"]] == ["nodes-ready", "nomad-raft-peers"]
+    assert [one["name"] for one in told["checks"]] == ["nomad-raft-peers", "nodes-ready"]
 
 
 def test_a_check_that_fails_ends_with_1_and_an_unknown_one_suggests_the_nearest(shell: Shell) -> None:
@@ -265,12 +268,74 @@ def test_a_check_that_fails_ends_with_1_and_an_unknown_one_suggests_the_nearest(
     assert result.exit_code == 1
     told = json.loads(result.stdout)
     assert told["holds"] is False
-    assert [(one["name"], one["verdict"]) for one in told["checks"]] == [("leader", "ok"), ("nodes-ready", "pending")]
-    assert "ineligible" in told["checks"][1]["seen"]
+    assert [(one["name"], one["verdict"]) for one in told["checks"]] == [("nodes-ready", "pending"), ("leader", "ok")]
+    assert "ineligible" in told["checks"][0]["seen"]
 
     result = shell.call("check", "node-ready")
     assert result.exit_code == 2
     assert "there is no check 'node-ready'; did you mean nodes-ready" in result.stderr
+
+
+def test_status_ends_with_1_and_check_names_the_cause_where_an_agent_is_stopped(shell: Shell) -> None:
+    assert shell.run("exec", "--sudo", "clients-0", "--", "systemctl", "stop", "nomad")[0] == 0
+    try:
+        result, checked = shell.call("status", "dev"), shell.call("check", "--within", "0")
+    finally:
+        assert shell.run("exec", "--sudo", "clients-0", "--", "systemctl", "start", "nomad")[0] == 0
+    assert result.exit_code == 1
+    assert re.search(r"DOWN  nomad client (stopped|failed|deactivating) on clients-0", result.stdout), result.stdout
+    assert checked.exit_code == 1
+    assert re.match(r"\d of 15 checks fail; units-active: .*nomad is", checked.stdout), checked.stdout
+    assert shell.call("check", "nodes-ready", "units-active", "--within", str(SECONDS)).exit_code == 0
+
+
+def test_hosts_are_described_copied_from_and_shown_together(shell: Shell, tmp_path: Path) -> None:
+    server = shell.hosts()["servers-0"]
+    assert shell.run("exec", "servers-0", "printf", "%s|", "a  b", "$HOME") == (0, "a  b|$HOME|", "")
+    assert shell.run("cp", "-q", "servers-0:/etc/hostname", str(tmp_path / "name"))[0] == 0
+    assert (tmp_path / "name").read_text() == f"ip-{server['private_ip'].replace('.', '-')}\n"
+    told = shell.json("describe", "clients-0")
+    assert (told["node"]["status"], told["units"][1][:9]) == ("ready", "nomad is ")
+    assert "nomad-client" in {one["name"] for one in told["services"]}
+    lines = shell.call("logs", "--since", "1h", "-n", "400").stdout.splitlines()
+    assert {line.split()[0] for line in lines} == {"servers-0", "clients-0"}
+    stamps = [line.split()[1][:19] for line in lines]  # in seconds: a journal's own order is not that of its stamps
+    assert stamps == sorted(stamps)
+    assert {"launched", "Cluster: Node registered"} <= {one["what"] for one in shell.json("events")["events"]}
+
+
+def test_a_shell_has_the_cluster_and_ports_are_forwarded(shell: Shell) -> None:
+    leader = f"{shell.hosts()['servers-0']['private_ip']}:4647"
+    assert shell.run("shell", "dev", "-c", "print(nomad_cluster.nomad.leader())")[:2] == (0, f"{leader}\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = shell.spawn("port-forward", "servers-0", f"{port}:4646")
+
+    def probe() -> Ok[str] | Pending:
+        try:
+            return Ok(str(requests.get(f"http://127.0.0.1:{port}/v1/status/leader", timeout=5).json()))
+        except requests.RequestException as error:
+            return Pending(str(error))
+
+    try:
+        assert wait_until("the forwarded port", probe, deadline=Deadline.after(SECONDS)) == leader
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=SECONDS)
+
+
+def test_reach_tells_why_by_rules_listener_and_a_connection(shell: Shell) -> None:
+    told = shell.json("reach", "clients-0", "servers-0:4647")
+    assert (told["reached"], {one["good"] for one in told["findings"]}) == (True, {True})
+    assert shell.json("reach", "servers-0", "clients-0:8301/udp")["reached"] is True
+    result = shell.call("reach", "servers-0", "clients-0:9999")
+    assert result.exit_code == 1
+    assert "no rule lets tcp 9999 in from servers-0" in result.stdout.splitlines()[0]
+    assert "nothing listens on tcp 9999" in result.stdout
+    # Open, but nobody there: the rules do not speak against it, and the connection does.
+    result = shell.call("reach", "clients-0", "servers-0:8600")
+    assert result.exit_code == 0, result.stdout
 
 
 def test_jobs_run_and_are_stopped(shell: Shell) -> None:
@@ -282,6 +347,9 @@ def test_jobs_run_and_are_stopped(shell: Shell) -> None:
     assert [one["status"] for one in told["allocations"] if one["desired"] == "run"] == ["running"]
     told = shell.json("job", "run", "batch.nomad.hcl", "--var", "message=hello")
     assert {one["status"] for one in told["allocations"]} == {"complete"}
+    assert shell.json("job", "status")["jobs"][-1]["job"] == "web"
+    assert shell.json("job", "status", "web")["not_placed"] == []
+    assert any("hello" in one["lines"] for one in shell.json("job", "logs", "batch")["logs"])
     result = shell.call("job", "stop", "wbe")
     assert result.exit_code == 2
     assert "did you mean web" in result.stderr

@@ -15,8 +15,8 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def json_answer(*arguments: str) -> Any:
-    """Call a command that is to succeed, and give what it tells scripts."""
+def json_answer(*arguments: str, exits: int = 0) -> Any:
+    """Call a command that is to end with a code, 0 for success, and give what it tells scripts."""
     result = call(*arguments, "--json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == exits, result.output
     return json.loads(result.stdout)

@@ -12,7 +12,8 @@ from account_run import EXAMPLE, AccountTarget, left_up
 from click.shell_completion import ShellComplete
 from command_line import call, json_answer
 
-from nomad_testkit.cli import images, main, status, up
+from nomad_testkit.cli import ami as ami_verb
+from nomad_testkit.cli import main, status, up
 from nomad_testkit.cli.check import CHECKS
 from nomad_testkit.cli.group import main as group
 from nomad_testkit.errors import DeployError, UsageError
@@ -24,6 +25,7 @@ from nomad_testkit.runs.run import Run
 @pytest.fixture(autouse=True)
 def leaders(account: AccountTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_leaders", lambda cluster: {"consul": cluster.servers[0].instance_id, "nomad": None})
+    monkeypatch.setattr(status, "agents_of", lambda cluster, leaders: {})
 
 
 def completed(*words: str) -> list[str]:
@@ -125,9 +127,9 @@ def test_amis_are_listed_and_deleted_by_their_id(account: AccountTarget, monkeyp
     (found,) = json_answer("ami", "list")["amis"]
     facts = {"name": "nomad-consul-1", "target": "embedded", "state": "available"}
     assert found == {"ami": ami, "run_id": run.run_id, **facts}
-    assert (images.home_of(ami), images.home_of("ami-00000000")) == (run, None)
+    assert (ami_verb.home_of(ami), ami_verb.home_of("ami-00000000")) == (run, None)
     assert json_answer("status")["runs"][0]["state"] == "image"
-    monkeypatch.setattr(images, "destroy_run", lambda one: f"{one.run_id} is destroyed")
+    monkeypatch.setattr(ami_verb, "destroy_run", lambda one: f"{one.run_id} is destroyed")
     assert call("ami", "delete", ami).stdout == f"{run.run_id} is destroyed\n"
     result = call("ami", "delete", ami[:-1])
     assert result.exit_code == 2
