@@ -174,7 +174,7 @@ def _tools() -> list[Finding]:
 
 
 def _limits() -> list[Finding]:
-    """Tell what room memory, the kernel's limit of inotify instances and the folders' disks leave for hosts."""
+    """Tell what room memory, the kernel and the folders' disks leave for hosts, and whether these have own user ids."""
     from nomad_testkit.images.cache import Cache
     from nomad_testkit.runs.run import state_path
     from nomad_testkit.targets.embedded import room
@@ -182,6 +182,7 @@ def _limits() -> list[Finding]:
     limits = {"memory": room.memory(), "fs.inotify.max_user_instances": room.inotify()}
     return [
         *(hosts_that_fit(what, found) for what, found in limits.items()),
+        isolation(Cache().root),
         *(free_space(path, room.IMAGES_FREE) for path in (Cache().root, state_path(), Path(tempfile.gettempdir()))),
     ]
 
@@ -194,6 +195,21 @@ def hosts_that_fit(what: str, room: Room | None) -> Finding:
     if room.hosts >= _FEW_HOSTS:
         return Finding(what, FOUND, where)
     return Finding(what, MISSING, where, fix=room.remedy)
+
+
+def isolation(folder: Path) -> Finding:
+    """Tell whether each host can have user ids of its own, so that its root is nobody on this machine."""
+    from nomad_testkit.ec2.machines.isolation import missing_isolation
+
+    what = "user ids of their own for hosts"
+    if os.geteuid() != 0:
+        return Finding(what, LATER, "only root can find out", fix="run as root", optional=True)
+    lacking = missing_isolation(next(one for one in (folder, *folder.parents) if one.exists()))
+    if not lacking:
+        return Finding(what, FOUND, "root on a host is nobody on this machine")
+    where = f"{lacking}; so root on a host is root on this machine, without some of its rights"
+    fix = "use Linux 6.3 or newer with user namespaces, and a cache folder (NOMAD_TESTKIT_CACHE) on ext4, XFS or Btrfs"
+    return Finding(what, MISSING, where, fix=fix, optional=True)
 
 
 def free_space(path: Path, least: int) -> Finding:

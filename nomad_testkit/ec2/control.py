@@ -45,6 +45,8 @@ class CloudConfig:
     cgroups: dict[str, bool]
     images: tuple[ImageOnDisk, ...]
     credentials: Credentials
+    isolation: str = "full"
+    """A value of `isolation.Isolation`."""
 
     def to_json(self) -> str:
         """Write it down, with the secret: only a pipe to the cloud's own process may carry it."""

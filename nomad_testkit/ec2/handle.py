@@ -17,6 +17,7 @@ from typing import Any
 
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, CloudConfig, Connection, ImageOnDisk
 from nomad_testkit.ec2.credentials import SECRET_KEY, Credentials
+from nomad_testkit.ec2.machines.isolation import Isolation, missing_isolation
 from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.ec2.vpc.network import CloudAddresses
 from nomad_testkit.errors import Ec2Error, Missing
@@ -88,12 +89,16 @@ class EmbeddedEc2:
             raise
 
     @classmethod
-    def start(cls, *, region: str, images: Sequence[LocalImage]) -> EmbeddedEc2:
+    def start(cls, *, region: str, images: Sequence[LocalImage], isolation: Isolation | None = None) -> EmbeddedEc2:
         """Start a cloud that has these images, and hold a lease on it.
 
-        Raises Ec2Error with the end of the cloud's log when it does not start.
+        `isolation` is as much as this machine can give, unless a test asks for less. Raises Ec2Error with the end of
+        the cloud's log when it does not start.
         """
-        config = CloudConfig("", region, -1, {}, tuple(_on_disk(image) for image in images), Credentials.generate())
+        if isolation is None:
+            isolation = Isolation.REDUCED if missing_isolation(*_folders(images)) else Isolation.FULL
+        on_disk = tuple(_on_disk(image) for image in images)
+        config = CloudConfig("", region, -1, {}, on_disk, Credentials.generate(), isolation.value)
         with _life_sign() as life:
             done = subprocess.run(
                 [*_delegated_scope(), sys.executable, "-m", "nomad_testkit.ec2.warden", str(life)],
@@ -240,6 +245,10 @@ def _delegated_scope() -> list[str]:
     if not Path("/run/systemd/system").is_dir():
         return []
     return ["systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes"]
+
+
+def _folders(images: Sequence[LocalImage]) -> set[Path]:
+    return {layer.resolve() for image in images for layer in image.layers}
 
 
 def _on_disk(image: LocalImage) -> ImageOnDisk:

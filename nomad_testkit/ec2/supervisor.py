@@ -107,15 +107,15 @@ class Supervisor:
                 os._exit(0)
 
     def _mount(self) -> None:
-        # A /run of its own: systemd-nspawn and ip-netns leave files there, which must go with the cloud.
+        # A /run of its own: systemd-nspawn leaves files there, which must go with the cloud.
         _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(_RUN))
         _FOLDER.mkdir()
-        (_RUN / "netns").mkdir()
 
     def _serve(self) -> None:
         # Slow imports, so they come when the namespaces stand and connections already queue at the control socket.
         from nomad_testkit.ec2.api.service import CloudApi
         from nomad_testkit.ec2.imds.server import MetadataService
+        from nomad_testkit.ec2.machines.isolation import IdPool, Isolation
         from nomad_testkit.ec2.machines.machine import Cloud
         from nomad_testkit.ec2.machines.registry import NspawnMachines
         from nomad_testkit.ec2.machines.spec import ImageRecord
@@ -149,7 +149,8 @@ class Supervisor:
         )
         ca = CloudCa()
         domain = "ec2.internal" if config.region == "us-east-1" else f"{config.region}.compute.internal"
-        machines.join(Cloud(_FOLDER, self._cgroups, api, ca.cert_pem, domain))
+        isolation = Isolation(config.isolation)
+        machines.join(Cloud(_FOLDER, self._cgroups, api, ca.cert_pem, domain, IdPool(config.index), isolation))
         api.serve(API_ADDRESS, ca=ca)
         MetadataService(api.instance).serve(METADATA_ADDRESS)
         Resolver(config.region, API_ADDRESS, api.instance).serve(RESOLVER_ADDRESSES)

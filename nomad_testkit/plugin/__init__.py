@@ -90,7 +90,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Show the settings in force, and where each came from."""
     settings = config.stash[SETTINGS]
     lines = settings.in_force() if isinstance(settings, Settings) else str(settings).splitlines()
+    if isinstance(settings, Settings) and settings.target == "embedded" and os.geteuid() == 0:
+        lines = [*lines, *weaknesses()]
     return [f"nomad_testkit: {line}" for line in lines]
+
+
+def weaknesses() -> list[str]:
+    """Tell where this machine cannot give the embedded EC2's hosts the isolation that they have elsewhere."""
+    from nomad_testkit.ec2.machines.isolation import missing_isolation
+    from nomad_testkit.images.cache import Cache
+
+    root = Cache().root
+    lacking = missing_isolation(next(one for one in (root, *root.parents) if one.exists()))
+    return [f"root on a host is root on this machine: {lacking} (see nomad-testkit doctor)"] if lacking else []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

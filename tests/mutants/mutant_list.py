@@ -267,7 +267,31 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "ec2/machines/layers.py",
         "ec2_images",
-        ("ImageStore.add", "_cut(layer / CERTIFICATES, certificate)", "pass"),
+        ("ImageStore.add", "_cut(root, CERTIFICATES, certificate)", "pass"),
+    ),
+    *_in(
+        "ec2/machines/image_root.py",
+        "ec2_image_root",
+        (
+            "ImageRoot._made",
+            "return open_in_root(root, str(path), flags)\n        above",
+            "return os.open(path, flags, dir_fd=root)\n        above",
+        ),
+        ("ImageRoot.write", "kind not in (None, stat.S_IFREG)", "False"),
+        ("ImageRoot.read", "open_in_root(root, name,", "os.open(self._folder / name,"),
+    ),
+    *_in(
+        "ec2/machines/isolation.py",
+        "ec2_isolation",
+        ("_outside", "base <= number < base + IDS", "base < number"),
+        ("IdPool.take", "number * IDS", "number"),
+        ("_acl", "(_ACL_USER, _ACL_GROUP)", "(_ACL_USER,)"),
+    ),
+    *_in(
+        "ec2/machines/devices.py",
+        "ec2_devices",
+        ("_program", "value=_TYPE_CHARACTER", "value=1"),
+        ("_program", "offset=2 + len(one) // 8", "offset=2"),
     ),
     # Scripts on the hosts
     *_in(

@@ -80,7 +80,8 @@ def main() -> None:
 def _run(hosts: Sequence[FloorHost], consul: Path, nomad: Path, folder: Path) -> dict[str, float]:
     servers = [host.address for host in hosts if host.server]
     for number, host in enumerate(hosts):
-        HostLink(host.name, host.address, host.subnet, f"02:00:00:00:00:{number:02x}").open()
+        subprocess.run(["ip", "netns", "add", host.name], check=True)
+        HostLink(host.address, host.subnet, f"02:00:00:00:00:{number:02x}").attach(f"/run/netns/{host.name}")
     started = time.monotonic()
     for host in hosts:
         _start(host, servers, consul, nomad, folder / host.name)

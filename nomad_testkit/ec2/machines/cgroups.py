@@ -8,14 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nomad_testkit.ec2.machines.devices import deny_devices
 from nomad_testkit.errors import Ec2Error
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
+log = logging.getLogger(__name__)
+
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 _V2_OWN = "warden"
+_DELEGATED = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks")
+"""What whoever divides a cgroup has to write, besides the folder (see cgroups(7), "Cgroups delegation")."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Freezer:
+    """The files of a cgroup that stop its processes, and show that they stand, and what is written and read there."""
+
+    switch: str
+    state: str
+    stop: str
+    go_on: str
+    frozen: str
+
+
+_FREEZERS = (
+    _Freezer("freezer.state", "freezer.state", "FROZEN", "THAWED", "FROZEN"),
+    _Freezer("cgroup.freeze", "cgroup.events", "1", "0", "frozen 1"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +111,61 @@ class CgroupTree:
                 self._delegate(folder.parent)
             _make(folder, v2)
 
-    def add(self, host: str) -> list[Path]:
-        """Make a cgroup for `host` in every hierarchy; returns the files to write a process to."""
+    def add(self, host: str, *, owner: int = 0, devices: bool = True) -> list[Path]:
+        """Make a cgroup for `host` in every hierarchy; returns the files to write a process to.
+
+        The host's root, whose id on this machine is `owner`, may divide it, but not lift what limits it. Without
+        `devices` it can open no device but those of every container, where the kernel can deny them.
+        """
         made = []
         for parent, v2 in self.parents.items():
             folder = parent / host
             _make(folder, v2)
+            if not devices:
+                try:
+                    deny_devices(folder, v2=v2)
+                except OSError as error:
+                    log.warning("%s: devices are not denied: %s", folder, error)
+            for path in (folder, *(folder / name for name in _DELEGATED)):
+                if owner and path.exists():
+                    os.chown(path, owner, owner)
             made.append(folder / "cgroup.procs")
         return made
+
+    def pids(self, host: str) -> list[int]:
+        """List the processes of `host`, of systemd-nspawn itself too."""
+        folder = next(iter(self.parents)) / host
+        found = []
+        for file in folder.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):  # a cgroup that goes meanwhile
+                found += [int(pid) for pid in file.read_text().split()]
+        return found
+
+    @contextlib.contextmanager
+    def frozen(self, host: str) -> Iterator[None]:
+        """Let no process of `host` run meanwhile. Raises WaitTimeout when one does not stop."""
+        found = [
+            (parent / host, freezer)
+            for freezer in _FREEZERS
+            for parent in self.parents
+            if (parent / host / freezer.switch).exists()
+        ]
+        if not found:
+            yield  # it has no process
+            return
+        folder, freezer = found[0]
+
+        def probe() -> Ok[None] | Pending:
+            seen = (folder / freezer.state).read_text()
+            return Ok(None) if freezer.frozen in seen else Pending(seen.strip())
+
+        try:
+            (folder / freezer.switch).write_text(freezer.stop)
+            wait_until(f"{host} to stand still", probe, deadline=Deadline.after(20), interval=0.005)
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                (folder / freezer.switch).write_text(freezer.go_on)
 
     def remove(self, host: str) -> None:
         """Remove the cgroups of `host`, whose processes have ended."""

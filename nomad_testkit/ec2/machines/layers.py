@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nomad_testkit.ec2.machines.image_root import ImageRoot
+from nomad_testkit.ec2.machines.isolation import take_out_of_range
+from nomad_testkit.ec2.vpc.network import RESOLVER_ADDRESSES
 from nomad_testkit.errors import ImageError
 
 INJECTED = (
@@ -25,6 +28,20 @@ CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 ENVIRONMENT = "etc/environment"
 CA_VARIABLE = f"AWS_CA_BUNDLE=/{CERTIFICATES}"
 """The line of it that leads programs there which carry certificates of their own (awscli, boto3 from PyPI)."""
+
+
+def inject(root: ImageRoot, hostname: str, *, certificate: str, search_domain: str) -> None:
+    """Put onto an instance's disk what AWS gives by DHCP, and what makes the cloud's certificates valid."""
+    # A program of the image's own may keep that file: a DHCP client leaves it alone then.
+    if not root.is_link("etc/resolv.conf"):
+        root.write("etc/resolv.conf", f"nameserver {RESOLVER_ADDRESSES[-1]}\nsearch {search_domain}\n")
+    root.write("etc/hostname", hostname.split(".")[0] + "\n")
+    root.write("usr/local/share/ca-certificates/nomad-testkit-cloud.crt", certificate)
+    root.write(CERTIFICATES, (root.read(CERTIFICATES) or "") + certificate)
+    root.write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={CA_VARIABLE}\n")
+    others = (root.read(ENVIRONMENT) or "").splitlines()
+    kept = [line for line in others if not line.startswith("AWS_CA_BUNDLE=")]
+    root.write(ENVIRONMENT, "\n".join([*kept, CA_VARIABLE]) + "\n")
 
 
 def image_id(key: Mapping[str, str]) -> str:
@@ -70,19 +87,23 @@ class ImageStore:
         except KeyError:
             raise ImageError(f"there is no image {image_id}; there are: {', '.join(self._layers) or 'none'}") from None
 
-    def add(self, image_id: str, disk: Path, below: str, *, certificate: str = "") -> None:
+    def add(self, image_id: str, disk: Path, below: str, *, certificate: str = "", base: int = 0) -> None:
         """Make an image from an instance's own disk and the image that it was booted from.
 
-        `disk` is the upper folder of the instance's overlay; `certificate` is the cloud's own, which its hosts trust,
-        and nobody after it. Raises ImageError when the disk cannot be copied.
+        `disk` is the upper folder of the instance's overlay, whose owners are in the range that begins at `base`;
+        `certificate` is the cloud's own, which its hosts trust, and nobody after it. Raises ImageError when the disk
+        cannot be copied.
         """
         layer = self._folder / image_id
         copy_layer(disk, layer)
+        if base:
+            take_out_of_range(layer, base)
+        root = ImageRoot(layer)
         for injected in INJECTED:
-            if not (layer / injected).is_symlink():  # /etc/resolv.conf is one where systemd-resolved keeps it
-                (layer / injected).unlink(missing_ok=True)
-        _cut(layer / CERTIFICATES, certificate)
-        _cut(layer / ENVIRONMENT, f"{CA_VARIABLE}\n")
+            if not root.is_link(injected):  # /etc/resolv.conf is one where systemd-resolved keeps it
+                root.remove(injected)
+        _cut(root, CERTIFICATES, certificate)
+        _cut(root, ENVIRONMENT, f"{CA_VARIABLE}\n")
         with self._lock:
             self._layers[image_id] = (layer, *self.layers(below))
 
@@ -99,10 +120,11 @@ class ImageStore:
         copy_layer(self.layers(image_id)[0], folder)
 
 
-def _cut(path: Path, text: str) -> None:
+def _cut(root: ImageRoot, name: str, text: str) -> None:
     """Take a text out of a file, wherever it stands in it."""
-    if text and path.is_file() and not path.is_symlink() and text in (content := path.read_text()):
-        path.write_text(content.replace(text, ""))
+    content = root.read(name, follow=False)
+    if text and content is not None and text in content:
+        root.write(name, content.replace(text, ""))
 
 
 def copy_layer(source: Path, target: Path) -> None:

@@ -10,15 +10,17 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from nomad_testkit.ec2.machines.cgroups import CgroupTree
-from nomad_testkit.ec2.machines.layers import CA_VARIABLE, CERTIFICATES, ENVIRONMENT
+from nomad_testkit.ec2.machines.image_root import ImageRoot
+from nomad_testkit.ec2.machines.isolation import IDS, IdPool, Isolation, mount_mapped, user_namespace
+from nomad_testkit.ec2.machines.layers import inject
 from nomad_testkit.ec2.machines.spec import MachineEvents, MachineSpec
-from nomad_testkit.ec2.vpc.network import RESOLVER_ADDRESSES, HostLink
+from nomad_testkit.ec2.vpc.network import HostLink
 from nomad_testkit.errors import MachineError, TestkitError
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
@@ -55,6 +57,8 @@ class Cloud:
     events: MachineEvents
     ca_pem: str
     search_domain: str
+    ids: IdPool
+    isolation: Isolation = Isolation.FULL
 
 
 class Machine:
@@ -65,14 +69,17 @@ class Machine:
         self._layers = layers
         self._cloud = cloud
         self._folder = cloud.folder / spec.instance_id
-        self._link = HostLink(spec.instance_id, spec.private_ip, spec.subnet_cidr, spec.mac)
+        self._link = HostLink(spec.private_ip, spec.subnet_cidr, spec.mac)
         self._lock = threading.Lock()
+        self._copying = threading.Lock()
         self._wish = Wish.RUN
         self._forced = False
         self._leader: int | None = None
         self._life: threading.Thread | None = None
         self._resting = False
         """Whether it is stopped, its disk kept."""
+        self.base = 0
+        """The first of the ids that it has on this machine; 0 where those are the machine's own."""
 
     @property
     def disk(self) -> Path:
@@ -88,6 +95,17 @@ class Machine:
     def certificate(self) -> str:
         """The cloud's certificate, which the host trusts."""
         return self._cloud.ca_pem
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep the disk as it is meanwhile, all of it written.
+
+        A host that runs could put a link in the place of a folder while this machine copies it. One that is down stays
+        so, or stands still as soon as it boots.
+        """
+        with self._copying, self._cloud.cgroups.frozen(self.spec.instance_id):
+            _run("sync", "-f", str(self.root), check=False)
+            yield
 
     def console(self) -> str:
         """Give the last 64 KiB that the host wrote to its console."""
@@ -175,39 +193,38 @@ class Machine:
         for name in ("upper", "work"):
             (self._folder / "disk" / name).mkdir()
         # Relative names keep the option string short and free of characters that overlayfs would have to have escaped.
-        lower = []
-        for number, layer in enumerate(self._layers):
-            (self._folder / f"layer{number}").symlink_to(layer)
-            lower.append(f"layer{number}")
+        lower = [f"layer{number}" for number in range(len(self._layers))]
         # metacopy: a hard link or chmod copies up a file's inode only. Nomad's exec driver links /usr into each task's
         # root, which would otherwise bring the whole image into memory.
+        # Not nodev, though devices are denied: the host's root could not mount anything of it again with other options,
+        # as runc does with Nomad's binary for each exec task, which it would otherwise copy into the task's memory.
         options = f"metacopy=on,lowerdir={':'.join(lower)},upperdir=disk/upper,workdir=disk/work"
-        _run("mount", "-t", "overlay", "-o", options, self.spec.instance_id, "root", cwd=self._folder)
-        self._inject()
-        self._link.open()
+        with self._mounted_layers(lower):
+            _run("mount", "-t", "overlay", "-o", options, self.spec.instance_id, "root", cwd=self._folder)
+        root = ImageRoot(self.root, owner=self.base)
+        inject(root, self.spec.hostname, certificate=self._cloud.ca_pem, search_domain=self._cloud.search_domain)
 
-    def _inject(self) -> None:
-        """Put onto the disk what AWS gives by DHCP, and what makes the cloud's certificates valid."""
-        resolver = RESOLVER_ADDRESSES[-1]
-        # A program of the image's own may keep that file: a DHCP client leaves it alone then.
-        if not (self.root / "etc/resolv.conf").is_symlink():
-            self._write("etc/resolv.conf", f"nameserver {resolver}\nsearch {self._cloud.search_domain}\n")
-        self._write("etc/hostname", self.spec.hostname.split(".")[0] + "\n")
-        self._write("usr/local/share/ca-certificates/nomad-testkit-cloud.crt", self._cloud.ca_pem)
-        known = (self.root / CERTIFICATES).read_text() if (self.root / CERTIFICATES).is_file() else ""
-        self._write(CERTIFICATES, known + self._cloud.ca_pem)
-        self._write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={CA_VARIABLE}\n")
-        environment = self.root / ENVIRONMENT
-        others = environment.read_text().splitlines() if environment.is_file() else []
-        kept = [line for line in others if not line.startswith("AWS_CA_BUNDLE=")]
-        self._write(ENVIRONMENT, "\n".join([*kept, CA_VARIABLE]) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        path = self.root / name
-        if path.is_symlink():
-            path.unlink()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    @contextlib.contextmanager
+    def _mounted_layers(self, names: list[str]) -> Iterator[None]:
+        """Show the image's layers under these names until the root that is made of them is mounted."""
+        if self._cloud.isolation is not Isolation.FULL:
+            for name, layer in zip(names, self._layers, strict=True):
+                (self._folder / name).symlink_to(layer)
+            yield
+            return
+        self.base = self._cloud.ids.take()
+        os.chown(self.disk, self.base, self.base)
+        mounted = []
+        try:
+            with user_namespace(self.base) as namespace:
+                for name, layer in zip(names, self._layers, strict=True):
+                    (self._folder / name).mkdir()
+                    mount_mapped(layer, self._folder / name, namespace)
+                    mounted.append(name)
+            yield
+        finally:
+            for name in mounted:
+                _run("umount", "--lazy", name, cwd=self._folder, check=False)
 
     def _boot_until_end(self) -> str | None:
         """Boot the host, again after each reboot, until it ends; returns why, where nobody asked for it."""
@@ -249,15 +266,20 @@ class Machine:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(str(notify_path))
             process = self._spawn(console, notify_path)
-            return process, self._await_init(process, notify)
+            try:
+                self._give_network(process)
+                return process, self._await_init(process, notify)
+            except TestkitError:
+                process.kill()
+                raise
 
     def _spawn(self, console: IO[bytes], notify_path: Path) -> subprocess.Popen[bytes]:
-        entries = self._cloud.cgroups.add(self.spec.instance_id)
+        isolation = self._cloud.isolation
+        with self._copying:
+            entries = self._cloud.cgroups.add(
+                self.spec.instance_id, owner=self.base, devices=isolation is Isolation.NONE
+            )
         command = [
-            # systemd-nspawn mounts /sys before it enters the namespace that it is told, and sysfs shows the interfaces
-            # of the namespace that it was mounted from.
-            "nsenter",
-            f"--net={self._link.namespace}",
             "systemd-nspawn",
             "--quiet",
             "--register=no",
@@ -266,14 +288,19 @@ class Machine:
             f"--directory={self.root}",
             f"--machine={self.spec.instance_id}",
             f"--hostname={self.spec.hostname.split('.')[0]}",
-            f"--network-namespace-path={self._link.namespace}",
+            # One that belongs to the user namespace, else the host's root may not use a port below 1024 in it.
+            "--private-network",
             "--console=read-only",  # a terminal, which `pipe` is not: without one init writes nothing to its console
             "--resolv-conf=off",
             "--timezone=off",
             "--link-journal=no",
-            "--capability=all",
+            *([f"--private-users={self.base}:{IDS}", "--private-users-ownership=off"] if self.base else []),
+            # Else those of every container: none to set the clock, load modules or reach hardware.
+            *(["--capability=all"] if isolation is Isolation.NONE else []),
             # As systemd has it on a host of its own (HIGH_RLIMIT_NOFILE); else this machine's own limit is the highest.
             "--rlimit=RLIMIT_NOFILE=1024:524288",
+            # The host's root could go beyond any limit on EC2; here its programs can, where their units ask for it.
+            "--rlimit=RLIMIT_MEMLOCK=8388608:infinity",
             # What a host on EC2 may call too: runc gives each task a session keyring, Nomad sandboxes its downloads.
             "--system-call-filter=@keyring landlock_add_rule landlock_create_ruleset landlock_restrict_self",
         ]
@@ -292,6 +319,35 @@ class Machine:
             },
         )
 
+    def _give_network(self, process: subprocess.Popen[bytes]) -> None:
+        """Link the network namespace that systemd-nspawn has made to the cloud, before the host's init looks at it."""
+        own = Path("/proc/self/ns/net").readlink()
+
+        def probe() -> Ok[int | None] | Pending:
+            if process.poll() is not None:
+                return Ok(None)
+            for pid in self._cloud.cgroups.pids(self.spec.instance_id):
+                with contextlib.suppress(OSError):  # one that has ended
+                    if Path(f"/proc/{pid}/ns/net").readlink() != own:
+                        return Ok(pid)
+            return Pending("systemd-nspawn has made none")
+
+        first = wait_until(
+            "the host's network namespace",
+            probe,
+            deadline=Deadline.after(START_GRACE),
+            where=self.spec.instance_id,
+            interval=0.005,
+        )
+        if first is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGSTOP)
+            try:
+                self._link.attach(f"/proc/{first}/ns/net")
+            finally:
+                os.kill(first, signal.SIGCONT)
+
     def _await_init(self, process: subprocess.Popen[bytes], notify: socket.socket) -> int | None:
         """Wait until the host's init has started; returns its pid, or None when systemd-nspawn ended before."""
         notify.settimeout(0.05)
@@ -308,17 +364,13 @@ class Machine:
                 return Ok(int(facts["X_NSPAWN_LEADER_PID"]))
             return Pending(f"systemd-nspawn said {', '.join(facts) or 'nothing'}")
 
-        try:
-            return wait_until(
-                "the host's init to start",
-                probe,
-                deadline=Deadline.after(START_GRACE),
-                where=self.spec.instance_id,
-                interval=0,
-            )
-        except TestkitError:
-            process.kill()
-            raise
+        return wait_until(
+            "the host's init to start",
+            probe,
+            deadline=Deadline.after(START_GRACE),
+            where=self.spec.instance_id,
+            interval=0,
+        )
 
     def _watch_ssh(self, process: subprocess.Popen[bytes], reached: threading.Event) -> None:
         """Tell the status checks when the host's sshd answers, or that it did not for too long."""
@@ -351,9 +403,10 @@ class Machine:
         for name in ("root", "disk"):
             if os.path.ismount(self._folder / name):
                 _run("umount", "--lazy", str(self._folder / name), check=False)
-        with contextlib.suppress(TestkitError):
-            self._link.close()
+        self._link.detach()
         self._cloud.cgroups.remove(self.spec.instance_id)
+        if self.base:
+            self._cloud.ids.give_back(self.base)
         self._cloud.events.terminated(self.spec.instance_id, reason)
 
 

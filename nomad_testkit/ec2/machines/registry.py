@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from nomad_testkit.ec2.machines.layers import ImageStore
 from nomad_testkit.ec2.machines.machine import Cloud, Machine, Wish
 from nomad_testkit.ec2.machines.spec import MachineSpec
@@ -50,8 +48,10 @@ class NspawnMachines:
     def snapshot(self, instance_id: str, image_id: str) -> None:
         """Make an image of a host's disk; returns when it is done. Raises ImageError."""
         machine = self._machine(instance_id)
-        subprocess.run(["sync", "-f", str(machine.root)], check=False)
-        self._images.add(image_id, machine.disk, machine.spec.image_id, certificate=machine.certificate)
+        with machine.still():
+            self._images.add(
+                image_id, machine.disk, machine.spec.image_id, certificate=machine.certificate, base=machine.base
+            )
 
     def console(self, instance_id: str) -> str:
         """Give the end of a host's console."""

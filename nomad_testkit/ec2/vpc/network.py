@@ -184,31 +184,25 @@ def route_hosts() -> None:
 
 @dataclass(frozen=True, slots=True)
 class HostLink:
-    """A host's network namespace and its link to the cloud."""
+    """A host's link to the cloud."""
 
-    host: str
     private_ip: str
     subnet: str
     mac: str
-
-    @property
-    def namespace(self) -> str:
-        """The namespace's path, as systemd-nspawn wants it."""
-        return f"/run/netns/{self.host}"
 
     @property
     def device(self) -> str:
         """The name of the cloud's end of the link."""
         return "eni-" + "-".join(self.private_ip.split(".")[2:])
 
-    def open(self) -> None:
-        """Make the namespace with its address, its default route and its link."""
+    def attach(self, namespace: str) -> None:
+        """Link the network namespace at this path, and give it the host's address and default route."""
         subnet = ipaddress.IPv4Network(self.subnet)
         gateway = subnet.network_address + 1
+        self.detach()  # the kernel takes its time over the link of a host that has just ended
         _batch(
             [],
-            f"netns add {self.host}",
-            f"link add {self.device} type veth peer name eth0 netns {self.host} address {self.mac}",
+            f"link add {self.device} type veth peer name eth0 netns {namespace} address {self.mac}",
             f"link set {self.device} up",
             f"addr replace {gateway}/32 dev lo",
             f"route add {self.private_ip}/32 dev {self.device}",
@@ -216,24 +210,22 @@ class HostLink:
         # By default a proxy's ARP answer waits up to 0.8 s.
         Path(f"/proc/sys/net/ipv4/neigh/{self.device}/proxy_delay").write_text("0")
         _batch(
-            ["-n", self.host],
+            # `ip -n` would mount another /sys for it.
+            ["nsenter", f"--net={namespace}"],
             "link set lo up",
             f"addr add {self.private_ip}/{subnet.prefixlen} brd + dev eth0",
             "link set eth0 up",
             f"route add default via {gateway} dev eth0",
         )
 
-    def close(self) -> None:
-        """Remove the namespace; the link goes with it."""
-        _batch([], f"link del {self.device}", f"netns del {self.host}", force=True)
+    def detach(self) -> None:
+        """Remove the link, if it is there."""
+        if Path(f"/sys/class/net/{self.device}").exists():
+            _run(["ip", "link", "del", self.device], check=False)
 
 
-def _batch(options: list[str], *commands: str, force: bool = False) -> None:
-    _run(
-        ["ip", *options, *(["-force"] if force else []), "-batch", "-"],
-        "\n".join(commands) + "\n",
-        check=not force,
-    )
+def _batch(within: list[str], *commands: str) -> None:
+    _run([*within, "ip", "-batch", "-"], "\n".join(commands) + "\n")
 
 
 def _run(command: list[str], stdin: str = "", *, check: bool = True) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nomad_testkit.ec2 import handle as ec2_handle
 from nomad_testkit.ec2.handle import EmbeddedEc2
+from nomad_testkit.ec2.machines.isolation import missing_isolation
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TestkitError
 from nomad_testkit.images import base_image
 from nomad_testkit.images.cache import Cache
@@ -55,6 +56,8 @@ class EmbeddedTarget:
         found = agents_of(settings, cache=cache, progress=progress)
         own = image_builder.agents_image(cache, below, found, region=settings.region, progress=progress)
         progress("starting the embedded EC2")
+        if lacking := missing_isolation(*own.layers, *below.layers):
+            progress(f"root on its hosts is root on this machine: {lacking}")
         target = cls(
             EmbeddedEc2.start(region=settings.region, images=[own, below]),
             own_image=own.image_id,

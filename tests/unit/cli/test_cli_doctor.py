@@ -10,6 +10,7 @@ from command_line import call
 
 from nomad_testkit import setup
 from nomad_testkit.cli import doctor
+from nomad_testkit.ec2.machines import isolation
 from nomad_testkit.errors import Missing
 from nomad_testkit.settings import Settings
 
@@ -77,3 +78,28 @@ def test_doctor_looks_for_what_applies_terraforms_examples(tmp_path: Path, monke
     named = look(tmp_path / "another")
     assert (named.state, named.optional) == ("missing", False)
     assert named.where.startswith(f"Terraform or OpenTofu (`{tmp_path / 'another'} version` says 'No such file")
+
+
+@pytest.mark.parametrize(
+    ("user", "lacking", "state", "where"),
+    [
+        (0, "", "found", "root on a host is nobody on this machine"),
+        (0, "a tmpfs cannot", "missing", "a tmpfs cannot; so root on a host is root on this machine, without some"),
+        (1000, "", "later", "only root can find out"),
+    ],
+)
+def test_doctor_says_what_root_on_a_host_is_here(
+    user: int, lacking: str, state: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, ...]] = []
+
+    def missing(*folders: Path) -> str:
+        asked.append(folders)
+        return lacking
+
+    monkeypatch.setattr(isolation, "missing_isolation", missing)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    finding = doctor.isolation(tmp_path / "no/such")
+    assert (finding.state, finding.optional) == (state, state != "found")
+    assert finding.where.startswith(where)
+    assert asked == ([(tmp_path,)] if user == 0 else [])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from nomad_testkit.ec2.machines.cgroups import CgroupTree, Hierarchy, parse_hierarchies
 from nomad_testkit.wait import Deadline
 
@@ -58,3 +60,60 @@ def test_tree_of_ordinary_folders(tmp_path: Path) -> None:
     (parent / "i-1" / "system.slice").mkdir()
     tree.destroy(Deadline.after(1))
     assert not parent.exists()
+
+
+def host_tree(tmp_path: Path, *files: str) -> tuple[CgroupTree, Path]:
+    tree = CgroupTree("nomad-testkit-0", [Hierarchy(tmp_path, False)])
+    tree.create()
+    host = tmp_path / "nomad-testkit-0/i-1"
+    host.mkdir()
+    for name in files:
+        (host / name).write_text("")
+    return tree, host
+
+
+def test_a_host_divides_its_cgroup_but_does_not_lift_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, host = host_tree(tmp_path, "cgroup.procs", "tasks", "memory.limit_in_bytes", "devices.deny")
+    given = []
+    monkeypatch.setattr("os.chown", lambda path, owner, group: given.append((path, owner, group)))
+    tree.add("i-1", owner=7)
+    assert given == [(path, 7, 7) for path in (host, host / "cgroup.procs", host / "tasks")]
+    assert (host / "devices.deny").read_text() == ""
+
+
+def test_a_host_opens_no_device_of_the_machine(tmp_path: Path) -> None:
+    tree, host = host_tree(tmp_path, "devices.deny", "devices.allow")
+    tree.add("i-1", devices=False)
+    assert (host / "devices.deny").read_text() == "a"
+    assert (host / "devices.allow").read_text().startswith("c ")
+
+
+def test_processes_below_a_host_are_its_own(tmp_path: Path) -> None:
+    tree, host = host_tree(tmp_path, "cgroup.procs")
+    (host / "cgroup.procs").write_text("7\n")
+    (host / "payload").mkdir()
+    (host / "payload/cgroup.procs").write_text("9\n8\n")
+    assert sorted(tree.pids("i-1")) == [7, 8, 9]
+
+
+def test_a_frozen_host_goes_on_whatever_happens(tmp_path: Path) -> None:
+    tree, host = host_tree(tmp_path, "freezer.state")
+    seen = []
+
+    def copy() -> None:
+        with tree.frozen("i-1"):
+            seen.append((host / "freezer.state").read_text())
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        copy()
+    assert seen == ["FROZEN"]
+    assert (host / "freezer.state").read_text() == "THAWED"
+
+
+def test_a_host_without_a_cgroup_stands_still_already(tmp_path: Path) -> None:
+    tree = CgroupTree("nomad-testkit-0", [Hierarchy(tmp_path, False)])
+    with tree.frozen("i-1"):
+        pass

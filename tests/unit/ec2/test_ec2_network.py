@@ -25,10 +25,9 @@ def test_public_address_keeps_the_host_part() -> None:
 
 
 def test_link_names_fit_the_kernel() -> None:
-    link = HostLink("i-0123456789abcdef0", "172.31.255.254", "172.31.240.0/20", "02:00:00:00:00:01")
+    link = HostLink("172.31.255.254", "172.31.240.0/20", "02:00:00:00:00:01")
     assert link.device == "eni-255-254"
     assert len(link.device) <= 15
-    assert link.namespace == "/run/netns/i-0123456789abcdef0"
 
 
 def test_an_index_is_claimed_until_its_socket_closes() -> None:

@@ -9,6 +9,8 @@ import sys
 import pytest
 from fake_clusters import FAKES, deployments_alone, log, run
 
+from nomad_testkit.ec2.machines import isolation
+from nomad_testkit.plugin import weaknesses
 from nomad_testkit.settings import table
 
 
@@ -254,7 +256,7 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
     project.makeini("[pytest]\nnomad_var =\n    cluster_name=mine\n    num_clients=1\n")
     monkeypatch.setenv("NOMAD_TESTKIT_VAR", "num_clients=2;vpc_id=vpc-1")
     result = run(project, "-k", "unrelated", "--nomad-timeout", "90", "--nomad-var", "vpc_id=vpc-2")
-    header = [line for line in result.outlines if line.startswith("nomad_testkit: ")]
+    header = [line for line in result.outlines if line.startswith("nomad_testkit: ") and "root on a host" not in line]
     assert header == [
         "nomad_testkit: var vpc_id=vpc-2 (option --nomad-var)",
         "nomad_testkit: var num_clients=2 (environment variable NOMAD_TESTKIT_VAR)",
@@ -266,6 +268,13 @@ def test_the_header_shows_what_is_in_force_and_where_it_came_from(
             "artifacts=nomad-artifacts, consul_version=1.14.0, nomad_version=1.6.1 (default)"
         ),
     ]
+
+
+@pytest.mark.parametrize("lacking", ["", "a tmpfs cannot be mounted with other owners"])
+def test_the_header_says_what_root_on_a_host_is(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "missing_isolation", lambda *folders: lacking)
+    expected = f"root on a host is root on this machine: {lacking} (see nomad-testkit doctor)"
+    assert weaknesses() == ([expected] if lacking else [])
 
 
 def test_an_example_of_the_conftest_gets_the_settings_too(project: pytest.Pytester) -> None:

@@ -131,3 +131,15 @@ def test_the_inotify_instances_of_this_machine_are_counted() -> None:
     finally:
         for descriptor in made:
             os.close(descriptor)
+
+
+def test_those_of_hosts_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pid in ("7", "8"):
+        (tmp_path / pid / "fd").mkdir(parents=True)
+        (tmp_path / pid / "fd/3").symlink_to("anon_inode:inotify")
+    monkeypatch.setattr(room, "_PROCESSES", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: -1)
+    monkeypatch.setattr(room, "is_of_a_host", lambda owner: owner == os.getuid())
+    assert room.inotify_in_use() == 2
+    monkeypatch.setattr(room, "is_of_a_host", lambda owner: False)
+    assert room.inotify_in_use() == 0
