@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nomad_testkit.checks.needs import Client, Needs, ready_clients
 from nomad_testkit.checks.placement import Evaluation
+from nomad_testkit.cluster.discovery import group_names
 from nomad_testkit.deployment.evidence import EVIDENCE_NOTE, HOSTS_FILE, INCOMPLETE_FILE, journal_file, mask
 from nomad_testkit.errors import TestkitError, said
 
@@ -57,9 +59,11 @@ class EvidenceHost:
     private_ip: str
     address: str
     folder: str
+    name: str = ""
+    """Its group and its place in it, as `nomad-testkit status` shows it: ``clients-0``."""
 
     def __str__(self) -> str:
-        return f"{self.instance_id} in {self.group} ({self.address})"
+        return f"{self.name} ({self.instance_id}, {self.address})"
 
     def named_in(self, text: str) -> int | None:
         """Find where a text names it first, by its id or one of its addresses."""
@@ -80,7 +84,7 @@ def section(folder: Path, error: BaseException, window: Window, *, with_verdict:
     """
     text = mask(said(error))
     parts = [_verdict(error, text)] if with_verdict else []
-    for look in (_logs, _jobs):
+    for look in (partial(_logs, quiet=not isinstance(error, TestkitError)), _jobs):
         try:
             parts += look(folder, text, window)
         except Exception as problem:  # it must never hide the failure that it is to explain
@@ -100,7 +104,8 @@ def _verdict(error: BaseException, text: str) -> str:
     return _block(f"verdict: {name}{lines[0] if lines else '(it says nothing)'}", lines[1:])
 
 
-def _logs(folder: Path, text: str, window: Window) -> Iterable[str]:
+def _logs(folder: Path, text: str, window: Window, *, quiet: bool) -> Iterable[str]:
+    """Tell what hosts logged; with `quiet` nothing of those that logged nothing, which a plain assert may name."""
     places = _places(folder)
     found = {place: at for place in places if (at := place.named_in(text)) is not None}
     if len(found) > MOST_HOSTS:
@@ -115,8 +120,9 @@ def _logs(folder: Path, text: str, window: Window) -> Iterable[str]:
     for place in chosen:
         lines = worst[place]
         count = len(lines)
-        if not lines:
+        if not lines and not quiet:
             yield f"{place}: its agents logged no warnings or errors while the test ran"
+        if not lines:
             continue
         # Why a unit ended matters more than what its agent said when it came back.
         latest = sorted(range(count), key=lambda number: (lines[number].of_systemd, number))[-LINES_A_HOST:]
@@ -233,7 +239,9 @@ def _where(folder: Path) -> str:
 
 def _places(folder: Path) -> Sequence[EvidenceHost]:
     try:
-        return [EvidenceHost(**facts) for facts in json.loads((folder / HOSTS_FILE).read_text())]
+        hosts = json.loads((folder / HOSTS_FILE).read_text())
+        names = group_names([(facts["instance_id"], facts["group"]) for facts in hosts])
+        return [EvidenceHost(**facts, name=names[facts["instance_id"]]) for facts in hosts]
     except FileNotFoundError:
         return []
 

@@ -250,12 +250,12 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
     died = told["test_an_agent_dies"]
     assert re.search(r"^E +nomad_testkit\.errors\.CheckFailed: \w+\(.*, after \d+ s$", said, re.MULTILINE), said
     assert re.search(
-        rf"^{client.instance_id} in clients \({client.address}\): warnings and errors of its agents.*\n"
+        rf"^clients-0 \({client.instance_id}, {client.address}\): warnings and errors of its agents.*\n"
         r"(    .*\n)*    [\d:.]+ nomad: nomad\.service: Main process exited, code=killed",
         died,
         re.MULTILINE,
     ), died
-    assert not [server for server in servers if f"{server.instance_id} in servers" in died]
+    assert not [server for server in servers if f"({server.instance_id}, " in died]
     no_room = told["test_a_job_finds_no_room"]
     assert re.search(
         r"^job memory-\w+:\n    [\d:.]+ evaluation \w+ \(job-register\) is complete$", no_room, re.MULTILINE

@@ -85,8 +85,8 @@ def test_only_the_hosts_that_it_names_and_only_what_they_complained_of_meanwhile
     )
     evidence.host(3, "clients", [line(4, "[ERROR] client: nobody asked")])
     text = evidence.section(CheckFailed(VERDICT))
-    assert "i-1 in servers (127.31.0.4): its agents logged no warnings or errors while the test ran" in text
-    assert text.partition("i-2 in clients (127.31.0.5): ")[2].splitlines()[:4] == [
+    assert "servers-0 (i-1, 127.31.0.4): its agents logged no warnings or errors while the test ran" in text
+    assert text.partition("clients-0 (i-2, 127.31.0.5): ")[2].splitlines()[:4] == [
         "warnings and errors of its agents while the test ran:",
         "    12:00:01.500 consul: [ERROR] agent: no leader",
         "    12:00:02.000 nomad: [WARN]  client: heartbeat missed (2 times)",
@@ -103,13 +103,21 @@ def test_where_it_names_no_host_those_that_complain_most(evidence: Evidence) -> 
         evidence.host(number, "clients", [line(n, f"[WARN]  client: {n}") for n in range(number)])
     text = evidence.section(AssertionError("assert 1 == 2\n  and more"))
     assert text.startswith("verdict: AssertionError: assert 1 == 2\n\n")
-    assert [one for one in ("i-5", "i-4", "i-3", "i-2", "i-1") if f"{one} in" in text] == ["i-5", "i-4", "i-3"]
-    assert text.index("i-5 in") < text.index("i-4 in")
+    assert [one for one in ("i-5", "i-4", "i-3", "i-2", "i-1") if f"({one}, " in text] == ["i-5", "i-4", "i-3"]
+    assert text.index("(i-5, ") < text.index("(i-4, ")
 
 
 def test_a_quiet_cluster_says_so(evidence: Evidence) -> None:
     evidence.host(1, "servers", [line(1, "[INFO]  nomad: all is well")])
     assert "no host's agents logged a warning or an error while the test ran" in evidence.section(ValueError("x"))
+
+
+def test_a_plain_assert_lists_no_host_that_logged_nothing(evidence: Evidence) -> None:
+    evidence.host(1, "servers", [line(1, "[INFO]  nomad: all is well")])
+    evidence.host(2, "clients", [line(1, "[WARN]  client: heartbeat missed")])
+    text = evidence.section(AssertionError("assert ['i-1', 'i-2'] == []"))
+    assert "servers-0" not in text
+    assert "clients-0 (i-2, 127.31.0.5): warnings and errors" in text
 
 
 def test_why_a_unit_ended_is_kept(evidence: Evidence) -> None:
