@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nomad_testkit.plugin.evidence_hooks import cluster_of
-from nomad_testkit.plugin.session import SETTINGS
+from nomad_testkit.plugin.session import SETTINGS, begin_line
 from nomad_testkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any], report: pyt
     if capture is not None:
         capture.suspend(in_=True)
     try:
-        reporter.ensure_newline()
+        begin_line(reporter)
         for line in ways_in(node.nodeid, cluster):
             reporter.write_line(line)
         reporter.flush()
