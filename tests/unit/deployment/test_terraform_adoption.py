@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Place:
 
     name, region, endpoint_url, own_image = "embedded", REGION, "http://127.31.255.254", AMI
     inbound_cidrs = ("169.254.253.1/32",)
+    credentials: Mapping[str, str] | None = None
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
