@@ -28,6 +28,11 @@ _FOLLOWS = re.compile(
     r"[Nn]o (cluster )?leader|[Nn]o known Consul servers|[Nn]o servers|lost leadership|[Cc]heck is now critical"
 )
 """What agents say, often and in many places, because of something else: of use only where nothing else is said."""
+_FORBIDDEN = re.compile(
+    r"(UnauthorizedOperation|AccessDenied)\b[^\n]*?:assumed-role/([^/\s]+)/\S+ "
+    r"is not authorized to perform: ([\w-]+:\w+)"
+)
+"""How AWS words what a host's role may not do, in whatever line a program has put that."""
 _PART = "\x1e"
 """What a log has not in it: the ASCII separator of records."""
 _OWN = re.compile(r"\bi-[0-9a-f]{8,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
@@ -83,12 +88,22 @@ def _lines(host: Host, target: Target) -> list[str]:
         found = host.run(_script(), sudo=True, check=False, timeout=BOUND_SECONDS / 2).stdout
     except TestkitError as error:
         return [f"SSH: {_cut(str(error))}", *_console(host, target)]
-    lines: list[str] = []
+    lines = forbidden(found)
     for part in mask(host.hide(found)).split(_PART)[1:]:
         title, *text = part.strip().splitlines()
         chosen = causes(text) if title.endswith(" warns:") else _distinct(text)[-LOG_LINES:]
         lines += [title, *(f"  {_cut(line)}" for line in chosen)] if text else []
     return lines or ["neither its user data nor its agents have logged anything", *_console(host, target)]
+
+
+def forbidden(text: str) -> list[str]:
+    """List what AWS has refused to the role of a host, by what its programs say.
+
+    >>> forbidden("[ERROR] join: UnauthorizedOperation: You may not. User: arn:aws:sts::1:assumed-role/web/i-1 is not "
+    ...           "authorized to perform: ec2:DescribeInstances because no policy allows it")
+    ['UnauthorizedOperation: role web may not ec2:DescribeInstances']
+    """
+    return list(dict.fromkeys(f"{one[1]}: role {one[2]} may not {one[3]}" for one in _FORBIDDEN.finditer(text)))
 
 
 def causes(warnings: Sequence[str]) -> list[str]:

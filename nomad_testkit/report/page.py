@@ -25,11 +25,10 @@ from nomad_testkit.report.words import lasting, moment
 _INSTANCE = re.compile(r"\bi-[0-9a-f]{8,17}\b")
 _MOST_FILES = 120
 """Of one failure's evidence, that are named one by one."""
-_MODE = 0o644
 
 
 def write(report: RunReport, path: Path) -> Path:
-    """Write a report's page, whole or not at all. Raises TestkitError where it cannot be written.
+    """Write a report's page, whole or not at all, for its owner alone. Raises TestkitError where it cannot be written.
 
     >>> write(report, Path("report.html"))  # doctest: +SKIP
     """
@@ -39,7 +38,6 @@ def write(report: RunReport, path: Path) -> Path:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
-            Path(part).chmod(_MODE)
             Path(part).replace(path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

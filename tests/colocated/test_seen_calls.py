@@ -1,9 +1,10 @@
-"""The calls that whole runs make of AWS are the recorded ones, from which the nightly's IAM policy is made."""
+"""The calls that whole runs make of AWS are the recorded ones, and the IAM policy made of them allows whole runs."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from nomad_testkit import Example
 from nomad_testkit.cluster.discovery import scaling_activities
 from nomad_testkit.deployment import evidence
 from nomad_testkit.deployment.amis import launched
+from nomad_testkit.ec2.credentials import Credentials
 from nomad_testkit.faults import Faults
 from nomad_testkit.modules.steps import RUN_TAG
 from nomad_testkit.operations import scale
 from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import Settings
-from nomad_testkit.targets.aws.policy import seen_calls
+from nomad_testkit.targets.aws.policy import DEPLOYING, least_policy, seen_calls
 from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
 COLOCATED, SEPARATE = "nomad-consul-colocated-cluster", "nomad-consul-separate-cluster"
@@ -53,17 +55,32 @@ def security_groups(ec2: Any, run_id: str) -> list[dict[str, Any]]:
     return sorted(groups, key=lambda group: str(group["GroupName"]), reverse=True)
 
 
+@pytest.fixture(scope="module")
+def deployer(nomad_target: EmbeddedTarget) -> Iterator[Credentials]:
+    """The key of a user who may do exactly what `nomad-testkit iam-policy` prints."""
+    iam = nomad_target.client("iam")
+    iam.create_user(UserName="deployer")
+    policy = json.dumps(least_policy(seen_calls(*DEPLOYING)))
+    iam.put_user_policy(UserName="deployer", PolicyName="least", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="deployer")["AccessKey"]
+    yield Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+    iam.delete_access_key(UserName="deployer", AccessKeyId=key["AccessKeyId"])
+    iam.delete_user_policy(UserName="deployer", PolicyName="least")
+    iam.delete_user(UserName="deployer")
+
+
 def test_whole_runs_make_the_recorded_calls(
     busy: Example,
     deploy: Deploy,
     nomad_settings: Settings,
     nomad_target: EmbeddedTarget,
+    deployer: Credentials,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     iam, ec2 = nomad_target.client("iam"), nomad_target.client("ec2")
     policy = iam.create_policy(PolicyName="somebodys", PolicyDocument=json.dumps(POLICY))["Policy"]["Arn"]
-    calls = note_calls(nomad_target, monkeypatch)
+    calls = note_calls(nomad_target, monkeypatch, deployer)
     with deploy(busy) as cluster:
         names = [one["RoleName"] for one in iam.list_roles()["Roles"]]
         (role,) = [name for name in names if name.endswith(f"-server-{cluster.run_id}")]
@@ -96,9 +113,9 @@ def test_whole_runs_make_the_recorded_calls(
 
 
 def test_faults_and_operations_make_the_recorded_calls(
-    deploy: Deploy, nomad_target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch
+    deploy: Deploy, nomad_target: EmbeddedTarget, deployer: Credentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = note_calls(nomad_target, monkeypatch)
+    calls = note_calls(nomad_target, monkeypatch, deployer)
     with deploy(Example.load(COLOCATED).replace(num_servers=3, num_clients=1)) as cluster, Faults(cluster) as faults:
         with faults.stop_instance(*cluster.clients):
             pass

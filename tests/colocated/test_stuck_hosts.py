@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def test_each_host_says_where_it_is(
         assert word in said, said
     assert "connection refused" not in said.split("last seen")[0]
     assert len(said.splitlines()) <= 3 * 12 + 2, said
+
+
+def test_clients_whose_role_may_not_look_for_servers_do_not_form_a_cluster(
+    nomad_settings: Settings, nomad_target: Target, variant: Variant, tmp_path: Path
+) -> None:
+    folder = variant().folder
+    described = (folder / "example.toml").read_text()
+    assert described.count('"consul-iam-policies", ') == 1
+    (folder / "example.toml").write_text(described.replace('"consul-iam-policies", ', ""))
+    example = Example.load(folder).replace(num_servers=1, num_clients=1)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=90)
+    client, _, rest = said.partition("clients-0 (i-")[2].partition("\n")
+    assert client, said
+    refused, *lines = rest.splitlines()
+    role = r"nomad-example-client-nt-\w+-\w+"
+    assert re.fullmatch(rf" +UnauthorizedOperation: role {role} may not ec2:DescribeInstances", refused), said
+    assert any("[ERROR]" in line and "UnauthorizedOperation" in line for line in lines), said
+    assert "servers-0 (i-" not in said
 
 
 @pytest.mark.parametrize(

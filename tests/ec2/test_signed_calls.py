@@ -114,5 +114,9 @@ def by_curl(box: Box, action: str, *, token: bool = True) -> str:
 def test_a_host_calls_with_the_credentials_of_its_role(member: Box) -> None:
     assert f"<instanceId>{member.instance_id}</instanceId>" in by_curl(member, "DescribeInstances")
     assert "<Code>AuthFailure</Code>" in by_curl(member, "DescribeInstances", token=False)
+    refused = by_curl(member, "DescribeVpcs")
+    assert (
+        f":assumed-role/member/{member.instance_id} is not authorized to perform: ec2:DescribeVpcs because" in refused
+    )
     unsigned = member.run("curl -s 'https://ec2.us-east-1.amazonaws.com/?Action=DescribeInstances'")
     assert re.search("<Code>(MissingAuthenticationToken)</Code>", unsigned), unsigned

@@ -23,12 +23,14 @@ import moto.ec2.models.elastic_network_interfaces as interface_models
 import moto.ec2.models.instances as instance_models
 import moto.iam.models as iam_models
 from moto.backends import get_backend
+from moto.core.authorization import ActionAuthenticatorMixin
 from moto.core.base_backend import BackendDict
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import InstanceState
 from moto.ec2.utils import filter_iam_instance_profiles, random_ami_id
 
+from nomad_testkit.ec2.api.authorization import authorize_action, authorize_s3
 from nomad_testkit.ec2.api.autoscaling import CloudAutoScalingBackend, CloudAutoScalingGroup
 from nomad_testkit.ec2.api.hardware import Hardware
 from nomad_testkit.ec2.api.launch_request import LaunchRequest
@@ -381,6 +383,8 @@ def install(hardware: Hardware) -> Iterator[None]:
         (ami_models, "Ami", CloudAmi),
         (autoscaling_models, "FakeAutoScalingGroup", CloudAutoScalingGroup),
         (iam_models, "random_alphanumeric", new_secret_key),  # moto's secrets can be guessed
+        (ActionAuthenticatorMixin, "_authenticate_and_authorize_normal_action", authorize_action),
+        (ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action", authorize_s3),
         (ec2_models.ec2_backends, "backend", backend),
         (autoscaling_models.autoscaling_backends, "backend", CloudAutoScalingBackend),
     ]

@@ -16,12 +16,23 @@ _EVERYTHING = json.dumps({"Version": "2012-10-17", "Statement": {"Effect": "Allo
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The user or the role's session that an access key belongs to."""
+    """The user or the role's session that an access key belongs to, and the policies that say what it may do."""
 
     arn: str
     secret_access_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
     expiration: datetime | None = None
+    role_arn: str | None = None
+    """The role that a session is of."""
+    documents: tuple[str, ...] = ()
+    """The identity-based policies, inline and attached."""
+    boundary: str | None = None
+    session_policy: str | None = None
+
+    @property
+    def unrestricted(self) -> bool:
+        """Whether nothing has to be asked."""
+        return self.documents == (_EVERYTHING,) and not self.boundary and not self.session_policy
 
 
 class Principals:
@@ -46,9 +57,32 @@ class Principals:
             return None
         if key.user_name is not None:
             user = self._iam.users.get(key.user_name)
-            return None if user is None else Principal(user.arn, key.secret_access_key)
+            if user is None:
+                return None
+            groups = self._iam.get_groups_for_user(user.name)
+            documents = tuple(document for one in (user, *groups) for document in _documents(one))
+            return Principal(user.arn, key.secret_access_key, documents=documents)
         session = self._sts.get_assumed_role_from_access_key(access_key_id)
-        if session is None or not any(role.arn == session.role_arn for role in self._iam.roles.values()):
+        role = session and next((one for one in self._iam.roles.values() if one.arn == session.role_arn), None)
+        if role is None:
             return None
-        expiration = session.expiration.replace(tzinfo=UTC)
-        return Principal(session.arn, session.secret_access_key, session.session_token, expiration)
+        boundary = self._iam.managed_policies.get(role.permissions_boundary_arn)
+        return Principal(
+            session.arn,
+            session.secret_access_key,
+            session.session_token,
+            session.expiration.replace(tzinfo=UTC),
+            role_arn=role.arn,
+            documents=_documents(role),
+            # A boundary that is not there allows nothing.
+            boundary=(_document(boundary) if boundary else "{}") if role.permissions_boundary_arn else None,
+            session_policy=session.policy or None,
+        )
+
+
+def _documents(one: Any) -> tuple[str, ...]:
+    return (*one.policies.values(), *map(_document, one.managed_policies.values()))
+
+
+def _document(policy: Any) -> str:
+    return next((str(version.document) for version in policy.versions if version.is_default), "{}")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -19,8 +20,10 @@ from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import ThreadedWSGIServer
 
+from nomad_testkit.ec2.api.authorization import AUTHORIZE
+from nomad_testkit.ec2.api.principals import Principals
 from nomad_testkit.ec2.api.refusals import Refusal, Unauthenticated, unauthenticated
-from nomad_testkit.ec2.api.signatures import AccessKey, Presented
+from nomad_testkit.ec2.api.signatures import Presented
 from nomad_testkit.ec2.vpc.names import API_SERVICES
 from nomad_testkit.errors import Ec2Error
 
@@ -34,15 +37,15 @@ _LARGEST_REQUEST = 64 << 20  # bytes
 class ApiApplication:
     """The WSGI application: one request at a time, since moto is not thread-safe.
 
-    `find_key` gives what an access key in a request is compared with; the lock is held while it is asked.
+    `principals` says whose an access key is, and `decide` what they may do; the lock is held while they are asked.
     """
 
     def __init__(
-        self, region: str, lock: AbstractContextManager[object], find_key: Callable[[str], AccessKey | None]
+        self, region: str, lock: AbstractContextManager[object], principals: Principals, decide: Callable[..., None]
     ) -> None:
         self._region = region
         self._lock = lock
-        self._find_key = find_key
+        self._principals, self._decide = principals, decide
         # Web pages have no business here, so nobody else's may read an answer.
         werkzeug_app.DISABLE_GLOBAL_CORS = True
         self._applications = {service: create_backend_app(service) for service in API_SERVICES}
@@ -77,7 +80,9 @@ class ApiApplication:
             return lambda _data: None
 
         with self._lock:
-            signer.verify(environ, body, self._find_key(signer.access_key_id), datetime.now(UTC))
+            principal = self._principals.find(signer.access_key_id)
+            signer.verify(environ, body, principal, datetime.now(UTC))
+            environ[AUTHORIZE] = partial(self._decide, principal)
             # moto takes a region from a user agent, and an account from this header; both are settled here.
             environ["HTTP_USER_AGENT"] = ""
             environ.pop("HTTP_X_MOTO_ACCOUNT_ID", None)

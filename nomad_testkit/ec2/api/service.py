@@ -72,6 +72,7 @@ class CloudApi:
         with _no_aws_environment():
             from moto.core import DEFAULT_ACCOUNT_ID
 
+            from nomad_testkit.ec2.api.authorization import Authorizer
             from nomad_testkit.ec2.api.backend import install
             from nomad_testkit.ec2.api.principals import Principals
             from nomad_testkit.ec2.api.server import ApiApplication
@@ -81,7 +82,8 @@ class CloudApi:
             self._warm_up()
             self._principals = Principals(self._iam, self._sts, region)
             self._principals.add_administrator(credentials)
-            self._application = ApiApplication(region, self._lock, self._principals.find)
+            authorizer = Authorizer(self._account, region, self._ec2, self._groups, self._iam)
+            self._application = ApiApplication(region, self._lock, self._principals, authorizer.decide)
         self._lock.settle = self._protect
         self._protect()
 

@@ -102,5 +102,6 @@ class OperationHistory:
 
 
 def write_lines(path: Path, facts: Iterable[object]) -> None:
-    """Write facts as JSON, one a line."""
+    """Write facts as JSON, one a line, for the file's owner alone."""
+    path.touch(mode=0o600)
     path.write_text("".join(json.dumps(one) + "\n" for one in facts))

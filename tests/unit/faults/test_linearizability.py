@@ -65,6 +65,7 @@ def await_operations(history: OperationHistory, count: int) -> None:
 def test_what_the_clients_see_gives_a_wrong_store_away(store: type[MemoryStore], verdict: str, tmp_path: Path) -> None:
     history = work(store())
     history.write(tmp_path / "history.jsonl")
+    assert (tmp_path / "history.jsonl").stat().st_mode & 0o777 == 0o600
     found = judge(get_checker(Cache(), print), tmp_path / "history.jsonl")
     assert found.verdict == verdict
     assert found.operations > 300

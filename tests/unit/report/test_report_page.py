@@ -291,7 +291,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == []
     write(without_cluster(), path)
     first = path.read_text()
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == 0o600
     write(green(1), path)
     assert path.read_text() != first
     assert list(path.parent.iterdir()) == [path]
