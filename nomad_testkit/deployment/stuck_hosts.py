@@ -22,8 +22,10 @@ BOUND_SECONDS = 15.0
 """For all hosts together: an error must not be late because one of them hangs."""
 LOG_LINES, WARNINGS, CONSOLE_LINES = 3, 3, 6
 _WIDTH = 200
-_LOUD = r"\[(WARN|ERROR)\]|[Tt]oo many open files|[Ff]ailed to start"
-_ERROR = re.compile(r"\[ERROR\]|[Tt]oo many open files|[Ff]ailed to start")
+_CAUSES = r"[Tt]oo many open files|[Ff]ailed to start|UnauthorizedOperation|AccessDenied"
+"""What is an error in any line, such as the second of one that Consul breaks."""
+_LOUD = rf"\[(WARN|ERROR)\]|{_CAUSES}"
+_ERROR = re.compile(rf"\[ERROR\]|{_CAUSES}")
 _FOLLOWS = re.compile(
     r"[Nn]o (cluster )?leader|[Nn]o known Consul servers|[Nn]o servers|lost leadership|[Cc]heck is now critical"
 )

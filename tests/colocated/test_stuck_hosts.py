@@ -83,7 +83,7 @@ def test_clients_whose_role_may_not_look_for_servers_do_not_form_a_cluster(
     refused, *lines = rest.splitlines()
     role = r"nomad-example-client-nt-\w+-\w+"
     assert re.fullmatch(rf" +UnauthorizedOperation: role {role} may not ec2:DescribeInstances", refused), said
-    assert any("[ERROR]" in line and "UnauthorizedOperation" in line for line in lines), said
+    assert any("discover-aws" in line and "UnauthorizedOperation: You are not" in line for line in lines), said
     assert "servers-0 (i-" not in said
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import pytest
-from api_lab import AMI, Lab, cloud_lab, refused
+from api_lab import AMI, REGION, Lab, cloud_lab, refused
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 ACCOUNT = "123456789012"
 TRUST = {
@@ -152,20 +158,24 @@ def test_a_role_is_taken_by_whom_it_trusts(lab: Lab) -> None:
 
 
 def test_no_role_is_taken_by_a_proof_that_nobody_checks(lab: Lab) -> None:
-    made = role(lab, allow("*"))
-    sts = lab.client("sts", **user(lab, allow("sts:*")))
+    made, theirs = role(lab, allow("*")), user(lab, allow("sts:*"))
+    sts = lab.client("sts", **theirs)
     saml = {"RoleArn": made["Arn"], "PrincipalArn": made["Arn"], "SAMLAssertion": "eHh4eA=="}
     identity = {"RoleArn": made["Arn"], "RoleSessionName": "me", "WebIdentityToken": "anything"}
-    # The SDK does not sign these unless it is told to.
+    # SDKs do not sign these.
     refused("MissingAuthenticationToken", lambda: sts.assume_role_with_saml(**saml))
     refused("MissingAuthenticationToken", lambda: sts.assume_role_with_web_identity(**identity))
-    sts.meta.events.register("choose-signer.sts", lambda **_: "v4")
-    for call in (
-        lambda: sts.assume_role_with_saml(**saml),
-        lambda: sts.assume_role_with_web_identity(**identity),
-        sts.get_session_token,
-    ):
-        assert refused("NotImplemented", call).endswith("; use AssumeRole")
+    assert refused("NotImplemented", sts.get_session_token).endswith("; use AssumeRole")
+    for action, parameters in (("AssumeRoleWithSAML", saml), ("AssumeRoleWithWebIdentity", identity)):
+        body = urlencode({"Action": action, "Version": "2011-06-15", **parameters}).encode()
+        request: Any = AWSRequest("POST", f"{sts.meta.endpoint_url}/", data=body)
+        request.headers["Content-Type"] = "application/x-www-form-urlencoded"
+        signing = Credentials(theirs["aws_access_key_id"], theirs["aws_secret_access_key"])
+        SigV4Auth(signing, "sts", REGION).add_auth(request)
+        with pytest.raises(HTTPError) as caught:
+            urlopen(Request(request.url, body, dict(request.headers.items())), timeout=10)
+        assert caught.value.code == 501
+        assert b"<Code>NotImplemented</Code>" in caught.value.read()
 
 
 def test_tags_and_resources_decide(lab: Lab) -> None:
