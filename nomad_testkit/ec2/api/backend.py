@@ -33,6 +33,7 @@ from moto.ec2.utils import filter_iam_instance_profiles, random_ami_id
 from nomad_testkit.ec2.api.authorization import authorize_action, authorize_s3
 from nomad_testkit.ec2.api.autoscaling import CloudAutoScalingBackend, CloudAutoScalingGroup
 from nomad_testkit.ec2.api.hardware import Hardware
+from nomad_testkit.ec2.api.iam import CloudIamBackend
 from nomad_testkit.ec2.api.launch_request import LaunchRequest
 from nomad_testkit.ec2.api.resources import CloudAmi, CloudInstance, CloudInterface
 from nomad_testkit.ec2.api.responses import CloudEc2Response
@@ -386,6 +387,7 @@ def install(hardware: Hardware) -> Iterator[None]:
         (ActionAuthenticatorMixin, "_authenticate_and_authorize_normal_action", authorize_action),
         (ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action", authorize_s3),
         (ec2_models.ec2_backends, "backend", backend),
+        (iam_models.iam_backends, "backend", CloudIamBackend),
         (autoscaling_models.autoscaling_backends, "backend", CloudAutoScalingBackend),
     ]
     before = [(place, name, getattr(place, name)) for place, name, _ in places]

@@ -53,6 +53,21 @@ def answer(documents: Iterable[str], question: Question, principal: str | None =
     return Answer.DENIED if "Deny" in found else Answer.ALLOWED if "Allow" in found else Answer.UNSAID
 
 
+def missing_keys(documents: Iterable[str], question: Question) -> list[str]:
+    """List the keys that conditions about an action ask for, and that the question does not have."""
+    return sorted(
+        {
+            key
+            for document in documents
+            for statement in _statements(document)
+            if _concerns(statement, "Action", question.action.lower(), None)
+            for keys in statement.get("Condition", {}).values()
+            for key in keys
+            if _values(key, question.context) is None
+        }
+    )
+
+
 @lru_cache(256)
 def _statements(document: str) -> tuple[dict[str, Any], ...]:
     return tuple(_list(json.loads(document or "{}").get("Statement", [])))

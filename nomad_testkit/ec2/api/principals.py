@@ -59,14 +59,11 @@ class Principals:
             user = self._iam.users.get(key.user_name)
             if user is None:
                 return None
-            groups = self._iam.get_groups_for_user(user.name)
-            documents = tuple(document for one in (user, *groups) for document in _documents(one))
-            return Principal(user.arn, key.secret_access_key, documents=documents)
+            return Principal(user.arn, key.secret_access_key, documents=_of_user(self._iam, user))
         session = self._sts.get_assumed_role_from_access_key(access_key_id)
         role = session and next((one for one in self._iam.roles.values() if one.arn == session.role_arn), None)
         if role is None:
             return None
-        boundary = self._iam.managed_policies.get(role.permissions_boundary_arn)
         return Principal(
             session.arn,
             session.secret_access_key,
@@ -74,10 +71,29 @@ class Principals:
             session.expiration.replace(tzinfo=UTC),
             role_arn=role.arn,
             documents=_documents(role),
-            # A boundary that is not there allows nothing.
-            boundary=(_document(boundary) if boundary else "{}") if role.permissions_boundary_arn else None,
+            boundary=_boundary(self._iam, role),
             session_policy=session.policy or None,
         )
+
+
+def policies_of(iam: Any, arn: str) -> tuple[tuple[str, ...], str | None] | None:
+    """Give the policies and the boundary of the user or the role with an ARN; None where there is neither."""
+    user = next((one for one in iam.users.values() if one.arn == arn), None)
+    if user is not None:
+        return _of_user(iam, user), None
+    role = next((one for one in iam.roles.values() if one.arn == arn), None)
+    return None if role is None else (_documents(role), _boundary(iam, role))
+
+
+def _of_user(iam: Any, user: Any) -> tuple[str, ...]:
+    return tuple(document for one in (user, *iam.get_groups_for_user(user.name)) for document in _documents(one))
+
+
+def _boundary(iam: Any, role: Any) -> str | None:
+    if not role.permissions_boundary_arn:
+        return None
+    found = iam.managed_policies.get(role.permissions_boundary_arn)
+    return _document(found) if found else "{}"  # one that is not there allows nothing
 
 
 def _documents(one: Any) -> tuple[str, ...]:

@@ -206,6 +206,36 @@ def test_tags_and_resources_decide(lab: Lab) -> None:
     assert lab.state(mine) == "stopping"
 
 
+def test_the_simulator_answers_for_a_user_and_a_role(lab: Lab) -> None:
+    user(lab, allow("ec2:Describe*"), allow("ec2:Stop*", Condition={"StringEquals": {"aws:ResourceTag/run": "1"}}))
+    lab.iam.create_policy(PolicyName="never", PolicyDocument=allow("iam:*", effect="Deny"))
+    never = f"arn:aws:iam::{ACCOUNT}:policy/never"
+    lab.iam.attach_user_policy(UserName="someone", PolicyArn=never)
+
+    def decisions(arn: str, **context: str) -> dict[str, str]:
+        actions = ["ec2:DescribeVpcs", "ec2:StopInstances", "iam:GetRole", "s3:GetObject"]
+        entries = [
+            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+            for key, value in context.items()
+        ]
+        asked = {"PolicySourceArn": arn, "ActionNames": actions, "ContextEntries": entries}
+        found = lab.iam.simulate_principal_policy(**asked)["EvaluationResults"]
+        assert found[1].get("MissingContextValues", []) == (
+            [] if context else ["aws:ResourceTag/run"] * (":user" in arn)
+        )
+        return {one["EvalActionName"].partition(":")[2]: one["EvalDecision"] for one in found}
+
+    arn = f"arn:aws:iam::{ACCOUNT}:user/someone"
+    expected = {"DescribeVpcs": "allowed", "StopInstances": "implicitDeny", "GetRole": "explicitDeny"}
+    assert decisions(arn) == {**expected, "GetObject": "implicitDeny"}
+    assert decisions(arn, **{"aws:ResourceTag/run": "1"})["StopInstances"] == "allowed"
+    most = lab.iam.create_policy(PolicyName="most", PolicyDocument=allow("ec2:Describe*"))["Policy"]["Arn"]
+    made = role(lab, allow("*"), PermissionsBoundary=most)
+    denied = dict.fromkeys(("StopInstances", "GetRole", "GetObject"), "implicitDeny")
+    assert decisions(made["Arn"]) == {"DescribeVpcs": "allowed", **denied}
+    refused("NoSuchEntity", lambda: decisions(f"{arn}-else"))
+
+
 def test_a_dry_run_says_whether_it_would_be_allowed(lab: Lab) -> None:
     ec2 = lab.client("ec2", **user(lab, allow("ec2:ImportKeyPair")))
     key: dict[str, Any] = {"KeyName": "mine", "PublicKeyMaterial": b"ssh-ed25519 AAAA", "DryRun": True}
