@@ -1,1 +1,1 @@
-"""Deploying an example: a plan as pure data, its steps applied with boto3, and the sweep that destroys it."""
+"""Deploy an example: plan it as pure data, apply the plan with boto3, and destroy it by a sweep of its tag."""

@@ -1,8 +1,7 @@
-"""Watching which hosts have joined Consul and are ready in Nomad, as one server of each sees them.
+"""Watch which hosts have joined Consul and are ready in Nomad, as one server of each sees them.
 
-One daemon thread, which asks one server two or three small questions a second, and none whose answer is known: a boot
-must not get slower by being looked at. It only informs; whether the cluster is ready is for the checks to say, which
-ask every server.
+One daemon thread makes two or three small requests a second, to one server, so that watching does not slow the boot.
+It only informs: the checks, which ask every server, decide whether the cluster is ready.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from nomad_testkit.examples.example import Roles
 
 INTERVAL = 1.0
-"""Seconds between looks, and so how exactly the timeline knows these phases."""
+"""Seconds between polls, and the resolution of these phases in the timeline."""
 _ALIVE = 1
-"""The status of a living member in Consul's answer to GET /v1/agent/members (serf.MemberStatus)."""
+"""The status of an alive member in Consul's response to GET /v1/agent/members (serf.MemberStatus)."""
 
 
 class AgentWatch:
-    """Tells a boot what the servers see, from the first `add` until `stop`."""
+    """Reports what the servers see to a boot, from the first `add` until `stop`."""
 
     def __init__(self, boot: Boot, roles: Roles) -> None:
         self._boot, self._roles = boot, roles
@@ -35,7 +34,7 @@ class AgentWatch:
         self._hosts: list[Host] = []
 
     def add(self, host: Host) -> None:
-        """Ask one more host, if it is a server."""
+        """Poll this host too, if it is a server."""
         if host.instance.group not in (*self._roles.consul_servers, *self._roles.nomad_servers):
             return
         with self._lock:
@@ -45,7 +44,7 @@ class AgentWatch:
             threading.Thread(target=self._watch, name="watch agents", daemon=True).start()
 
     def stop(self) -> None:
-        """End the watch; a question that is still open ends by itself within seconds."""
+        """End the watch; a pending request ends by itself within seconds."""
         self._stop.set()
 
     def _watch(self) -> None:
@@ -57,7 +56,7 @@ class AgentWatch:
             ):
                 with self._lock:
                     servers = [host for host in self._hosts if host.instance.group in groups]
-                # Each time another one, until one answers: the first may be the one that never comes up.
+                # Rotate until one answers: the first may be the one that never comes up.
                 server = servers[tries % len(servers)] if servers and self._boot.lacks(phase) else None
                 try:
                     if server is not None:
@@ -67,14 +66,14 @@ class AgentWatch:
 
 
 def joined_consul(server: Host) -> Iterator[str]:
-    """Give the addresses of the members that live, as a Consul server sees them. Raises AgentApiError."""
+    """Yield the addresses of the members that a Consul server sees alive. Raise AgentApiError if it does not answer."""
     for member in server.consul.members():
         if member["Status"] == _ALIVE:
             yield str(member["Addr"])
 
 
 def ready_in_nomad(server: Host) -> Iterator[str]:
-    """Give the addresses of the peers of a leader, and of the nodes that are ready. Raises AgentApiError."""
+    """Yield the addresses of Nomad's Raft peers and ready nodes. Raise AgentApiError if the server does not answer."""
     if not server.nomad.leader():
         return
     for peer in server.nomad.peers():

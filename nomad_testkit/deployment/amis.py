@@ -1,4 +1,4 @@
-"""AMIs of a run: built by Packer and deleted with their snapshots, and one instance that shows what an image holds."""
+"""Build an AMI with Packer for one run, and launch one instance of it; both are deleted at the end of the run."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
 
 EXAMPLE = "nomad-consul-ami"
 BUILD = "*.debian-12"
-"""The build that both targets have an image for."""
+"""The build whose source image both targets have."""
 BUILD_SECONDS = 1800.0
-"""Until an image is there: on AWS its snapshot alone may take ten minutes."""
+"""For one image: on AWS its snapshot alone may take ten minutes."""
 INSTANCE_TYPES = {"x86_64": "t3.micro", "arm64": "t4g.micro"}
 
 
 def default_template() -> Path:
-    """Find the bundled template. Raises TestkitError where the installation lacks it."""
+    """Return the folder of the bundled template. Raise TestkitError if the installation lacks it."""
     return examples_dir() / EXAMPLE
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltAmi:
-    """An AMI that this run's Packer has built."""
+    """An AMI that Packer built in this run."""
 
     ami_id: str
     run_id: str
@@ -61,13 +61,13 @@ class BuiltAmi:
 def built(
     settings: Settings, *, target: Target, progress: Progress, template: Path | None = None, only: str = BUILD
 ) -> Iterator[BuiltAmi]:
-    """Build an AMI with Packer, lend it, and delete it and its snapshot, whatever happens.
+    """Build an AMI with Packer and yield it; delete it and its snapshot afterwards, on every exit.
 
-    `template` must have the variables of the bundled one, which is the default; `only` is a glob that chooses the one
-    build of it. With the setting `keep` nothing is deleted.
+    `template` must declare the variables of the bundled one, which is the default; `only` is a glob that selects one of
+    its builds. With the setting `keep` nothing is deleted.
 
-    Raises PreflightError without Packer, PackerError with its own words when it refuses the template, before anything
-    is made, or cannot build it, and TeardownError when something is left.
+    Raise PreflightError if Packer is missing, PackerError with Packer's output if it rejects the template (before
+    anything is created) or the build fails, and TeardownError if something is left.
 
     >>> with built(settings, target=target, progress=print) as ami:  # doctest: +SKIP
     ...     example = Example.load("nomad-consul-colocated-cluster").replace(ami_id=ami.ami_id)
@@ -95,9 +95,9 @@ def built(
 
 @contextmanager
 def launched(settings: Settings, ami: str, *, ssh_user: str, target: Target, progress: Progress) -> Iterator[Host]:
-    """Run one instance of an image without user data, lend it when it has booted, and terminate it, whatever happens.
+    """Launch one instance of an image without user data and yield its host; terminate it afterwards, on every exit.
 
-    Raises DeployError, BrokenError, WaitTimeout and HostError when it cannot be reached, and TeardownError.
+    Raise DeployError, BrokenError, WaitTimeout or HostError if SSH fails, and TeardownError if something is left.
     """
     deadline = Deadline.after(settings.timeout)
     facts = _image(target.client("ec2"), ami)
@@ -122,7 +122,7 @@ def launched(settings: Settings, ami: str, *, ssh_user: str, target: Target, pro
         host = Host(instance, address=target.address(instance), ssh_user=ssh_user, key_path=run.key_path)
         hosts.append(host)
         host.connect(deadline)
-        # Users may still lack their rights, and no status is needed of what may fail on its own.
+        # Wait for cloud-init to set up users; its own failure is not this function's business.
         host.run("cloud-init status --wait", timeout=deadline.remaining(), check=False)
         yield host
 
@@ -130,9 +130,9 @@ def launched(settings: Settings, ami: str, *, ssh_user: str, target: Target, pro
 def _variables(
     run_id: str, upload: Path, settings: Settings, target: Target, agents: Sequence[Agent]
 ) -> dict[str, str]:
-    """Give the template's variables, in HCL's syntax where they are no strings."""
+    """Return the template's variables; those that are not strings are in HCL syntax."""
     own = {f"{agent.name}_zip": f"{agent.name}.zip" for agent in agents}
-    if target.endpoint_url and os.uname().machine == "aarch64":  # where hosts are of this machine's architecture
+    if target.endpoint_url and os.uname().machine == "aarch64":  # embedded hosts have this machine's architecture
         own |= {"architecture": "arm64", "instance_type": INSTANCE_TYPES["arm64"]}
     return {
         "aws_region": target.region,
@@ -149,13 +149,13 @@ def _variables(
 
 @contextmanager
 def _staged(folder: Path, agents: Sequence[Agent]) -> Iterator[Path]:
-    """Lend a folder with all that is uploaded: the host scripts, and the agents as zip files."""
+    """Yield a folder with the files to upload: the host scripts, and the agents as zip files."""
     folder.mkdir()
     try:
         for script in host_scripts():
             shutil.copy(script, folder)
         for agent in agents:
-            # Stored, not deflated: it only travels to the same machine.
+            # Stored, not deflated: the archive never leaves this machine.
             with zipfile.ZipFile(folder / f"{agent.name}.zip", "w", zipfile.ZIP_STORED) as archive:
                 archive.write(agent.path, agent.name)
         yield folder
@@ -168,10 +168,10 @@ def _image(ec2: Any, ami: str) -> dict[str, Any]:
         images = ec2.describe_images(ImageIds=[ami])["Images"]
     except AWS_ERRORS as error:
         if not is_not_found(error):
-            raise DeployError(f"{ami} could not be asked for: {describe_error(error)}") from error
+            raise DeployError(f"{ami} could not be described: {describe_error(error)}") from error
         images = []
     if not images:
-        raise DeployError(f"there is no AMI {ami} in {ec2.meta.region_name}; name one of that region (--nomad-ami)")
+        raise DeployError(f"found no AMI {ami} in {ec2.meta.region_name}; expected one of that region (--nomad-ami)")
     return dict(images[0])
 
 
@@ -182,7 +182,7 @@ def _await_running(target: Target, run_id: str, deadline: Deadline) -> Instance:
                 return Ok(instance)
             if instance.state not in ("pending", "running"):
                 console = target.console(instance)[-1500:]
-                return Broken(f"it is {instance.state}; its console ends with:\n{console}")
-        return Pending("it is not running yet")
+                return Broken(f"the instance is {instance.state}; its console ends with:\n{console}")
+        return Pending("the instance is not running yet")
 
     return wait_until("the instance to run", probe, deadline=deadline)

@@ -1,4 +1,4 @@
-"""Applying a plan: one call after the other, each journaled before it is made."""
+"""Apply a plan: one API call after the other, each journaled before it is made."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applied:
-    """What was created, by a plan or by Terraform: all that the wait for it and its users need."""
+    """What a plan or Terraform created, as the readiness wait and the cluster need it."""
 
     example: Example
-    """As it was deployed."""
+    """The example as deployed."""
     outputs: Mapping[str, Any]
-    """Under upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
+    """By upstream's names: ``asg_name_servers``, ``security_group_id_clients``..."""
     hosts: Mapping[str, int]
-    """How many hosts each group has."""
+    """The number of hosts in each group."""
     ssh_ports: Mapping[str, int] = field(default_factory=dict)
-    """The port on which the hosts of each group let in SSH."""
+    """The SSH port of each group's hosts."""
     capacity_seconds: Mapping[str, float | None] = field(default_factory=dict)
-    """How long the hosts of each group may take until all of them are up; None for no limit of its own."""
+    """Seconds until all hosts of a group must be up; None for the deployment's time-out alone."""
 
 
 INTERVAL = 1.0
-"""Seconds between two tries of such a call."""
+"""Seconds between two attempts of a transient failure."""
 
 CONSISTENCY_SECONDS = 60.0
-"""How long AWS may take to know a new role or group everywhere; IAM's documentation promises no time."""
+"""Seconds for a new role or group to reach all of AWS; IAM's documentation promises no limit."""
 
 
 def apply(
@@ -50,21 +50,21 @@ def apply(
     deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Carry out a plan's steps in order, with boto3 clients that `client` makes by service, and return its outputs.
+    """Apply a plan's steps in order and return its outputs; `client` makes the boto3 client of a service.
 
-    A step that is throttled, or that needs what AWS does not know everywhere yet, is tried again, for a minute at most.
-    One that had no answer is not: it may have been carried out. Where botocore itself has sent a call again, AWS
-    answers that its resource is there already: it is this run's own if it bears the run's tag, and else an error.
+    A step is retried for up to a minute if AWS throttles it or does not see an earlier step's resource yet. A call
+    without a response is not retried: AWS may have carried it out. When botocore itself retried and AWS answers that
+    the resource exists, the step succeeds if the resource bears this run's tag.
 
-    Raises DeployError, which names the step, the API's call, the resource, and AWS's code and message. What was made
-    until then stays, and is in the journal: `sweep` destroys it.
+    Raise DeployError if a step fails: it names the step, the API call, the resource, and AWS's code and message. What
+    was created so far is in the journal, and `sweep` destroys it.
     """
     deadline = deadline or Deadline.after(10 * CONSISTENCY_SECONDS)
     clients: dict[str, Any] = {}
     known: dict[Ref, Any] = {}
     for step in plan.steps:
         if deadline.passed:
-            raise DeployError(f"there was no time left for the step {step.name!r} of run {plan.run_id}")
+            raise DeployError(f"no time was left for the step {step.name!r} of run {plan.run_id}")
         if progress is not None:
             progress(f"creating {step.name}")
         if step.service not in clients:
@@ -95,7 +95,7 @@ def _call(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, de
             try:
                 found = look_up(step, client, arguments, run_id, error)
             except AWS_ERRORS as other:
-                return Pending(f"{said}; and whose it is could not be asked: {describe_error(other)}")
+                return Pending(f"{said}; its tags could not be read: {describe_error(other)}")
             if isinstance(found, str):
                 raise _refused(step, client, f"{said} ({found})") from error
             if found is not None:

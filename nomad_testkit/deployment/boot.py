@@ -1,4 +1,4 @@
-"""The boot of a cluster's hosts, as far as it has come: what progress shows, and what becomes the timeline."""
+"""The state of a cluster's boot: the source of the progress display and of the timeline."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from nomad_testkit.wait import Deadline
 
 HEARTBEAT_SECONDS = 15.0
-"""After so long without a line there is one that says what is still waited for."""
+"""Seconds without output after which a line says what is still awaited."""
 
 _AWAITED = {PENDING: "the instance to run", BOOTING: "sshd", USER_DATA: "Consul to join", CONSUL_JOINED: "Nomad"}
 _SEEN = 160
-"""Characters of what was seen that fit into a line."""
+"""Longest excerpt of what was seen, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostRow:
-    """One host at one moment, as a person is to see it."""
+    """One host's line in the progress display."""
 
     host: HostTimeline
     state: str
-    """The instance's state where it neither is pending nor runs, else empty."""
+    """The instance's state if it is neither pending nor running, else empty."""
     phase_seconds: float
-    """How long it has been in its phase; for one that is ready, how long it took to get there."""
+    """Seconds in the current phase; for a ready host, seconds until it was ready."""
     ready: bool
     awaited: str
-    """What it waits for, empty for one that is ready or has ended."""
+    """What the host waits for; empty if it is ready or has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class BootView:
-    """The whole boot at one moment, times in seconds."""
+    """A snapshot of the whole boot; times in seconds."""
 
     title: str
     elapsed: float
@@ -47,17 +47,17 @@ class BootView:
     awaited: str
     """What the whole cluster waits for, such as ``Consul leader``."""
     seen: str
-    """What was seen instead."""
+    """What was seen last."""
     rows: tuple[HostRow, ...]
     missing: Mapping[str, int] = field(default_factory=dict)
-    """How many instances of each group are not there yet."""
+    """The number of instances of each group that are not launched yet."""
 
 
 class Boot:
-    """Collects what is learnt of a deployment; `say` gets a line for each phase that has ended, from any thread.
+    """Collects a deployment's progress; `say` gets a line for each phase that ends, from any thread.
 
-    While nobody shows it (`is_shown`), there is a line too when none has come for HEARTBEAT_SECONDS. `started` is on
-    the deadline's clock, by default now.
+    Unless a live area shows the boot (`is_shown`), `say` also gets a line after HEARTBEAT_SECONDS without one.
+    `started` is on the deadline's clock, by default now.
 
     >>> boot = Boot("example as nt-1", Deadline.after(300), say=print)  # doctest: +SKIP
     >>> boot.ended("hosts up")  # doctest: +SKIP
@@ -81,16 +81,16 @@ class Boot:
             self._last |= dict.fromkeys((*roles.nomad_servers, *roles.nomad_clients), NOMAD_READY)
 
     def elapsed(self) -> float:
-        """Tell the seconds since the start of the deployment."""
+        """Return the seconds since the start of the deployment."""
         return self.deadline.clock() - self._started
 
     def expect(self, hosts: Mapping[str, int]) -> None:
-        """Say how many hosts each group is to have."""
+        """Set the number of hosts that each group will have."""
         with self._lock:
             self._expected = dict(hosts)
 
     def see(self, found: Sequence[Instance]) -> None:
-        """Take the instances as DescribeInstances has just told them."""
+        """Record the instances that DescribeInstances has just returned."""
         now = self.elapsed()
         with self._lock:
             for instance in found:
@@ -98,14 +98,14 @@ class Boot:
                 self._enter(instance.instance_id, BOOTING if instance.state == "running" else PENDING, now)
 
     def enter(self, instance_id: str, phase: str) -> None:
-        """Say that a host is in a phase, and so has been in all before it; one that it has left changes nothing."""
+        """Record that a host has reached a phase, and so all before it; an earlier phase changes nothing."""
         now = self.elapsed()
         with self._lock:
             if instance_id in self._instances:
                 self._enter(instance_id, phase, now)
 
     def enter_by_address(self, private_ips: Sequence[str], phase: str) -> None:
-        """Say that the hosts with these addresses are in a phase."""
+        """Record that the hosts with these addresses have reached a phase."""
         with self._lock:
             known = {one.private_ip: instance_id for instance_id, one in self._instances.items() if one.private_ip}
         for address in private_ips:
@@ -113,7 +113,7 @@ class Boot:
                 self.enter(known[address], phase)
 
     def lacks(self, phase: str) -> bool:
-        """Whether a host is still to come to a phase, or an instance to be launched."""
+        """Return whether a host has not reached a phase yet, or an instance is not launched yet."""
         with self._lock:
             due = [
                 one for one in self._instances.values() if PHASES.index(self._last_phase(one)) >= PHASES.index(phase)
@@ -122,14 +122,14 @@ class Boot:
             return missing or any(phase not in self._entered[one.instance_id] for one in due)
 
     def all_ready(self) -> None:
-        """Say that every host has come to its last phase."""
+        """Record that every host has reached its last phase."""
         now = self.elapsed()
         with self._lock:
             for instance_id, instance in self._instances.items():
                 self._enter(instance_id, self._last_phase(instance), now)
 
     def waits(self, what: str, seen: str = "") -> None:
-        """Say what the whole cluster waits for, and what was seen instead."""
+        """Record what the whole cluster waits for, and what was seen last."""
         now = self.elapsed()
         with self._lock:
             self._awaited, self._seen = what, seen
@@ -139,13 +139,13 @@ class Boot:
             self._line(f"{left}: {seen[:_SEEN]}" if seen else left)
 
     def ended(self, what: str) -> float:
-        """Say that what was waited for has come; gives the seconds since the start."""
+        """Record the end of a wait and return the seconds since the start."""
         with self._lock:
             self._awaited = self._seen = ""
         return self._line(what)
 
     def view(self) -> BootView:
-        """Tell all of it at this moment."""
+        """Return a snapshot."""
         now = self.elapsed()
         with self._lock:
             counts: dict[str, int] = {}
@@ -163,7 +163,7 @@ class Boot:
             )
 
     def timeline(self) -> tuple[HostTimeline, ...]:
-        """Tell when each host came to each phase."""
+        """Return when each host reached each phase."""
         with self._lock:
             return tuple(self._host(instance) for instance in self._in_order())
 

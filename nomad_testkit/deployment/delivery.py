@@ -1,7 +1,6 @@
-"""Bringing a run's secrets to its hosts, over SSH, while their user data waits for them.
+"""Deliver a run's secrets to its hosts over SSH, while their user data waits for them.
 
-User data would show them to whoever may ask for the instance's attributes, and to everything on the host that can
-reach the instance metadata service.
+Secrets in user data would be readable with DescribeInstanceAttribute, and on the host through the metadata service.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from nomad_testkit.examples.security import SECRETS_FOLDER as FOLDER
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 SECONDS = 120.0
-"""From the moment at which sshd answers."""
+"""For one host, from the moment its sshd answers."""
 _ARCHIVE = f"{FOLDER}.tar"
-# The folder is root's, and there with all that belongs in it or not at all.
+# The folder belongs to root and appears complete or not at all.
 _UNPACK = (
     f"test -d {FOLDER} || {{ rm -rf {FOLDER}.part && mkdir -m 0700 {FOLDER}.part"
     f" && tar --no-same-owner -xf {_ARCHIVE} -C {FOLDER}.part && mv -T {FOLDER}.part {FOLDER}; }} && rm -f {_ARCHIVE}"
@@ -24,9 +23,9 @@ _UNPACK = (
 
 
 def deliver(secrets: RunSecrets, roles: Roles, deadline: Deadline, host: Host) -> None:
-    """Bring a host the files that it is to have; trying again, since a host that boots lets nobody in at first.
+    """Copy a host's secrets to it, retrying while it boots.
 
-    Raises WaitTimeout that tells the host and what was seen last.
+    Raise WaitTimeout, with the host and the last error, if it does not accept them.
     """
     packed = archive(secrets.for_host(host.instance, host.address, roles))
 

@@ -1,4 +1,4 @@
-"""Evidence of a failure: what hosts, agents and instances have to say, in files that only their owner can read."""
+"""Evidence of a failure: logs and API responses of hosts, agents and instances, in owner-only files."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BOUND_SECONDS = 20.0
-"""For all evidence together; what is not there by then is left out."""
+"""For all evidence together; the rest is left out."""
 _JOURNAL_LINES = 2000
 _THREADS = 4
-"""At once for one host."""
+"""Concurrent tasks for one host."""
 
 Task = tuple[str, Callable[[], str]]
-"""A file's name, and what gives its text."""
+"""A file's name, and the function that returns its text."""
 
 HOSTS_FILE = "hosts.json"
-"""Which host's files are in which folder."""
+"""Maps hosts to their folders."""
 INCOMPLETE_FILE = "incomplete.txt"
 EVIDENCE_NOTE = re.compile(r"^evidence of \S+ is in (/.+)$", re.MULTILINE)
-"""What a deployment that fails says of its evidence, in a note of the error."""
+"""Matches the note that a failed deployment's error carries."""
 
 
 def evidence_note(run_id: str, folder: Path) -> str:
-    """Say in a note of an error where the evidence of a run is.
+    """Return the note that says where the evidence of a run is.
 
     >>> EVIDENCE_NOTE.match(evidence_note("nt-1", Path("/a b")))[1]
     '/a b'
@@ -50,7 +50,7 @@ def evidence_note(run_id: str, folder: Path) -> str:
 
 
 def journal_file(agent: str) -> str:
-    """Name the file with the journal of ``consul`` or ``nomad``."""
+    """Return the file name for the journal of ``consul`` or ``nomad``."""
     return f"{agent}-journal.log"
 
 
@@ -97,11 +97,11 @@ _SECRET = re.compile(
     """
 )
 _TOKENS = re.compile(r"""(?i)(\btokens["']?\s*[:=]?\s*)\{[^{}]*\}""")
-"""A block of tokens, whose names in it say nothing of secrets."""
+"""A block of tokens: the names inside do not look secret."""
 
 
 def mask(text: str) -> str:
-    """Hide what looks like a secret's value in a configuration or a log, or like a private key.
+    """Hide private keys, and values whose names look secret, in a configuration or a log.
 
     >>> mask('{"encrypt": "c2VjcmV0", "server": true}')
     '{"encrypt": "(hidden)", "server": true}'
@@ -121,16 +121,16 @@ def collect(
     within: float = BOUND_SECONDS,
     reachable: bool = True,
 ) -> Path:
-    """Collect what explains a failure into `folder`, in parallel and for at most `within` seconds; never raises.
+    """Collect the evidence of a failure into `folder`, in parallel, within `within` seconds; never raise.
 
-    A part that cannot be had leaves a line in ``incomplete.txt`` instead. Hosts that are being destroyed are not
-    `reachable`: only their consoles are asked for.
+    A part that cannot be collected leaves a line in ``incomplete.txt``. If the hosts are not `reachable`, because they
+    are being destroyed, only their consoles are read.
     """
     deadline = Deadline.after(within)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        own: list[Task] = [(HOSTS_FILE, lambda: json.dumps([_place(host) for host in hosts], indent=1))]
+        own: list[Task] = [(HOSTS_FILE, lambda: json.dumps([_host_entry(host) for host in hosts], indent=1))]
         if journal is not None and journal.path.is_file():
             own.append(("journal.jsonl", lambda: journal.path.read_text(errors="replace")))
         lost = _lost(target, deadline) if target is not None else None
@@ -138,12 +138,12 @@ def collect(
         problems = [f"every host: {lost}"] if lost is not None else []
         if problems := problems + _run_all([own, *queues], folder, deadline):
             _write(folder / INCOMPLETE_FILE, "\n".join(sorted(problems)) + "\n")
-    except Exception as error:  # it must never hide the failure that it is to explain
+    except Exception as error:  # must never hide the failure that it explains
         logger.warning("evidence cannot be written to %s: %s", folder, error)
     return folder
 
 
-def _place(host: Host) -> dict[str, str]:
+def _host_entry(host: Host) -> dict[str, str]:
     instance = host.instance
     return {
         "instance_id": instance.instance_id,
@@ -159,7 +159,7 @@ def _folder_of(host: Host) -> str:
 
 
 def _lost(target: Target, deadline: Deadline) -> str | None:
-    """Ask a target whether it has ended, but wait no longer than the evidence may take."""
+    """Return why the target died, or None; wait at most half of the time left."""
     answer: list[str | None] = []
 
     def ask() -> None:
@@ -173,16 +173,16 @@ def _lost(target: Target, deadline: Deadline) -> str | None:
 
 
 def _of_host(host: Host, target: Target | None, reachable: bool, deadline: Deadline) -> list[Task]:
-    place = _folder_of(host)
+    folder = _folder_of(host)
     tasks: list[Task] = []
     if target is not None:
-        tasks.append((f"{place}/console.log", lambda: target.console(host.instance)))
+        tasks.append((f"{folder}/console.log", lambda: target.console(host.instance)))
     if reachable:
-        # What the agents know first: it changes while all else is read.
-        tasks.append((f"{place}/nomad-api.json", lambda: _dump(host.nomad, _NOMAD_PATHS, deadline)))
-        tasks.append((f"{place}/consul-api.json", lambda: _dump(host.consul, _CONSUL_PATHS, deadline)))
+        # The agents' state first: it changes while the rest is read.
+        tasks.append((f"{folder}/nomad-api.json", lambda: _dump(host.nomad, _NOMAD_PATHS, deadline)))
+        tasks.append((f"{folder}/consul-api.json", lambda: _dump(host.consul, _CONSUL_PATHS, deadline)))
         for name, command in _COMMANDS.items():
-            tasks.append((f"{place}/{name}", lambda command=command: _output(host, command, deadline)))  # type: ignore[misc]
+            tasks.append((f"{folder}/{name}", lambda command=command: _output(host, command, deadline)))  # type: ignore[misc]
     return [(name, lambda task=task: host.hide(task())) for name, task in tasks]  # type: ignore[misc]
 
 
@@ -192,17 +192,17 @@ def _output(host: Host, command: str, deadline: Deadline) -> str:
     except HostError:
         if deadline.passed:
             raise
-        # A connection may be lost at the very moment at which a test fails; to read once more does no harm.
+        # A test may fail because the connection was lost: retry once.
         ended = host.run(command, sudo=True, check=False, timeout=deadline.remaining())
     return ended.stdout if ended.status == 0 or ended.stdout else f"({ended.stderr.strip() or 'no output'})\n"
 
 
 def _dump(agent: AgentClient, paths: Mapping[str, str], deadline: Deadline) -> str:
-    """Ask an agent for what it knows itself: without a leader that is all that can be had."""
+    """Return an agent's API responses as JSON, from stale reads: there may be no leader."""
     answers: dict[str, Any] = {}
     for name, path in paths.items():
         if deadline.passed:
-            break  # what it would be told nobody waits for
+            break  # nobody waits for the rest
         try:
             answers[name] = agent.autopilot_health() if name == "autopilot" else agent.get(path, stale="true")
         except Exception as error:
@@ -211,9 +211,9 @@ def _dump(agent: AgentClient, paths: Mapping[str, str], deadline: Deadline) -> s
 
 
 def _run_all(queues: Sequence[Sequence[Task]], folder: Path, deadline: Deadline) -> list[str]:
-    """Run each host's tasks in threads of its own, and tell what is missing.
+    """Run each queue in its own daemon threads and list what is missing.
 
-    One that hangs keeps no other host's waiting. The threads are daemons, so that it does not keep this process either.
+    A hanging task delays neither another host's tasks nor the end of this process.
     """
     left = {name for queue in queues for name, _ in queue}
     problems: list[str] = []
@@ -246,7 +246,7 @@ def _run_all(queues: Sequence[Sequence[Task]], folder: Path, deadline: Deadline)
     with contextlib.suppress(WaitTimeout):
         wait_until("the evidence", probe, deadline=deadline, interval=0.05)
     with lock:
-        return problems + [f"{name}: it did not come in time" for name in left]
+        return problems + [f"{name}: not collected in time" for name in left]
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The plan of one instance that belongs to no cluster: to look at an image."""
+"""The plan of a single instance outside any cluster, for inspecting an image."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def instance_plan(
     inbound_cidrs: Sequence[str],
     more_tags: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan one instance without user data, which lets `inbound_cidrs` in by SSH and nobody else.
+    """Plan one instance without user data; its security group admits SSH from `inbound_cidrs` only.
 
-    Every resource bears the tag nomad-testkit-run = `run_id`. Raises UsageError as `plan` does.
+    Every resource bears the tag nomad-testkit-run = `run_id`. Raise UsageError as `plan` does.
     """
     name = f"nomad-testkit-{checked_run_id(run_id)}"
     tags = tag_list({RUN_TAG: run_id, GROUP_TAG: "image", "Name": name, **(more_tags or {})})
@@ -54,7 +54,7 @@ def instance_plan(
         },
         Creates(SECURITY_GROUP, name, id="GroupId"),
     )
-    let_in = Step(
+    ssh_rule = Step(
         "SSH rule",
         "ec2",
         "authorize_security_group_ingress",
@@ -97,4 +97,4 @@ def instance_plan(
         Creates(INSTANCE, name),
         transient=(("InvalidGroup.NotFound", ""), ("InvalidKeyPair.NotFound", "")),
     )
-    return Plan(run_id, region, (key_pair_step(run_id, public_key, more_tags), group, let_in, instance), {})
+    return Plan(run_id, region, (key_pair_step(run_id, public_key, more_tags), group, ssh_rule, instance), {})

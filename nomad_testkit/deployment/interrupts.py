@@ -1,4 +1,4 @@
-"""What ends a deployment that is alive: Ctrl-C, SIGTERM, SIGHUP and a time limit. None cuts a teardown short."""
+"""Ctrl-C, SIGTERM, SIGHUP and the time limit end a deployment; none of them cuts a teardown short."""
 
 from __future__ import annotations
 
@@ -13,57 +13,55 @@ from pathlib import Path
 from types import FrameType
 
 _TERMINATING = (signal.SIGTERM, signal.SIGHUP)
-"""SIGHUP is what a closed terminal sends."""
+"""A closed terminal sends SIGHUP."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came; a KeyboardInterrupt, since whoever handles one of them means both."""
+    """SIGTERM or SIGHUP came; a KeyboardInterrupt, because callers handle both alike."""
 
 
 class Expired(Terminated):
-    """The time of a deployment was up; the message says how long it was."""
+    """A deployment's time limit passed; the message states the limit."""
 
 
 _expired: list[str] = []
-"""Why the next SIGTERM comes, where it comes from a time limit."""
+"""The reason of the next SIGTERM, if a time limit sends it."""
 
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise Terminated in the main thread, as Ctrl-C raises KeyboardInterrupt.
 
-    SIGHUP stays ignored where it was, as nohup wants it.
-
-    Elsewhere than in the main thread, which alone may set handlers, it changes nothing.
+    An ignored SIGHUP stays ignored, for nohup. Only the main thread may set handlers: in another, this does nothing.
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            without_terminal()
+            detach_terminal()
             raise Terminated("SIGHUP")
         raise Expired(_expired.pop()) if _expired else Terminated("SIGTERM")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _heard(_TERMINATING)}
+    before = {number: signal.signal(number, handler) for number in _handled(_TERMINATING)}
     try:
         yield
     finally:
         for number, old in before.items():
-            if signal.getsignal(number) is handler:  # else somebody else has taken it over since
+            if signal.getsignal(number) is handler:  # otherwise another handler has replaced it
                 signal.signal(number, old)
 
 
-def _heard(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Give the signals to be handled: not SIGHUP where nohup has had it ignored."""
+def _handled(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return the signals to handle: without SIGHUP if it is ignored, as under nohup."""
     return [one for one in numbers if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
 
 
-def without_terminal() -> None:
-    """Let what goes to a terminal that has been closed go nowhere: an EIO would cut the teardown short."""
+def detach_terminal() -> None:
+    """Redirect output from a closed terminal to /dev/null: an EIO would cut the teardown short."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:  # pytest and the progress have duplicates
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:  # pytest and the progress hold duplicates
         try:
             termios.tcgetattr(descriptor)
         except termios.error as error:
@@ -73,13 +71,12 @@ def without_terminal() -> None:
 
 
 @contextmanager
-def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> Iterator[threading.Event]:
-    """Raise Expired in the main thread after so many seconds, unless the block has ended; None is any time.
+def time_limit(seconds: float | None, why: str, report: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Raise Expired in the main thread after `seconds`, unless the block has ended; None means no limit.
 
-    The event that it lends is set then, for the one who ends the block may not be the one who gets the exception.
-
-    `told` gets to know why, since a worker of pytest-xdist shows no interrupt. Within `termination_raises`, which takes
-    the signal. Elsewhere than in the main thread it changes nothing.
+    The event that is yielded is set then: code other than the block may catch the exception. `report` gets the reason,
+    because a worker of pytest-xdist shows no interrupt. Use within `termination_raises`, which handles the signal.
+    Outside the main thread this does nothing.
     """
     main, expired = threading.main_thread(), threading.Event()
     if seconds is None or threading.current_thread() is not main:
@@ -91,9 +88,9 @@ def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> 
         with lock:
             if not over:
                 expired.set()
-                told(why)
+                report(why)
                 _expired.append(why)
-                # To this very thread: a signal that another one gets does not wake it from a wait.
+                # Directed at the main thread: a signal to another thread does not wake it from a wait.
                 signal.pthread_kill(main.ident or 0, signal.SIGTERM)
 
     timer = threading.Timer(max(0.0, seconds), expire)
@@ -108,20 +105,20 @@ def time_limit(seconds: float | None, why: str, told: Callable[[str], None]) -> 
 
 
 @contextmanager
-def deferred(told: Callable[[str], None]) -> Iterator[None]:
-    """Hold SIGINT, SIGTERM and SIGHUP back until the block has ended, then raise; `told` gets a line when one comes."""
+def deferred(report: Callable[[str], None]) -> Iterator[None]:
+    """Defer SIGINT, SIGTERM and SIGHUP until the block has ended, then raise; `report` gets a line for each signal."""
     came: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
         came.append(number)
         if number == signal.SIGHUP:
-            without_terminal()
-        told(f"{signal.Signals(number).name}: the cluster is being destroyed, which takes a few seconds; then it ends")
+            detach_terminal()
+        report(f"{signal.Signals(number).name}: destroying the cluster first, which takes a few seconds")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _heard((signal.SIGINT, *_TERMINATING))}
+    before = {number: signal.signal(number, handler) for number in _handled((signal.SIGINT, *_TERMINATING))}
     try:
         yield
     finally:

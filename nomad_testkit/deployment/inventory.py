@@ -1,4 +1,4 @@
-"""What there is of a run, or of every run: resources by tag, or one by its name if it bears the tag."""
+"""Find the resources of one run, or of all runs, by tag; or one resource by name if it bears the tag."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
 _NOT_TERMINATED = ["pending", "running", "shutting-down", "stopping", "stopped"]
 
 
-_NAME_OF_A_RUN = re.compile(r".*-nt-[0-9]{8}-[0-9a-f]{6}")
+_RUN_NAME = re.compile(r".*-nt-[0-9]{8}-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource that bears the run's tag; `id` is what its deletion takes."""
+    """One resource that bears the run's tag; `id` is the identifier that deletes it."""
 
     kind: str
     name: str
     id: str
     state: str = ""
     run_id: str = field(default="", compare=False)
-    """What its tag nomad-testkit-run says."""
+    """The value of its tag nomad-testkit-run."""
     created: datetime | None = field(default=None, compare=False)
-    """When AWS created it; None for a kind of which AWS does not tell."""
+    """When AWS created it; None for kinds without a creation time in AWS's response."""
     expires: datetime | None = field(default=None, compare=False)
-    """Until when its tag nomad-testkit-expires lets it live; None where it has none."""
+    """The time in its tag nomad-testkit-expires; None without that tag."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" if self.id == self.name else f"{self.kind} {self.name} ({self.id})"
 
 
 class Inventory:
-    """Looks at an account with the eyes of one run; of all runs together where `run_id` is None.
+    """Lists the resources of one run in an account; of all runs if `run_id` is None.
 
-    With `untagged_images` an AMI that lacks the tag counts too if the run's id is in its name: Packer leaves one when
-    it is killed between two calls.
+    With `untagged_images` an AMI without the tag counts too if its name contains the run's id: Packer leaves one if it
+    is killed between two calls.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Inventory:
     ) -> None:
         self._ec2, self._autoscaling, self._iam, self._run_id = ec2, autoscaling, iam, run_id
         self._untagged_images = untagged_images
-        # IAM lists all of an account's roles or none, and allows few calls: what one look has found is asked by name.
+        # IAM cannot filter by tag and throttles early: list once, then read the matches by name.
         self._listed: dict[str, dict[str, datetime]] = {}
         self._tag = (
             {"Name": "tag-key", "Values": [RUN_TAG]}
@@ -84,8 +84,8 @@ class Inventory:
     def tagged(self, kind: str) -> list[Resource]:
         """List the resources of one kind that bear the tag; instances only until they are terminated.
 
-        Roles and instance profiles cannot be asked for by tag: those are looked at whose names end in a run's id.
-        Raises what boto3 raises.
+        IAM has no filter by tag: of roles and instance profiles, those whose names end in a run's id are read.
+        Raise boto3's errors unchanged.
         """
         looks: dict[str, Callable[[Sequence[dict[str, Any]]], Iterator[Resource]]] = {
             AUTO_SCALING_GROUP: self._auto_scaling_groups,
@@ -102,7 +102,7 @@ class Inventory:
         return list(self._roles() if kind == ROLE else self._profiles())
 
     def everything(self) -> list[Resource]:
-        """List all that bears the tag. Raises what boto3 raises."""
+        """List all resources that bear the tag. Raise boto3's errors unchanged."""
         kinds = (
             AUTO_SCALING_GROUP,
             INSTANCE,
@@ -118,7 +118,7 @@ class Inventory:
         return [resource for kind in kinds for resource in self.tagged(kind)]
 
     def named(self, kind: str, name: str) -> list[Resource]:
-        """Find one resource by its name, if it is there and bears the tag. Raises what boto3 raises."""
+        """Find one resource by name, if it exists and bears the tag. Raise boto3's errors unchanged."""
         try:
             return [one for one in self._by_name(kind, name) if one.run_id and self._run_id in (None, one.run_id)]
         except AWS_ERRORS as error:
@@ -165,7 +165,7 @@ class Inventory:
         yield from (_key_pair(one) for one in self._ec2.describe_key_pairs(Filters=filters)["KeyPairs"])
 
     def _volumes(self, filters: Any) -> Iterator[Resource]:
-        # One that is attached goes with its instance, or is found when that has ended.
+        # An attached volume is deleted with its instance, or found once the instance has ended.
         status: Any = {"Name": "status", "Values": ["available", "error"]}
         for page in self._ec2.get_paginator("describe_volumes").paginate(Filters=[*filters, status]):
             for one in page["Volumes"]:
@@ -201,14 +201,14 @@ class Inventory:
                 yield _resource(SNAPSHOT, name, name, one.get("Tags", ()), one.get("StartTime"), state)
 
     def look_anew(self) -> None:
-        """Let the next look list all roles and instance profiles again, not only those that the last one found."""
+        """Make the next call list all roles and instance profiles again, not only the known ones."""
         self._listed.clear()
 
     def _roles(self) -> Iterator[Resource]:
         if ROLE not in self._listed:
             pages = self._iam.get_paginator("list_roles").paginate()
             names = {one["RoleName"]: one["CreateDate"] for page in pages for one in page["Roles"]}
-            self._listed[ROLE] = {name: made for name, made in names.items() if self._is_a_runs(name)}
+            self._listed[ROLE] = {name: made for name, made in names.items() if self._belongs_to_run(name)}
         for name, made in self._listed[ROLE].items():
             for role in self.named(ROLE, name):
                 yield replace(role, created=made)
@@ -219,12 +219,12 @@ class Inventory:
             names = {
                 one["InstanceProfileName"]: one["CreateDate"] for page in pages for one in page["InstanceProfiles"]
             }
-            self._listed[INSTANCE_PROFILE] = {name: made for name, made in names.items() if self._is_a_runs(name)}
+            self._listed[INSTANCE_PROFILE] = {name: made for name, made in names.items() if self._belongs_to_run(name)}
         for name in self._listed[INSTANCE_PROFILE]:
             yield from self.named(INSTANCE_PROFILE, name)
 
-    def _is_a_runs(self, name: str) -> bool:
-        return bool(_NAME_OF_A_RUN.fullmatch(name)) if self._run_id is None else name.endswith(f"-{self._run_id}")
+    def _belongs_to_run(self, name: str) -> bool:
+        return bool(_RUN_NAME.fullmatch(name)) if self._run_id is None else name.endswith(f"-{self._run_id}")
 
 
 def _group(facts: Mapping[str, Any]) -> Resource:

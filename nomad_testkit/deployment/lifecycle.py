@@ -1,4 +1,4 @@
-"""The events of a cluster: plan, apply, wait until it is ready, lend it, destroy it and prove that nothing is left."""
+"""A cluster's life: plan, apply, wait until ready, yield it, destroy it and prove that nothing is left."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ logger = logging.getLogger(__name__)
 def deployed(
     settings: Settings, example: Example, *, target: Target, progress: Progress, name: str = ""
 ) -> Iterator[Cluster]:
-    """Deploy an example, lend the cluster that it makes, and destroy it, whatever happens.
+    """Deploy an example, yield its cluster, and destroy it on every exit.
 
-    When it fails, evidence goes to the artifacts folder, and a note of the error names it. With the setting `keep`
-    nothing is destroyed; after `Run.leave_up` nothing, unless the block fails. `name` is what a user calls the run. An
-    error of the teardown becomes a note where there is another one already.
+    On failure, evidence goes to the artifacts folder, and a note of the error names it. With the setting `keep` the
+    cluster is left up; after `Run.leave_up` too, unless the block fails. `name` is the user's name for the run. If the
+    block has failed, an error of the teardown becomes a note of that failure.
 
-    Raises DeployError, BrokenError and WaitTimeout when the cluster does not get ready, and TeardownError when
-    something is left.
+    Raise DeployError, BrokenError or WaitTimeout if the cluster does not become ready, and TeardownError if something
+    is left.
 
     >>> with deployed(settings, example, target=target, progress=print) as cluster:  # doctest: +SKIP
     ...     cluster.require(RaftPeers(3))
@@ -87,9 +87,9 @@ def deployed(
 def new_run(
     settings: Settings, hosts: Sequence[Host], *, target: Target, progress: Progress, name: str = ""
 ) -> Iterator[Run]:
-    """Lend a new run, and destroy all that it has created, whatever happens, unless it is to be left up.
+    """Yield a new run and destroy what it created on every exit, unless it is left up.
 
-    `hosts`, to which the user adds, are asked for evidence when it fails. Raises as `deployed`.
+    Evidence of a failure comes from `hosts`, which the caller fills. Raise as `deployed`.
     """
     first: BaseException | None = None
     expired = threading.Event()
@@ -98,14 +98,14 @@ def new_run(
         run = Run.new(name)
         lock = run.lock
         try:
-            lock.acquire("a moment's look of another process at the run's lock")
+            lock.acquire("another process to release the run's lock")
             run.note({"target": dict(target.describe())})
-            why = f"the time of {run.run_id} is up ({target.time_limit} s)"
+            why = f"the time limit of {run.run_id} has passed ({target.time_limit} s)"
             with time_limit(target.time_limit, why, progress) as expired:
                 yield run
         except BaseException as error:
             first = error
-            # Bad input is refused before there is anything to show.
+            # Bad input leaves no evidence worth collecting.
             if isinstance(error, Exception) and (hosts or not isinstance(error, UsageError | PreflightError)):
                 folder = settings.artifacts / run.run_id
                 evidence.collect(hosts, folder, target=target, journal=run.journal)
@@ -129,15 +129,15 @@ def new_run(
 
 
 def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
-    """Destroy everything that a run has created, prove it, and forget the run; lists what it destroyed.
+    """Destroy everything that a run created, prove it, forget the run, and return what was destroyed.
 
-    What Terraform has made it destroys; the rest, and what it has overlooked, goes by the run's tag. Raises
-    TeardownError that lists what is left, and keeps the run's folder then. Raises Ec2Error, and forgets the run,
-    when the target itself has ended, and with it all that the run had created.
+    Terraform destroys its own resources first; the sweep destroys the rest by the run's tag. Raise TeardownError, and
+    keep the run's folder, if something is left. Raise Ec2Error, and forget the run, if the target itself has ended and
+    taken everything with it.
     """
     if reason := target.lost():
         forget_lost(run)
-        raise Ec2Error(f"all of {run.run_id} is gone, but nobody destroyed it: {reason}")
+        raise Ec2Error(f"the resources of {run.run_id} ended before they were destroyed: {reason}")
     gone = destroy_terraform(run.folder, run_id=run.run_id, journal=run.journal, target=target, progress=progress)
     deadline = Deadline.after(target.teardown_seconds)
     gone += sweep(target.client, run.run_id, run.journal, deadline=deadline, progress=progress)
@@ -146,35 +146,35 @@ def destroy(run: Run, *, target: Target, progress: Progress) -> list[str]:
 
 
 def forget_lost(run: Run) -> None:
-    """Forget a run whose target has ended by itself, and all that was there with it.
+    """Forget a run whose target has ended and taken its resources with it.
 
-    Raises TeardownError, and keeps the run, where Terraform has made something that was not there.
+    Raise TeardownError, and keep the run, if Terraform created something outside the target.
     """
     if left := applied_elsewhere(run.folder):
         raise TeardownError(
-            f"{run.run_id}: the embedded EC2 is gone, but Terraform has made more than what was there: "
-            f"{', '.join(left)}. Its state is below {run.folder}: see to them, then remove that folder"
+            f"{run.run_id}: the embedded EC2 has ended, but Terraform's state lists resources outside it: "
+            f"{', '.join(left)}. Its state is below {run.folder}: destroy them, then remove that folder"
         )
     run.forget()
 
 
 def forget_dead(progress: Progress) -> None:
-    """Forget the runs whose processes were killed, and whose embedded clouds have gone with them."""
+    """Forget the runs whose processes were killed, and their embedded clouds with them."""
     for run in Run.every():
         try:
-            told = run.description()
-            # One that says no target may be so new that its process has not taken the lock yet.
-            if "target" not in told or told.get("kept") or run.used:
+            description = run.description()
+            # A run without a target may be so new that its process does not hold the lock yet.
+            if "target" not in description or description.get("kept") or run.used:
                 continue
-            with targets.attach_target(told["target"]):
-                continue  # it lives, so there may be something to destroy
+            with targets.attach_target(description["target"]):
+                continue  # its cloud is alive, so there may be something to destroy
         except Ec2Error:
             try:
                 forget_lost(run)
             except TeardownError as error:
                 logger.warning("%s", error)
                 continue
-            progress(f"forgot {run.run_id}, whose process was killed and whose embedded EC2 is gone")
+            progress(f"forgot {run.run_id}: its process was killed and its embedded EC2 has ended")
         except TestkitError as error:
             logger.warning("%s is left as it is: %s", run.run_id, error)
 
@@ -229,7 +229,7 @@ def _deploy(
         applied = apply(deadline, partial(boot.waits, "its resources"))
         example = applied.example
         ssh_ports.update(applied.ssh_ports)
-        boot.ended("everything is created; its hosts boot")
+        boot.ended("resources created; hosts are booting")
         cluster = Cluster(
             run_id=run.run_id,
             target=target,
@@ -254,7 +254,7 @@ def _deploy(
 
 
 def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool | None, progress: Progress) -> None:
-    """Destroy a run, or leave it up; where `keep` is None it is destroyed whatever anybody has asked for."""
+    """Destroy a run, or leave it up; with `keep` None it is destroyed even after `Run.leave_up`."""
     try:
         if keep or (keep is not None and first is None and run.description().get("kept")):
             target.keep()
@@ -265,7 +265,7 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
         else:
             started = time.monotonic()
             if made_by_terraform(run.folder):
-                progress(f"Terraform destroys what it has made for {run.run_id}, which may take minutes")
+                progress(f"Terraform is destroying the resources of {run.run_id}, which may take minutes")
             destroy(run, target=target, progress=lambda line: None)
             seconds = time.monotonic() - started
             emit(ClusterEvent(run.run_id, "destroyed", {"seconds": seconds}))
@@ -278,17 +278,17 @@ def _finish(run: Run, first: BaseException | None, *, target: Target, keep: bool
 
 
 def how_to_reach(run: Run, *, region: str = "us-east-1") -> str:
-    """Tell how to reach and to destroy a cluster that is left up, as lines for a shell."""
-    told = run.description()
-    hosts = told.get("hosts", [])
-    lines = [f"# {run.run_id} is left up", *shell_environment(told, region=region).lines()]
+    """Return shell lines that reach and destroy a cluster that is left up."""
+    description = run.description()
+    hosts = description.get("hosts", [])
+    lines = [f"# {run.run_id} is left up", *shell_environment(description, region=region).lines()]
     if hosts:
         options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-        login = f"ssh {options} -i {told['key_path']} {told['ssh_user']}"
+        login = f"ssh {options} -i {description['key_path']} {description['ssh_user']}"
         for host in hosts:
             port = "" if host["ssh_port"] == 22 else f" -p {host['ssh_port']}"
             lines.append(f"{login}@{host['address']}{port}  # {host['instance_id']} in {host['group']}")
     lines.append(f"python -m nomad_testkit down {run.run_id}")
-    if expires := told.get("expires"):
+    if expires := description.get("expires"):
         lines.append(f"# from {expires} on, `python -m nomad_testkit sweep --expired` destroys it too, on any machine")
     return "\n".join(lines)

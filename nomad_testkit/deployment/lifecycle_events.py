@@ -1,4 +1,4 @@
-"""What is told of a cluster's events to whoever listens: deployed, ready or failed, and its state at the end."""
+"""Emit a cluster's events: deploying, ready or failed, and its state at the end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class LifecycleEvents:
-    """The events of one cluster, while it is deployed and lent."""
+    """The events of one cluster, from its deployment to the end of its use."""
 
     run_id: str
     cluster: Cluster | None = None
     timeline: Callable[[], Sequence[HostTimeline]] = tuple
-    """Tells how far each host has come, while it is deployed."""
+    """Records how far each host has booted."""
 
     def ready(self, cluster: Cluster) -> Cluster:
-        """Tell that a cluster is ready, with its first state; gives the cluster."""
+        """Emit that a cluster is ready, with its first state, and return the cluster."""
         self.cluster = cluster
         if wanted():
             emit(ClusterEvent(self.run_id, "ready", _facts(cluster)))
@@ -37,7 +37,7 @@ class LifecycleEvents:
 
 @contextmanager
 def deployment_events(run_id: str, example: Example, target: Target) -> Iterator[LifecycleEvents]:
-    """Tell of a cluster that is deployed in a `with` block, which says when it is ready.
+    """Emit the events of a cluster that the `with` block deploys; the block calls `ready`.
 
     >>> with deployment_events(run.run_id, example, target) as events:  # doctest: +SKIP
     ...     yield events.ready(deploy())
@@ -59,7 +59,7 @@ def deployment_events(run_id: str, example: Example, target: Target) -> Iterator
 
 @contextmanager
 def attachment_events(cluster: Cluster) -> Iterator[None]:
-    """Tell of a cluster that was up before the `with` block, and is so after it: its states, and that it is kept."""
+    """Emit the events of a cluster that outlives the `with` block: its states, and that it is kept."""
     target = cluster.target
     example = cluster.example.name if cluster.example else ""
     emit(

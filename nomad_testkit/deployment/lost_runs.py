@@ -1,4 +1,4 @@
-"""Lost runs: those of which something still bears the tag though nobody uses them any more, in any region."""
+"""Lost runs: runs that own tagged resources in some region but no process."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Clients = Callable[[str], Any]
-"""Makes the boto3 client of a service, in one region."""
+"""Returns the boto3 client of a service in one region."""
 
 _RUN_ID = re.compile(r"nt-([0-9]{8})-[0-9a-f]{6}")
 _GLOBAL = (ROLE, INSTANCE_PROFILE)
-"""What is of an account, and so is seen from each of its regions."""
+"""Kinds that belong to the account and are visible from each region."""
 SWEEP_SECONDS = 600.0
-"""Until all of one run in one region has to be gone: AWS ends an instance in minutes."""
+"""For the end of one run's resources in one region: AWS takes minutes to terminate an instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostRun:
-    """A run, and what is left of it."""
+    """A run and its remaining resources."""
 
     run_id: str
     started: datetime
-    """When the first of what is left was created."""
+    """When the oldest remaining resource was created."""
     expires: datetime | None
-    """Until when the tags of what is left let it live; None where none of them says so."""
+    """The expiry in the resources' tags; None without such a tag."""
     resources: Mapping[str, tuple[Resource, ...]]
-    """By region; roles and instance profiles, which are of none, are with the first."""
+    """By region; roles and instance profiles, which have no region, are listed with the first."""
 
     def __str__(self) -> str:
         count = sum(map(len, self.resources.values()))
@@ -63,18 +63,16 @@ def find_lost(
     journals: Mapping[str, Journal] | None = None,
     unasked: list[str] | None = None,
 ) -> list[LostRun]:
-    """Find the runs whose first resource is older than `older_than`, but none that is `in_use`.
+    """Find the runs whose oldest resource is older than `older_than`, except those `in_use`.
 
-    With `expired` those too whose time is up by their own tags: it tells nothing of others, however old they are.
+    With `expired`, runs whose expiry tag has passed are found too.
 
-    Only what bears the tag nomad-testkit-run counts, and only where that says the id of a run. Journals, by the run's
-    id, tell of what the tag's index does not show yet; what they tell of counts if it bears the tag. AWS does not say
-    how old a security group is: one that is all that is left of a run is as old as the last moment of the day in the
-    run's id.
+    Only resources whose tag nomad-testkit-run holds a run's id count. Journals, by the run's id, name resources that
+    the tag index does not show yet; those count if they bear the tag. AWS reports no age for a security group: a run
+    that has nothing else left counts as created at the end of the day in its id.
 
-    A region that cannot be asked, as where a policy of the organisation denies it, does not keep the others from being
-    looked at: a line about it is added to `unasked`. Raises TeardownError where there is no such list, or no region
-    could be asked.
+    A region that refuses, for instance by a policy of the organisation, does not stop the search: a line about it is
+    added to `unasked`. Raise TeardownError if `unasked` is None, or if every region refused.
     """
     now = now or datetime.now(UTC)
     found: dict[str, dict[str, list[Resource]]] = {}
@@ -112,9 +110,9 @@ def find_lost(
 def destroy_lost(
     run: LostRun, regions: Mapping[str, Clients], *, journal: Journal | None = None, progress: Progress | None = None
 ) -> list[str]:
-    """Destroy what is left of a run, in each region where something is, and prove it; lists what it destroyed.
+    """Destroy the remaining resources of a run in each of its regions, prove it, and return what was destroyed.
 
-    Raises TeardownError that lists what is left and what was refused, when all regions have been tried.
+    Raise TeardownError, after all regions have been tried, with what is left and which calls AWS refused.
     """
     destroyed: list[str] = []
     failures: list[str] = []
@@ -138,7 +136,7 @@ def _look(region: str, client: Clients, journals: Mapping[str, Journal]) -> list
             if (entry.kind, entry.name) not in known:
                 resources += inventory.named(entry.kind, entry.name)
     except AWS_ERRORS as error:
-        raise TeardownError(f"{region} could not be asked for what lost runs left: {describe_error(error)}") from error
+        raise TeardownError(f"{region} could not be searched for lost runs: {describe_error(error)}") from error
     return resources
 
 
@@ -154,5 +152,5 @@ def _end_of_day(run_id: str) -> datetime:
     day = run_id.split("-")[1]
     try:
         return datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1)
-    except ValueError:  # no date: nobody can tell how old it is, so it is young
+    except ValueError:  # an id without a date: its age is unknown, so it counts as new
         return datetime.max.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What AWS answers to a call that botocore has sent twice, because the first one's answer was lost."""
+"""Recognise AWS's answer to a call that botocore sent twice because the first response was lost."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _DONE = {
     "authorize_security_group_ingress": frozenset({"InvalidPermission.Duplicate"}),
     "revoke_security_group_egress": frozenset({"InvalidPermission.NotFound"}),
 }
-"""What AWS answers where a change of what this run has created is made already, as a whole."""
+"""AWS's error codes for a change that has already been made completely."""
 
 Found = Ok[Mapping[str, Any]] | Pending | str | None
 
 
 def look_up(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, error: Exception) -> Found:
-    """Tell what a refusal means for a step: its answer where an earlier try has made it.
+    """Return the step's result if an earlier attempt has already carried it out.
 
-    Pending where AWS does not show the resource yet, in words whose it is if it is not of this run, and None for any
-    other refusal. Raises what boto3 raises.
+    Return Pending if AWS does not show the resource yet, a description of its owner if it belongs to another run, and
+    None for any other error. Raise boto3's errors unchanged.
     """
     code = code_of(error)
     if step.creates is None:
@@ -60,20 +60,20 @@ def look_up(step: Step, client: Any, arguments: Mapping[str, Any], run_id: str, 
     try:
         answer, tags = _described(kind, name, client, arguments)
     except LookupError:
-        return Pending(f"{kind} {name} is there by AWS's answer ({code}), but not shown yet")
+        return Pending(f"{kind} {name} exists by AWS's response ({code}), but is not visible yet")
     except AWS_ERRORS as other:
         if is_not_found(other):
-            return Pending(f"{kind} {name} is there by AWS's answer ({code}), but not shown yet")
+            return Pending(f"{kind} {name} exists by AWS's response ({code}), but is not visible yet")
         raise
     if {"Key": RUN_TAG, "Value": run_id}.items() <= _tag(tags).items():
         return Ok(answer)
-    return f"it is not of run {run_id}: {_owner(tags)}; delete it, or give the example another name"
+    return f"it does not belong to run {run_id}: {_owner(tags)}; delete it, or give the example another name"
 
 
 def _described(
     kind: str, name: str, client: Any, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Give what the call that creates it would answer, and its tags. Raises LookupError where it is not shown."""
+    """Return the response of its creation, rebuilt, and its tags. Raise LookupError if AWS does not show it."""
     if kind == SECURITY_GROUP:
         filters = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [arguments["VpcId"]]}]
         facts = client.describe_security_groups(Filters=filters)["SecurityGroups"][0]

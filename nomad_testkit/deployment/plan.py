@@ -1,4 +1,4 @@
-"""What to create, and in which order: pure data, made without a call."""
+"""The plan of a deployment: which resources to create, in which order. Pure data, made without an API call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of one deployment, in order; every resource bears the tag nomad-testkit-run = `run_id`."""
+    """The steps of one deployment, in order. Every resource bears the tag nomad-testkit-run = `run_id`."""
 
     run_id: str
     region: str
@@ -41,10 +41,10 @@ def plan(
 ) -> Plan:
     """Plan the deployment of an example: group by group, in the example's order, so that the first boots early.
 
-    The hosts let in the subnets of all groups and `inbound_cidrs`, and nobody else. Everything bears `tags` too.
-    `public_key` is in OpenSSH's form, `placements` what `survey` has found for each group.
+    The hosts admit traffic from the subnets of all groups and from `inbound_cidrs` only. Everything also bears `tags`.
+    `public_key` is in OpenSSH format; `placements` come from `survey`.
 
-    Raises UsageError for a run id that names cannot be made of.
+    Raise UsageError if the run id cannot be part of a resource's name.
     """
     checked_run_id(run_id)
     inbound = (*_blocks(placements.values()), *inbound_cidrs)
@@ -87,7 +87,7 @@ def _launch_request(group: str, module: ClusterModule, placement: Placement) -> 
 
 
 def key_pair_step(run_id: str, public_key: str, tags: Mapping[str, str] | None = None) -> Step:
-    """Import the run's own key pair; `public_key` is in OpenSSH's form."""
+    """Return the step that imports the run's key pair; `public_key` is in OpenSSH format."""
     name = f"nomad-testkit-{run_id}"
     every = {RUN_TAG: run_id, "Name": name, **(tags or {})}
     return Step(
@@ -104,14 +104,14 @@ def key_pair_step(run_id: str, public_key: str, tags: Mapping[str, str] | None =
 
 
 def _blocks(placements: Iterable[Placement]) -> list[str]:
-    """Join adjacent subnets, because a security group has room for few rules, without ever letting in more."""
+    """Merge adjacent subnets into blocks of exactly the same addresses: a security group holds few rules."""
     subnets = [ipaddress.ip_network(subnet.cidr) for placement in placements for subnet in placement.network.subnets]
     joined = ipaddress.collapse_addresses([one for one in subnets if isinstance(one, ipaddress.IPv4Network)])
     return [str(block) for block in joined]
 
 
 def _named(group: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Give outputs the names that upstream's examples give them.
+    """Rename outputs as upstream's examples do.
 
     >>> _named("servers", {"cluster_size": 3, "asg_name": "web"})
     {'num_servers': 3, 'asg_name_servers': 'web'}

@@ -1,4 +1,4 @@
-"""Looking at the place before anything is made there: what an example asks for that its target does not have."""
+"""Check, before anything is created, that the target has what an example names."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
 
 
 def survey(example: Example, target: Target) -> dict[str, Placement]:
-    """Find where each group goes and what it boots, and what it names that is not there or does not fit.
+    """Return each group's subnets and image, after checking that all it names exists and fits together.
 
-    Raises ExampleError, which names the input, what was found and what would be right, and DeployError where the
-    target does not let itself be asked.
+    Raise ExampleError with the input, what was found and what was expected, and DeployError if the target's API fails.
     """
     try:
         return _Survey(example, target).placements()
     except AWS_ERRORS as error:
-        raise DeployError(f"{target.name} did not say what {example.name} needs: {describe_error(error)}") from error
+        raise DeployError(f"{target.name} could not check the inputs of {example.name}: {describe_error(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A subnet with what AWS tells of it."""
+    """A subnet as AWS describes it."""
 
     subnet: Subnet
     vpc_id: str
@@ -54,14 +53,14 @@ class _Survey:
     def placements(self) -> dict[str, Placement]:
         images = {group.name: self.image(group) for group in self.groups}
         for group in self.groups:
-            self.fits(group, images[group.name])
-            self.holds(group, images[group.name])
-            self.login(group)
-            self.profile(group)
+            self.check_architecture(group, images[group.name])
+            self.check_root_volume(group, images[group.name])
+            self.check_key_pair(group)
+            self.check_instance_profile(group)
         networks = {group.name: self.network(group) for group in self.groups}
         for group in self.groups:
             self.security_groups(group, networks[group.name])
-        self.capacity(networks)
+        self.check_capacity(networks)
         return {
             group.name: Placement(
                 network=networks[group.name],
@@ -71,19 +70,19 @@ class _Survey:
             for group in self.groups
         }
 
-    def refused(self, group: Group, key: str, found: str, right: str) -> ExampleError:
-        return refusal(self.example.file, f"groups.{group.name}.inputs.{key}", found, right)
+    def refused(self, group: Group, key: str, found: str, expected: str) -> ExampleError:
+        return refusal(self.example.file, f"groups.{group.name}.inputs.{key}", found, expected)
 
     def image(self, group: Group) -> Mapping[str, Any]:
-        """Ask for a group's image; the setting `ami` stands in the place of the example's own."""
+        """Return a group's image; the setting `ami` replaces the example's own."""
         own = group.module.ami_id
         image_id = self.chosen_image if own in ("", self.example.ami_id) else own
         if image_id not in self.images:
             self.images[image_id] = self.described_image(image_id)
         image = self.images[image_id]
         if image is None:
-            found, right = f"{image_id!r}, which is not in {self.target.region}", "an AMI of this region"
-            raise self.refused(group, "ami_id", found, right)
+            found, expected = f"{image_id!r}, which is not in {self.target.region}", "an AMI of this region"
+            raise self.refused(group, "ami_id", found, expected)
         if image.get("State", "available") != "available":
             found = f"{image_id!r}, which is {image['State']}"
             raise self.refused(group, "ami_id", found, "an AMI that is available")
@@ -98,8 +97,8 @@ class _Survey:
             return None
         return images[0] if images else None
 
-    def fits(self, group: Group, image: Mapping[str, Any]) -> None:
-        """Compare an image's architecture with the instance type's, unless the target's own image fits every type."""
+    def check_architecture(self, group: Group, image: Mapping[str, Any]) -> None:
+        """Compare an image's architecture with the instance type's; the target's own image fits every type."""
         wanted, name = image.get("Architecture", "x86_64"), group.module.instance_type
         if name not in self.types:
             self.types[name] = self.architectures(name)
@@ -126,16 +125,16 @@ class _Survey:
         known: Sequence[str] = types[0]["ProcessorInfo"]["SupportedArchitectures"] if types else ()
         return known
 
-    def holds(self, group: Group, image: Mapping[str, Any]) -> None:
-        """Compare the root volume with the snapshot that it is made from."""
+    def check_root_volume(self, group: Group, image: Mapping[str, Any]) -> None:
+        """Check that the root volume has room for the image's snapshot."""
         devices = {one.get("DeviceName"): one.get("Ebs", {}) for one in image.get("BlockDeviceMappings", ())}
         least = devices.get(image.get("RootDeviceName"), {}).get("VolumeSize", 0)
         if group.module.root_volume_size < least:
             found = f"{group.module.root_volume_size} for the AMI {image['ImageId']}"
-            raise self.refused(group, "root_volume_size", found, f"{least} GiB at least, as large as its snapshot")
+            raise self.refused(group, "root_volume_size", found, f"at least {least} GiB, the size of its snapshot")
 
-    def login(self, group: Group) -> None:
-        """Ask for the key pair that a group names, and compare it with the private key's file."""
+    def check_key_pair(self, group: Group) -> None:
+        """Check that a group's key pair exists and belongs to the private key's file."""
         if not (name := group.module.ssh_key_name):
             return
         try:
@@ -147,7 +146,7 @@ class _Survey:
         if not pairs:
             found = f"{name!r}, which is not in {self.target.region}"
             raise self.refused(
-                group, "ssh_key_name", found, 'a key pair of this region, or "" for one of the run\'s own'
+                group, "ssh_key_name", found, 'a key pair of this region, or "" for the run\'s own key pair'
             )
         there = pairs[0].get("PublicKey", "").split()[:2]
         path = self.example.ssh_private_key_file
@@ -155,8 +154,8 @@ class _Survey:
             found = f"{str(path)!r}, which is not the private key of the key pair {name!r}"
             raise refusal(self.example.file, "variable ssh_private_key_file", found, "the file of that private key")
 
-    def profile(self, group: Group) -> None:
-        """Ask for the instance profile that a group names."""
+    def check_instance_profile(self, group: Group) -> None:
+        """Check that a group's instance profile exists."""
         if not (name := group.module.iam_instance_profile_name):
             return
         try:
@@ -172,7 +171,7 @@ class _Survey:
         return self.target.network()
 
     def network(self, group: Group) -> Network:
-        """Choose the subnets that a group is spread over."""
+        """Return the subnets that a group is spread over."""
         module = group.module
         if not (module.subnet_ids or module.availability_zones or module.vpc_id):
             return self.default
@@ -182,7 +181,7 @@ class _Survey:
         found = self.subnets("vpc-id", [vpc_id])
         if not found:
             raise self.refused(group, "vpc_id", repr(vpc_id), f'a VPC of {self.target.region} with subnets, or ""')
-        # One a zone, as the default VPC has them; where there are more, the one with most room.
+        # One subnet a zone, as in the default VPC; of several, the one with most free addresses.
         found.sort(key=lambda one: (one.subnet.availability_zone, not one.default, -one.free, one.subnet.subnet_id))
         zones: dict[str, Subnet] = {}
         for one in found:
@@ -191,30 +190,30 @@ class _Survey:
             return Network(vpc_id, tuple(zones.values())[:ZONES])
         for zone in module.availability_zones:
             if zone not in zones:
-                right = (
+                expected = (
                     f"a zone where {vpc_id} has subnets, one of {', '.join(sorted(zones))}{did_you_mean(zone, zones)}"
                 )
-                raise self.refused(group, "availability_zones", repr(zone), right)
+                raise self.refused(group, "availability_zones", repr(zone), expected)
         return Network(vpc_id, tuple(zones[zone] for zone in dict.fromkeys(module.availability_zones)))
 
     def named(self, group: Group) -> Network:
-        """Find the subnets that a group names."""
+        """Return the subnets that a group names."""
         module = group.module
         found = {one.subnet.subnet_id: one for one in self.subnets("subnet-id", module.subnet_ids)}
         for name in module.subnet_ids:
             if name not in found:
-                told_ = f"{name!r}, which is not in {self.target.region}"
-                raise self.refused(group, "subnet_ids", told_, "subnets of this region")
+                missing = f"{name!r}, which is not in {self.target.region}"
+                raise self.refused(group, "subnet_ids", missing, "subnets of this region")
         vpcs = sorted({one.vpc_id for one in found.values()})
         if len(vpcs) > 1:
             raise self.refused(group, "subnet_ids", f"subnets of {' and '.join(vpcs)}", "subnets of one VPC")
         if module.vpc_id not in ("", vpcs[0]):
-            right = f'{vpcs[0]!r}, where its subnet_ids are, or ""'
-            raise self.refused(group, "vpc_id", repr(module.vpc_id), right)
+            expected = f'{vpcs[0]!r}, where its subnet_ids are, or ""'
+            raise self.refused(group, "vpc_id", repr(module.vpc_id), expected)
         zones = {one.subnet.availability_zone for one in found.values()}
         if module.availability_zones and set(module.availability_zones) != zones:
-            right = f"the zones of its subnet_ids, {', '.join(sorted(zones))}, or none"
-            raise self.refused(group, "availability_zones", ", ".join(module.availability_zones), right)
+            expected = f"the zones of its subnet_ids, {', '.join(sorted(zones))}, or none"
+            raise self.refused(group, "availability_zones", ", ".join(module.availability_zones), expected)
         return Network(vpcs[0], tuple(found[name].subnet for name in dict.fromkeys(module.subnet_ids)))
 
     def subnets(self, by: str, values: Sequence[str]) -> list[_Found]:
@@ -231,7 +230,7 @@ class _Survey:
         ]
 
     def security_groups(self, group: Group, network: Network) -> None:
-        """Ask for the security groups that a group's instances are to be in."""
+        """Check that a group's additional security groups exist in its VPC."""
         names = group.module.more_security_groups
         if not names:
             return
@@ -246,25 +245,25 @@ class _Survey:
                 found = f"{name!r}, which is of {there[name].get('VpcId')}"
                 raise self.refused(group, key, found, f"security groups of {network.vpc_id}, where its subnets are")
 
-    def capacity(self, networks: Mapping[str, Network]) -> None:
-        """Compare the number of hosts with what the target has room for, and with the subnets' addresses."""
+    def check_capacity(self, networks: Mapping[str, Network]) -> None:
+        """Compare the number of hosts with the target's capacity and the subnets' free addresses."""
         most = self.target.most_hosts()
         if most is not None and sum(group.module.sizes[2] for group in self.groups) > most.hosts:
-            right = f"at most {most.hosts} hosts together, for which this machine has {most.limit}; {most.remedy}"
-            raise self.too_many(self.groups, right)
+            expected = f"at most {most.hosts} hosts in all, by this machine's {most.limit}; {most.remedy}"
+            raise self.oversized(self.groups, expected)
         sets = {name: frozenset(subnet.subnet_id for subnet in network.subnets) for name, network in networks.items()}
         every = frozenset[str]().union(*sets.values())
         free = {one.subnet.subnet_id: one.free for one in self.subnets("subnet-id", sorted(every))}
-        for place in (*sets.values(), every):
-            within = [group for group in self.groups if sets[group.name] <= place]
-            wanted, room = sum(group.module.sizes[2] for group in within), sum(free[name] for name in place)
+        for subnets in (*sets.values(), every):
+            within = [group for group in self.groups if sets[group.name] <= subnets]
+            wanted, room = sum(group.module.sizes[2] for group in within), sum(free[name] for name in subnets)
             if wanted > room:
-                left = ", ".join(f"{free[name]} in {name}" for name in sorted(place))
-                right = f"at most {room} hosts together, for which the subnets have addresses left: {left}"
-                raise self.too_many(within, right)
+                left = ", ".join(f"{free[name]} in {name}" for name in sorted(subnets))
+                expected = f"at most {room} hosts in all, by the free addresses of the subnets: {left}"
+                raise self.oversized(within, expected)
 
-    def too_many(self, within: Sequence[Group], right: str) -> ExampleError:
+    def oversized(self, within: Sequence[Group], expected: str) -> ExampleError:
         largest = max(within, key=lambda group: group.module.sizes[2])
         others = [f"{group.module.sizes[2]} {group.name}" for group in within if group is not largest]
         found = str(largest.module.sizes[2]) + (f" beside {' and '.join(others)}" if others else "")
-        return self.refused(largest, largest.module.size_input, found, right)
+        return self.refused(largest, largest.module.size_input, found, expected)

@@ -1,4 +1,4 @@
-"""The last look before anything is created: what an example needs is there, fits, and disturbs no other run."""
+"""The checks before anything is created: inputs exist and fit, and no other run is disturbed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nomad_testkit.wait import Deadline
 
 Apply = Callable[["Deadline", "Progress"], Applied]
-"""Creates a run's resources until the deadline, and reports each step; raises what `apply` or Terraform raises."""
+"""Creates a run's resources before the deadline, and reports each step; raises as `apply` and `apply_terraform`."""
 
 
 def prepare(
@@ -37,8 +37,8 @@ def prepare(
 ) -> Apply:
     """Check that an example can be deployed, and return the function that creates its resources.
 
-    Raises ExampleError for what the target lacks, UsageError for a budget that cannot be kept and for a discovery tag
-    that another run uses, and what `Target.check_capacity` raises.
+    Raise ExampleError if the target lacks something, UsageError if the budget cannot be checked or another run uses the
+    discovery tag, and as `Target.check_capacity`.
     """
     discovery = discovery_tags(example, run.run_id)
     refuse_tags_in_use(discovery, target, run.run_id)

@@ -1,4 +1,4 @@
-"""Showing progress to a person: lines, and below them a live area with one line a host where there is a terminal."""
+"""Show progress as lines, and on a terminal a live area below them with one line a host."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from nomad_testkit.events import Progress
 
 LOOK_SECONDS = 0.25
-"""How often a live area looks whether it has something new to show."""
+"""Seconds between two checks for changes to show."""
 PREFIX = "nomad_testkit: "
 
 _STYLES = {PENDING: "dim", BOOTING: "yellow", USER_DATA: "cyan", CONSUL_JOINED: "blue", NOMAD_READY: "green"}
 _WIDE, _MEDIUM = 92, 60
-"""Columns of a terminal from which on a host's line has everything, or at least its group."""
+"""Minimum terminal columns for a host's full line, and for its line with the group."""
 
 
 class LiveProgress:
-    """Takes lines of progress, and shows a boot in a live area below them for as long as it is asked to.
+    """Shows lines of progress, and a boot in a live area below them.
 
-    `write` shows one line. `terminal` opens what the live area is drawn on, and gives None where that is no terminal;
-    then there are lines alone. With `quiet` nothing is shown but what has several lines, such as how to reach what is
-    left up. `redirect` lets what is printed meanwhile appear above the live area.
+    `write` shows one line. `terminal` opens the terminal for the live area, or returns None; then only lines are shown.
+    With `quiet` only multi-line text is shown, such as how to reach a cluster that is left up. With `redirect`, output
+    printed meanwhile appears above the live area.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LiveProgress:
         self._console: Console | None = None
 
     def __call__(self, line: str) -> None:
-        """Show one line, or several that belong together, without anything before them."""
+        """Show one line with the prefix, or several without it."""
         single = "\n" not in line
         if self._quiet and single:
             return
@@ -61,7 +61,7 @@ class LiveProgress:
 
     @contextmanager
     def area(self, boot: Boot) -> Iterator[None]:
-        """Show a boot while the block runs; on success nothing is left of it, else the state at the end stays."""
+        """Show a boot while the block runs; on success the area disappears, on failure its last state stays."""
         file = None if self._quiet or self._console is not None else self._open()
         if file is None:
             yield
@@ -87,7 +87,7 @@ class LiveProgress:
                 file.close()
 
     def _open(self) -> TextIO | None:
-        # In CI a log is read later, even where it looks like a terminal; a dumb one cannot move its cursor.
+        # A CI log is read later, even if it looks like a terminal; a dumb terminal cannot move its cursor.
         if os.environ.get("CI") or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
             return None
         return self._terminal()
@@ -95,7 +95,7 @@ class LiveProgress:
 
 @contextmanager
 def _redrawn(boot: Boot, draw: Callable[[], None]) -> Iterator[None]:
-    """Draw a boot anew each second, and soon after something has changed: the hosts need the processor's time."""
+    """Redraw a boot once a second and after each change, but not more often: the hosts need the processor."""
     end = threading.Event()
 
     def work() -> None:
@@ -118,7 +118,7 @@ def _redrawn(boot: Boot, draw: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def shown(progress: Progress, boot: Boot) -> Iterator[None]:
-    """Show a boot while the block runs, in the way that a progress can.
+    """Show a boot while the block runs, live if the progress is a LiveProgress.
 
     >>> with shown(progress, boot):  # doctest: +SKIP
     ...     boot.waits("hosts up", "0 of 3 servers are up")
@@ -132,7 +132,7 @@ def shown(progress: Progress, boot: Boot) -> Iterator[None]:
 
 @contextmanager
 def live_progress(stream: TextIO, *, quiet: bool = False, color: bool = True) -> Iterator[LiveProgress]:
-    """Lend a progress for a program of one's own that writes to a stream, such as standard error.
+    """Yield a progress display that writes to a stream, such as standard error, for programs that call the library.
 
     >>> with live_progress(sys.stderr) as progress, deployed(settings, example, target=target, progress=progress):
     ...     pass  # doctest: +SKIP
@@ -145,17 +145,17 @@ def live_progress(stream: TextIO, *, quiet: bool = False, color: bool = True) ->
 
 
 def duplicate(stream: TextIO) -> TextIO | None:
-    """Open the terminal behind a stream once more; None if it is not one."""
+    """Open the terminal behind a stream a second time, or return None if the stream is not a terminal."""
     try:
         if not stream.isatty():
             return None
-        return _patient(os.dup(stream.fileno()), stream.encoding)
+        return _forgiving_terminal(os.dup(stream.fileno()), stream.encoding)
     except (OSError, ValueError):
         return None
 
 
 def render(view: BootView, width: int, *, ascii_only: bool = False) -> RenderableType:
-    """Draw a boot: a head, one line a host, and what is waited for; `width` is the terminal's, in columns."""
+    """Render a boot: a title, one line a host, and what is awaited; `width` is the terminal's, in columns."""
     from rich.console import Group
 
     times = f"{view.elapsed:.0f} s so far, at most {view.left:.0f} s more"
@@ -185,7 +185,7 @@ def _cells(row: HostRow, width: int, bar: str) -> list[Text]:
 
 
 def _columns(rows: Sequence[Sequence[Text]]) -> list[Text]:
-    """Join the cells of each row, each column as wide as its widest; rich's own tables take ten times as long."""
+    """Join the cells of each row into aligned columns; rich's tables take ten times as long."""
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -206,14 +206,14 @@ def _console(file: TextIO, *, color: bool) -> Console:
     from rich.console import Console, ConsoleDimensions
 
     class Terminal(Console):
-        """One whose cursor is never hidden, so that nobody has to show it again, and that knows its own size."""
+        """A console that never hides the cursor, so that nothing has to restore it, and knows its own size."""
 
         def show_cursor(self, show: bool = True) -> bool:
             return False
 
         @property
         def size(self) -> ConsoleDimensions:
-            # rich asks the standard streams, which pytest has put files in the place of.
+            # rich asks the standard streams, which pytest has replaced by files.
             try:
                 columns, lines = os.get_terminal_size(file.fileno())
             except (OSError, ValueError):
@@ -222,14 +222,14 @@ def _console(file: TextIO, *, color: bool) -> Console:
 
         @size.setter
         def size(self, new_size: tuple[int, int]) -> None:
-            raise NotImplementedError("the terminal has the size that it has")
+            raise NotImplementedError("the terminal's size cannot be set")
 
-    # Given outright: FORCE_COLOR and its like would have rich take any file for a terminal.
+    # Explicit, because FORCE_COLOR and the like make rich take any file for a terminal.
     return Terminal(file=file, force_terminal=True, force_interactive=True, no_color=None if color else True)
 
 
-def _patient(descriptor: int, encoding: str) -> TextIO:
-    """Open a terminal that may go: what cannot be written any more is lost, and nobody is disturbed."""
+def _forgiving_terminal(descriptor: int, encoding: str) -> TextIO:
+    """Open a terminal whose write errors are ignored: it may be closed at any time."""
     import io
 
     class File(io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""From the first instance to a cluster that is ready, phase by phase, ending at once when it can no longer come."""
+"""Wait from the first instance to a ready cluster, phase by phase; fail at once if it can no longer become ready."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ T = TypeVar("T")
 HOSTS_UP, CONSUL_LEADER, NOMAD_LEADER, CLIENTS_READY = "hosts up", "Consul leader", "Nomad leader", "clients ready"
 _ALIVE = ("pending", "running")
 _INSTANCES_INTERVAL = 2.0
-"""Seconds between looks at the instances once all of them run: one that ends after that is rare."""
+"""Seconds between polls of the instances once all are running: few end after that."""
 
 
 @dataclass
 class Readiness:
-    """The wait for one deployment; `timings` gets the seconds from the boot's start to the end of each phase.
+    """Waits for one deployment; `timings` maps each phase to the seconds from the start of the boot to its end.
 
-    `prepare` is called for each host as soon as it lets one in. The boot's deadline is the wait's.
+    `prepare` is called for each host as soon as SSH works. The deadline is the boot's.
     """
 
     target: Target
@@ -58,7 +58,7 @@ class Readiness:
 
     @property
     def deadline(self) -> Deadline:
-        """Until when everything has to be ready."""
+        """The boot's deadline."""
         return self.boot.deadline
 
     def __enter__(self) -> Readiness:
@@ -74,9 +74,9 @@ class Readiness:
         make: Callable[[Instance], Host],
         limits: Mapping[str, float | None] | None = None,
     ) -> list[Host]:
-        """Wait until every host lets us in, and give the hosts; `limits` has the seconds that a group may take.
+        """Wait until SSH works on every host and return the hosts; `limits` are seconds by group.
 
-        Raises BrokenError and WaitTimeout.
+        Raise BrokenError or WaitTimeout if a host does not come up.
         """
         hosts: dict[str, Host] = {}
         greeted: set[str] = set()
@@ -110,12 +110,11 @@ class Readiness:
         return self._phase(HOSTS_UP, probe)
 
     def await_agents(self, cluster: ClusterView) -> None:
-        """Wait until Consul and Nomad have leaders that all servers agree on, and every client is ready.
+        """Wait until all servers agree on a Consul and a Nomad leader, and every client is ready.
 
-        The agents' services in Consul are not waited for: their checks begin as critical, and pass only when each has
-        run for the first time, up to 10 s later.
+        The agents' services in Consul may still be critical: their checks first run up to 10 s later.
 
-        Raises BrokenError and WaitTimeout.
+        Raise BrokenError or WaitTimeout if the cluster does not become ready.
         """
         for phase, agent in zip((CONSUL_LEADER, NOMAD_LEADER), AGENTS, strict=True):
             self._await(phase, cluster, *_one_leader(agent))
@@ -144,7 +143,7 @@ class Readiness:
         try:
             value = wait_until(name, guarded, deadline=self.deadline, where=f"run {self.run_id}")
         except (WaitTimeout, BrokenError) as error:
-            # What is broken has said where and why.
+            # A Broken result already says where and why.
             stuck = "" if self.watch.broken else stuck_hosts(self._stuck(), self.target)
             explained_error = type(error)(f"{error}{explain()}{stuck}")
             explained_error.cause = error.cause
@@ -153,7 +152,7 @@ class Readiness:
         return value
 
     def _stuck(self) -> list[tuple[str, Host]]:
-        """List the hosts that are not ready, or all where each of them is, with their names."""
+        """List the hosts that are not ready, with their names; all hosts if every one is ready."""
         rows = self.boot.view().rows
         names = group_names([(row.host.instance_id, row.host.group) for row in rows])
         ready = {row.host.instance_id for row in rows if row.ready}
@@ -166,7 +165,7 @@ class Readiness:
         return found
 
     def _look(self) -> Broken | None:
-        """Look at the instances, but not at each try."""
+        """Poll the instances, but not on every attempt."""
         now = self.deadline.clock()
         if now - self._looked < _INSTANCES_INTERVAL:
             return None
@@ -177,19 +176,19 @@ class Readiness:
         ended = [instance for instance in found if instance.state not in _ALIVE]
         if not ended:
             return None
-        return Broken("; ".join(_obituary(self.target, instance) for instance in ended))
+        return Broken("; ".join(_describe_end(self.target, instance) for instance in ended))
 
 
-def _obituary(target: Target, instance: Instance) -> str:
+def _describe_end(target: Target, instance: Instance) -> str:
     try:
         facts = target.client("ec2").describe_instances(InstanceIds=[instance.instance_id])
-        told = facts["Reservations"][0]["Instances"][0]
-    except (*AWS_ERRORS, IndexError):  # AWS forgets what is terminated; that it is known already
-        told = {}
-    reason = told.get("StateReason", {}).get("Message") or told.get("StateTransitionReason") or "no reason is given"
+        described = facts["Reservations"][0]["Instances"][0]
+    except (*AWS_ERRORS, IndexError):  # AWS forgets terminated instances
+        described = {}
+    reason = described.get("StateReason", {}).get("Message") or described.get("StateTransitionReason") or "AWS gave no reason"
     return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"
 
 
 def _one_leader(agent: AgentName) -> tuple[Check[Any], ...]:
-    """Choose what tells that servers have a leader, and at once that they never will have one together."""
+    """Return the checks for one leader, which also fail at once if the servers can never agree on one."""
     return Leader((agent,)), NotSplit((agent,)), BootstrapExpectAgrees((agent,))

@@ -1,4 +1,4 @@
-"""Where hosts got stuck whose cluster did not get ready, in a few lines each: what becomes part of the error."""
+"""Summarise where each host got stuck if a cluster does not become ready; the summary is part of the error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nomad_testkit.targets.base import Target
 
 BOUND_SECONDS = 15.0
-"""For all hosts together: an error must not be late because one of them hangs."""
+"""For all hosts together: a hanging host must not delay the error."""
 LOG_LINES, WARNINGS, CONSOLE_LINES = 3, 3, 6
 _WIDTH = 200
 _CAUSES = r"[Tt]oo many open files|[Ff]ailed to start|UnauthorizedOperation|AccessDenied"
@@ -29,16 +29,16 @@ _ERROR = re.compile(rf"\[ERROR\]|{_CAUSES}")
 _FOLLOWS = re.compile(
     r"[Nn]o (cluster )?leader|[Nn]o known Consul servers|[Nn]o servers|lost leadership|[Cc]heck is now critical"
 )
-"""What agents say, often and in many places, because of something else: of use only where nothing else is said."""
+"""Warnings that follow from other errors; of use only if nothing else is logged."""
 _FORBIDDEN = re.compile(
     r"(UnauthorizedOperation|AccessDenied)\b[^\n]*?:assumed-role/([^/\s]+)/\S+ "
     r"is not authorized to perform: ([\w-]+:\w+)"
 )
 """How AWS words what a host's role may not do, in whatever line a program has put that."""
 _PART = "\x1e"
-"""What a log has not in it: the ASCII separator of records."""
+"""ASCII's record separator, which no log contains."""
 _OWN = re.compile(r"\bi-[0-9a-f]{8,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
-"""What differs between hosts, and between two times on one."""
+"""Text that differs between hosts, and between two times on one host."""
 
 
 def _script() -> str:
@@ -55,9 +55,9 @@ def _script() -> str:
 
 
 def stuck_hosts(hosts: Sequence[tuple[str, Host]], target: Target) -> str:
-    """Tell, in lines of their own, what hosts say of where they are, those that say the same together; never raises.
+    """Return lines that show what each named host has logged, grouping hosts with the same lines; never raise.
 
-    Each comes with its name. One that lets nobody in shows the end of its console. Empty for no host.
+    A host without SSH shows the end of its console.
     """
     said: dict[str, list[str]] = {}
 
@@ -72,7 +72,7 @@ def stuck_hosts(hosts: Sequence[tuple[str, Host]], target: Target) -> str:
         thread.join(deadline.remaining())
     alike: dict[str, list[tuple[str, list[str]]]] = {}
     for name, host in hosts:
-        lines = said.get(name, [f"it did not tell within {BOUND_SECONDS:.0f} s"])
+        lines = said.get(name, [f"no answer within {BOUND_SECONDS:.0f} s"])
         key = "\n".join(_OWN.sub("#", line) for line in lines)
         alike.setdefault(key, []).append((f"{name} ({host.instance_id}, {host.address})", lines))
     parts = []
@@ -109,9 +109,9 @@ def forbidden(text: str) -> list[str]:
 
 
 def causes(warnings: Sequence[str]) -> list[str]:
-    """Choose the warnings that most likely tell why: errors first, what follows from something else last.
+    """Choose the warnings that most likely name the cause: errors first, warnings that follow from others last.
 
-    One that comes again and again is there once, as it was said last. What is chosen is in the order of its time.
+    A repeated warning appears once, as it was last logged. The result is in the order of time.
 
     >>> causes(["[ERROR] no key fits", *(f"[ERROR] in {n} s: No cluster leader" for n in range(9))])
     ['[ERROR] no key fits', '[ERROR] in 8 s: No cluster leader']
@@ -126,7 +126,7 @@ def causes(warnings: Sequence[str]) -> list[str]:
 
 
 def _distinct(text: Sequence[str]) -> list[str]:
-    """Give the lines that differ in more than numbers, each as it was last, and where it was last."""
+    """Return the lines that differ in more than numbers, each at its last occurrence."""
     last: dict[str, str] = {}
     for line in text:
         key = _OWN.sub("#", line)

@@ -1,4 +1,4 @@
-"""Destroying what a run created, by tag and by journal, and proving that nothing is left."""
+"""Destroy a run's resources by tag and by journal, and prove that nothing is left."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.15
-"""Seconds between the first two looks at what is going away."""
+"""Seconds between the first two polls of a resource that is being deleted."""
 LONGEST = 3.0
-"""Seconds between later ones: AWS takes minutes, and allows an account few calls."""
+"""Seconds between later polls: AWS takes minutes, and throttles frequent calls."""
 
 
 def sweep(
@@ -56,22 +56,22 @@ def sweep(
     deadline: Deadline,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Destroy everything that bears the run's tag, and tell what it was.
+    """Destroy everything that bears the run's tag, and return what it was.
 
-    The journal helps to find what the tag's index does not tell yet; what lacks the tag is never destroyed, but for an
-    AMI with the run's id in its name of which the journal tells, and for an AMI's own snapshots.
+    The journal names resources that the tag index does not show yet. A resource without the tag is never destroyed,
+    except an AMI that is in the journal and has the run's id in its name, and an AMI's own snapshots.
 
-    A call that AWS throttles or does not answer is made again, for RETRY_SECONDS at most. Every step runs even when one
-    fails, unless the time is up and the API does not answer. Raises TeardownError that lists what is left and what was
-    refused.
+    A call that AWS throttles or does not answer is retried for up to RETRY_SECONDS. Every step runs even if another
+    fails, unless the deadline has passed and the API does not answer. Raise TeardownError, with what is left and which
+    calls AWS refused, if something is left.
     """
     return _Sweep(client, run_id, journal, deadline, progress or (lambda line: None)).run()
 
 
 def _unless_gone(call: Callable[[], object]) -> None:
-    """Make one of several calls that a deletion needs; what is gone already must not hide what still is to go.
+    """Make one of the calls that a deletion needs; ignore the error that its object does not exist.
 
-    botocore sends a call again whose answer was lost, and AWS then answers that there is nothing to delete.
+    AWS answers so when botocore has retried a deletion whose response was lost.
     """
     try:
         call()
@@ -98,18 +98,18 @@ class _Sweep:
         self.terminating: dict[str, Resource] = {}
         self.refused: set[str] = set()
         self.unanswered = False
-        """Whether the last call had no answer."""
+        """Whether the last call got no response."""
         built_image = any(entry.kind == IMAGE for entry in self.remembered())
         self.inventory = Inventory(self.ec2, self.autoscaling, self.iam, run_id, untagged_images=built_image)
 
     def run(self) -> list[str]:
         groups = self.found(AUTO_SCALING_GROUP)
         for group in groups:
-            # Otherwise it would put a new instance in the place of each that ends.
+            # Otherwise the group would replace each terminated instance.
             self.attempt(f"suspending {group}", partial(self.suspend, group))
             self.destroy(group, self.delete_group)
         self.terminate(self.found(INSTANCE))
-        # None of these is needed by an instance that is going down.
+        # An instance that is shutting down needs none of these.
         for kind, delete in (
             (LAUNCH_TEMPLATE, self.delete_template),
             (KEY_PAIR, self.delete_key_pair),
@@ -120,7 +120,7 @@ class _Sweep:
         ):
             for resource in self.found(kind):
                 self.destroy(resource, delete)
-        self.attempt("waiting for the instances' end", self.await_instances)
+        self.attempt("waiting for the instances to terminate", self.await_instances)
         for volume in self.found(VOLUME):
             self.destroy(volume, self.delete_volume)
         security_groups = self.found(SECURITY_GROUP)
@@ -132,7 +132,7 @@ class _Sweep:
         return self.destroyed
 
     def found(self, kind: str) -> list[Resource]:
-        """Find what is left of one kind, by its tag and by the journal."""
+        """Find the remaining resources of one kind, by tag and by journal."""
         resources = self.look(f"each {kind}", partial(self.inventory.tagged, kind))
         known = {resource.id for resource in resources} | {resource.name for resource in resources}
         for entry in self.remembered():
@@ -142,7 +142,7 @@ class _Sweep:
         return resources
 
     def remembered(self) -> Sequence[Entry]:
-        """List what the journal tells of that may still exist."""
+        """List the journal's entries that may still exist."""
         if self.journal is None:
             return ()
         try:
@@ -157,9 +157,9 @@ class _Sweep:
         return resources
 
     def attempt(self, what: str, action: Callable[[], object]) -> bool:
-        """Do one thing, again where it was only throttled or not answered; when it is refused, note that and go on."""
+        """Do one thing, retrying transient errors; on any other error, note it and go on."""
         if self.unanswered and self.deadline.passed:
-            self.fault(f"{what}: not tried, since the time is up and the API does not answer")
+            self.fault(f"{what}: not tried, because the deadline has passed and the API does not answer")
             return False
         try:
             retry_transient(what, action, deadline=self.deadline.child(RETRY_SECONDS))
@@ -178,7 +178,7 @@ class _Sweep:
         logger.warning("sweep of %s: %s", self.run_id, line)
 
     def destroy(self, resource: Resource, delete: Callable[[Resource], object]) -> None:
-        """Delete one resource, and note that it is gone; one that is gone already is no fault."""
+        """Delete one resource and note that it is gone; a missing resource counts as deleted."""
 
         def action() -> None:
             try:
@@ -206,7 +206,7 @@ class _Sweep:
         self.autoscaling.delete_auto_scaling_group(AutoScalingGroupName=group.id, ForceDelete=True)
 
     def terminate(self, instances: Sequence[Resource]) -> None:
-        """Ask AWS to end instances without their own shutdown; one that is refused must not keep the others alive."""
+        """Terminate instances without an operating system shutdown; if AWS refuses one, terminate the others."""
         if not instances:
             return
         self.progress(f"terminating {len(instances)} instance(s)")
@@ -218,7 +218,7 @@ class _Sweep:
                 deadline=self.deadline.child(RETRY_SECONDS),
             )
         except AWS_ERRORS as error:
-            if len(instances) > 1:  # one that is refused makes AWS refuse the whole call
+            if len(instances) > 1:  # AWS refuses the whole call because of one instance
                 for one in instances:
                     self.terminate([one])
                 return
@@ -229,7 +229,7 @@ class _Sweep:
         self.terminating.update({one.id: one for one in instances})
 
     def await_instances(self) -> None:
-        """Wait until no instance is left; one that appears late, from a group that was just growing, ends too."""
+        """Wait until no instance is left; terminate any that a growing group has just launched, too."""
         left: dict[str, Resource] = {}
 
         def probe() -> Ok[None] | Pending:
@@ -242,7 +242,7 @@ class _Sweep:
             return Pending(", ".join(f"{one} {one.state}" for one in seen.values()))
 
         try:
-            wait_until("the instances' end", probe, deadline=self.deadline, interval=INTERVAL, longest=LONGEST)
+            wait_until("the instances to terminate", probe, deadline=self.deadline, interval=INTERVAL, longest=LONGEST)
         finally:
             self.destroyed += [str(one) for one in self.terminating.values() if one.id not in left]
 
@@ -273,8 +273,8 @@ class _Sweep:
         self.ec2.delete_volume(VolumeId=volume.id)
 
     def deregister_image(self, image: Resource) -> None:
-        """Deregister an AMI; its snapshots, which outlive it, go with it even where they lack the tag."""
-        # AWS answers with an empty list, or with none at all, for one that went a moment ago.
+        """Deregister an AMI and delete its snapshots, even those without the tag."""
+        # For an image deleted a moment ago AWS returns an empty list, or no list at all.
         described = self.ec2.describe_images(ImageIds=[image.id]).get("Images") or [{}]
         _unless_gone(partial(self.ec2.deregister_image, ImageId=image.id))
         for device in described[0].get("BlockDeviceMappings", ()):
@@ -282,7 +282,7 @@ class _Sweep:
                 self.destroy(Resource(SNAPSHOT, name, name), self.delete_snapshot)
 
     def made_for(self, image: Resource, name: str) -> bool:
-        """Tell whether a snapshot bears the tag, or was made with the AMI: AWS then names that in its description."""
+        """Return whether a snapshot bears the tag or names the AMI in its description, as AWS writes it."""
         try:
             (facts,) = self.ec2.describe_snapshots(SnapshotIds=[name]).get("Snapshots") or [{}]
         except AWS_ERRORS as error:
@@ -296,7 +296,7 @@ class _Sweep:
         self.ec2.delete_snapshot(SnapshotId=snapshot.id)
 
     def unlink(self, group: Resource, groups: Sequence[Resource]) -> None:
-        """Revoke the rules that let in another group of the run: AWS keeps a group that a rule names."""
+        """Revoke the rules that admit another group of the run: AWS does not delete a group that a rule names."""
         others = {one.id for one in groups} - {group.id}
         if not others:
             return
@@ -313,16 +313,16 @@ class _Sweep:
             try:
                 self.ec2.delete_security_group(GroupId=group.id)
             except AWS_ERRORS as error:
-                # The network interface of a terminated instance lives a little longer.
+                # The network interface of a terminated instance is deleted a little later.
                 if code_of(error) == "DependencyViolation":
                     return Pending(describe_error(error))
                 raise
             return Ok(None)
 
-        wait_until(f"the end of {group}", probe, deadline=self.deadline, interval=INTERVAL, longest=LONGEST)
+        wait_until(f"{group} to be deleted", probe, deadline=self.deadline, interval=INTERVAL, longest=LONGEST)
 
     def prove(self) -> None:
-        """Look again for everything that bears the tag. Raises TeardownError where something does."""
+        """Raise TeardownError if any resource still bears the tag."""
         left: list[str] = []
         self.inventory.look_anew()
 
@@ -330,14 +330,14 @@ class _Sweep:
             left[:] = [str(resource) for resource in self.inventory.everything()]
             return Pending(", ".join(left)) if left else Ok(None)
 
-        # What was refused does not go away by waiting.
+        # Waiting does not help against refused calls.
         deadline = self.deadline.child(0) if self.faults else self.deadline
         proved = self.attempt(
             "proving that nothing is left",
             lambda: wait_until("nothing to be left", probe, deadline=deadline, interval=INTERVAL, longest=LONGEST),
         )
         if not proved:
-            listed = "\n".join(f"  - {line}" for line in left or ["unknown: it could not be asked for"])
+            listed = "\n".join(f"  - {line}" for line in left or ["unknown: it could not be listed"])
             refused = "\n".join(f"  - {line}" for line in self.faults)
             raise TeardownError(
                 f"run {self.run_id} is not destroyed; left:\n{listed}\nrefused:\n{refused}\n"

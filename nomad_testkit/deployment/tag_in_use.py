@@ -1,4 +1,4 @@
-"""Discovery tags that another deployment uses: agents join whoever bears their servers' tag, and so would merge."""
+"""Refuse a discovery tag that another deployment uses: both clusters' agents would join each other."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from nomad_testkit.targets.base import Target
 
 _ALIVE = ("pending", "running", "stopping", "stopped")
-"""A stopped instance may be started again, and join then."""
+"""A stopped instance may be started again and join."""
 _SHOWN = 3
 _DUPLICATE = "InvalidKeyPair.Duplicate"
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryTag:
-    """The tag by which agents find their servers."""
+    """The tag by which agents discover their servers."""
 
     key: str
     value: str
@@ -40,14 +40,14 @@ class DiscoveryTag:
 
     @property
     def claim(self) -> str:
-        """The name of the key pair that only one run can have at a time: an EC2 has each name once."""
+        """The name of a key pair that serves as a lock: EC2 holds each name once."""
         return f"nomad-testkit-tag-{hashlib.sha256(f'{self.key}={self.value}'.encode()).hexdigest()[:20]}"
 
 
 def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
-    """List the tags of an example's servers, as far as they are known before it is deployed.
+    """List the discovery tags of an example's servers, as far as they are known before its deployment.
 
-    Of a Terraform configuration these are its variables, and what its blocks give modules as texts or variables.
+    In a Terraform configuration they come from its variables, and from literal or variable arguments of its modules.
     """
     if isinstance(example, TerraformExample):
         variables = example.variables
@@ -57,8 +57,8 @@ def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
             if key.endswith("cluster_tag_key") and variables[key]
         ]
         arguments = discovery_arguments(example.folder)
-        pairs += [(_worth(key, variables), _worth(value, variables)) for key, value in arguments]
-        # Of these names a run gives a value of its own, unless the user has.
+        pairs += [(_value_of(key, variables), _value_of(value, variables)) for key, value in arguments]
+        # A run sets its own value of this variable unless the user has.
         own = not example.given.get("cluster_tag_value") and variables.get("cluster_tag_value")
         return [DiscoveryTag(key, value) for key, value in dict.fromkeys(pairs) if key and value and value != own]
     servers = {*example.roles.consul_servers, *example.roles.nomad_servers}
@@ -70,14 +70,14 @@ def discovery_tags(example: Example, run_id: str) -> list[DiscoveryTag]:
     ]
 
 
-def _worth(expression: str, variables: Mapping[str, Any]) -> str:
-    """Give the value of a text in quotes, or of a variable as far as it has one."""
+def _value_of(expression: str, variables: Mapping[str, Any]) -> str:
+    """Return the value of a quoted string, or of a variable if it is known."""
     name = re.search(r"\bvar\.(\w+)", expression)
     return str(variables.get(name[1]) or "") if name else expression.strip('"')
 
 
 def refuse_tags_in_use(tags: Iterable[DiscoveryTag], target: Target, run_id: str) -> None:
-    """Refuse a deployment whose agents would join another's (DescribeInstances). Raises UsageError and DeployError."""
+    """Raise UsageError if other instances bear one of the tags, and DeployError if DescribeInstances fails."""
     for tag in tags:
         ec2 = target.client("ec2")
         filters = [
@@ -113,9 +113,9 @@ def claim_tags(
     own: Mapping[str, str],
     deadline: Deadline,
 ) -> None:
-    """Keep other runs from using these tags while this run has anything, even one that begins at this very moment.
+    """Reserve these tags for this run, against runs that start at the same moment.
 
-    A tag with the run's own id needs none. Raises UsageError where another run has one.
+    A tag that contains the run's id needs no claim. Raise UsageError if another run holds one.
     """
     for tag in tags:
         if run_id in tag.value:
@@ -145,11 +145,11 @@ def _in_use(tag: DiscoveryTag, target: Target, others: Mapping[str, list[str]]) 
     for run, ids in sorted(others.items()):
         more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
         listed = f" ({', '.join(ids[:_SHOWN])}{more})" if ids else ""
-        who = f"the run {run}" if run else "somebody who is no run of nomad-testkit"
+        who = f"the run {run}" if run else "instances of no run of nomad-testkit"
         end = f"; `nomad-testkit down {run}` ends it, on the machine that deployed it" if run else ""
         lines.append(f"{who}{listed}{end}")
     return UsageError(
-        f"the discovery tag {tag} is in use in {target.region} by {'; and by '.join(lines)}. Agents join whoever bears "
-        "it, so that both clusters would become one. Right is another value, or a variable of the type "
-        "cluster-tag-value, which each run makes its own"
+        f"the discovery tag {tag} is in use in {target.region} by {'; and by '.join(lines)}. Agents join hosts "
+        "with this tag, so both clusters would merge. Expected another value, or a variable of the type "
+        "cluster-tag-value, which each run sets to its own"
     )

@@ -150,7 +150,7 @@ def test_after_ctrl_c_twice_while_a_test_runs(project: Project, nothing_left: No
     status = run.await_end()
     nothing_left()
     assert status == pytest.ExitCode.INTERRUPTED, run.text
-    assert "SIGINT: the cluster is being destroyed, which takes a few seconds; then it ends" in run.text
+    assert "SIGINT: destroying the cluster first, which takes a few seconds" in run.text
     assert f"destroyed {run.deployed[0]} in" in run.text
     assert project.remembered == []
 

@@ -60,7 +60,7 @@ def test_what_does_not_validate_is_refused_in_the_programs_own_words(tool: Tool,
     with pytest.raises(ExampleError) as caught:
         applying(tool, folder, tmp_path / "run").prepare()
     text = str(caught.value)
-    assert f"{folder}: `{tool.path.name} validate` refuses it; its own words:\nError: Reference" in text
+    assert f"{folder}: `{tool.path.name} validate` refuses it; its output:\nError: Reference" in text
     assert "on outputs.tf line 2" in text
     assert 'A managed resource "terraform_data" "frist" has not been declared' in text
 
@@ -70,7 +70,7 @@ def test_what_is_no_hcl_is_refused_with_its_line(tool: Tool, tmp_path: Path) -> 
     with pytest.raises(ExampleError) as caught:
         applying(tool, folder, tmp_path / "run").prepare()
     text = str(caught.value)
-    assert f"{folder}: `{tool.path.name} init` refuses it; its own words:\nError: " in text
+    assert f"{folder}: `{tool.path.name} init` refuses it; its output:\nError: " in text
     assert "Missing type for resource" in text or "All resource blocks must have 2 labels" in text
     assert "on main.tf line 2" in text
     assert not re.search(r"[╷│╵\x1b]", text)
@@ -190,7 +190,7 @@ def test_what_fails_half_way_is_told_without_secrets_and_destroyed(tool: Tool, t
     with pytest.raises(TerraformError) as caught:
         one.apply()
     text = str(caught.value)
-    assert f"{tool.product} could not apply {folder}; its own words:\nError: local-exec provisioner error" in text
+    assert f"{tool.product} could not apply {folder}; its output:\nError: local-exec provisioner error" in text
     assert "on main.tf line 9, in terraform_data.second" in text
     assert "exit status 3. Output: no room for (hidden)" in text
     assert SECRET not in text
@@ -218,7 +218,7 @@ resource "terraform_data" "second" {{
     with pytest.raises(TeardownError) as caught:
         one.destroy()
     text = str(caught.value)
-    assert "could not destroy what it has made; in its state is left:\n  - terraform_data.second\nIts own" in text
+    assert "could not destroy its resources; left in its state:\n  - terraform_data.second\nIts own" in text
     assert "Output: it is protected" in text
     assert f"The state is kept in {one.workspace.directory}. Try it again." in text
     lock.unlink()

@@ -1,4 +1,4 @@
-"""Terraform and OpenTofu: configurations read, applied in a copy of their own, and destroyed from the kept state.
+"""Run Terraform or OpenTofu: apply a copy of a configuration, and destroy it from the kept state.
 
-The program that is found on this machine does the work; nothing here knows what a cluster is.
+The program installed on this machine does the work; nothing here knows what a cluster is.
 """

@@ -1,4 +1,4 @@
-"""Finding the hosts that somebody else has made, by auto scaling group or by tag, and giving them the run's tags."""
+"""Find hosts that Terraform created, by auto scaling group or by tag, and add the run's tags to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nomad_testkit.targets.base import Target
 
 INTERVAL = 1.0
-"""Seconds between two looks at a group that is still growing."""
+"""Seconds between two polls of a group that is still growing."""
 
 
 def adopt(
@@ -27,10 +27,10 @@ def adopt(
     tags: Mapping[str, str],
     deadline: Deadline,
 ) -> dict[str, int]:
-    """Give the hosts of each group, and its auto scaling group, the run's tags; tells how many hosts each has.
+    """Tag the hosts of each group, and its auto scaling group, with the run's tags; return the hosts by group.
 
-    An auto scaling group gives them to every host that it launches later, too. Raises DeployError where there is no
-    such group, where its hosts do not come, and where AWS refuses.
+    An auto scaling group propagates the tags to hosts that it launches later. Raise DeployError if a group does not
+    exist, if its hosts do not appear, or if AWS refuses a call.
     """
     counts = {}
     for one in groups:
@@ -56,7 +56,7 @@ class _Group:
         if self.one.asg_name:
             name = str(self.outputs[self.one.asg_name])
             wanted = int(self.described(name)["DesiredCapacity"])
-            # First the group: what it launches from now on bears them from the start.
+            # Tag the group first, so that it launches tagged hosts from now on.
             marks = {"ResourceId": name, "ResourceType": "auto-scaling-group", "PropagateAtLaunch": True}
             self.autoscaling.create_or_update_tags(Tags=[{**marks, **tag} for tag in tag_list(self.tags)])
             where = f"auto scaling group {name}"
@@ -88,7 +88,7 @@ class _Group:
         there = sorted(group["AutoScalingGroupName"] for page in pages for group in page["AutoScalingGroups"])
         raise DeployError(
             f"the output {self.one.asg_name} is {name!r}, which is no auto scaling group in {self.target.region}; "
-            f"there are: {', '.join(there[:10]) or 'none'}"
+            f"expected one of: {', '.join(there[:10]) or 'none exists'}"
         )
 
     def of_group(self, name: str) -> Sequence[str]:

@@ -1,7 +1,7 @@
-"""A deployment that Terraform or OpenTofu makes: applied, adopted by tags, and destroyed from its state.
+"""Deploy with Terraform or OpenTofu: apply the configuration, tag its hosts, and destroy them from its state.
 
-What everything else needs to find a cluster's hosts are the run's own tags. A user's configuration knows nothing of
-them, so the groups that its outputs name get them when they are there.
+The testkit finds a cluster's hosts by the run's tags. A user's configuration does not set them, so the groups that its
+outputs name are tagged once they exist.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from nomad_testkit.targets.base import Target
 
 DESTROY_SECONDS = 1800.0
-"""What a destroy may take: an auto scaling group alone may take ten minutes on AWS."""
+"""For a destroy: an auto scaling group alone may take ten minutes on AWS."""
 KIND = "Terraform state"
-"""The kind of its entry in a run's journal."""
+"""The kind of Terraform's entry in a run's journal."""
 _EVIDENCE = "terraform.log"
 
 
@@ -51,13 +51,13 @@ def apply_terraform(
     say: Progress,
     progress: Progress,
 ) -> Applied:
-    """Apply a configuration in a copy in the run's `folder`, and give its groups the run's tags.
+    """Apply a copy of a configuration in the run's `folder`, and tag its groups with the run's tags.
 
-    `named` is the program to use, else one is found in PATH; `say` gets which it is, `progress` all that it does.
+    `named` is the program to use, by default one in PATH; `say` gets its name, `progress` its output.
 
-    Raises PreflightError where there is no program that will do, ExampleError where it refuses the configuration,
-    TerraformError where it cannot apply it, and DeployError where its outputs do not lead to the hosts. What was made
-    until then is in the state: `destroy_terraform` destroys it.
+    Raise PreflightError if no suitable program is found, ExampleError if it rejects the configuration, TerraformError
+    if the apply fails, and DeployError if its outputs do not name the hosts. What was created so far is in the state:
+    `destroy_terraform` destroys it.
     """
     tool = find_tool(named, example.folder)
     say(f"applying {example.folder} with {tool}" + (f", {tool.why}" if tool.why else ""))
@@ -100,10 +100,10 @@ def apply_terraform(
 def destroy_terraform(
     folder: Path, *, run_id: str, journal: Journal, target: Target, progress: Progress, named: Path | None = None
 ) -> list[str]:
-    """Destroy what was applied in a run's `folder`, and prove that its state is empty; lists what it was.
+    """Destroy what was applied in a run's `folder`, prove that its state is empty, and return what was destroyed.
 
-    None where nothing was applied. Raises TeardownError, which says what is left and how to try again, and
-    PreflightError where the program is no longer there.
+    Return None if nothing was applied. Raise TeardownError, with how to try again, if something is left, and
+    PreflightError if the program is gone.
     """
     workspace = Workspace.load(folder)
     if workspace is None:
@@ -112,7 +112,7 @@ def destroy_terraform(
     runner = _runner(workspace, tool, run_id, target, {})
     gone = workspace.destroy(
         runner,
-        remedy=f"Run `python -m nomad_testkit down {run_id}` again when what is in the way is gone.",
+        remedy=f"Run `python -m nomad_testkit down {run_id}` again once the cause is removed.",
         deadline=Deadline.after(DESTROY_SECONDS),
         progress=progress,
     )
@@ -122,18 +122,18 @@ def destroy_terraform(
 
 
 def made_by_terraform(folder: Path) -> bool:
-    """Tell whether something was applied in a run's `folder`."""
+    """Return whether something was applied in a run's `folder`."""
     return (workspace := Workspace.load(folder)) is not None and (workspace.directory / STATE).exists()
 
 
 def applied_elsewhere(folder: Path) -> list[str]:
-    """List what a run's state holds that has not gone with the embedded EC2 that it was deployed to."""
+    """List the resources in a run's state that did not end with its embedded EC2."""
     workspace = Workspace.load(folder)
     return workspace.elsewhere() if workspace else []
 
 
 def save_log(folder: Path, evidence: Path) -> None:
-    """Put what the program has said in a run's `folder` into the folder of evidence, without secrets; never raises."""
+    """Copy the program's log from a run's `folder` into the evidence, without secrets; never raise."""
     try:
         workspace = Workspace.load(folder)
         if workspace is not None and workspace.log.exists():
@@ -142,12 +142,12 @@ def save_log(folder: Path, evidence: Path) -> None:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", errors="replace") as file:
                 file.write(workspace.log_text())
-    except (OSError, ValueError, KeyError):  # it must never hide the failure that it is to explain
+    except (OSError, ValueError, KeyError):  # must never hide the failure that it explains
         return
 
 
 def _same_tool(workspace: Workspace, named: Path | None) -> Tool:
-    """Take the program that has written the state, or else the one that is found now."""
+    """Return the program that wrote the state, or else the one that is found now."""
     try:
         return checked(named or workspace.tool)
     except TestkitError:
@@ -173,10 +173,10 @@ def _runner(workspace: Workspace, tool: Tool, run_id: str, target: Target, tags:
 
 
 def _suggested(example: TerraformExample, run_id: str, target: Target, key_name: str) -> dict[str, Any]:
-    """Give what is this run's own, for the variables of such names that a configuration declares.
+    """Return this run's values for variables of well-known names.
 
-    Clusters that run at the same time would join each other by the same tag. The names are short: the AWS provider adds
-    to a role's name, and takes 38 characters of it.
+    With the same tag, concurrent clusters would join each other. The names are short: the AWS provider appends to a
+    role's name and limits its prefix to 38 characters.
     """
     tag = str(example.variables.get("cluster_tag_value") or "auto-join")
     suggested: dict[str, Any] = {
@@ -197,7 +197,7 @@ def _suggested(example: TerraformExample, run_id: str, target: Target, key_name:
 
 
 def _image(example: TerraformExample, target: Target) -> dict[str, Any]:
-    """Give the embedded EC2's own image: none that a configuration has chosen is there."""
+    """Return the embedded EC2's own image: a configuration's choice does not exist there."""
     own = getattr(target, "own_image", None)
     return {"ami_id": own} if own else {}
 
@@ -209,18 +209,18 @@ def _refuse_outputs(example: TerraformExample, outputs: Mapping[str, Any], targe
                 found = ", ".join(f"{key}={json.dumps(value)[:60]}" for key, value in outputs.items()) or "none"
                 what = "is empty" if name in outputs else "is missing, or sensitive"
                 raise DeployError(
-                    f"{example.folder}: the output {name} {what}; found: {found}; expected a value that leads to the "
+                    f"{example.folder}: the output {name} {what}; found: {found}; expected a value that identifies the "
                     f"hosts of the group {one.group}"
                 )
     if outputs.get("aws_region", target.region) != target.region:
         raise DeployError(
             f"{example.folder}: the output aws_region is {outputs['aws_region']!r}; expected {target.region!r}, the "
-            "region of the target: choose it by --nomad-region"
+            "region of the target; choose it with --nomad-region"
         )
 
 
 def _refuse_login(example: TerraformExample, run_id: str, target: Target) -> None:
-    """Refuse hosts with another key pair than the one whose private key is at hand."""
+    """Raise DeployError if hosts have another key pair than the one whose private key is available."""
     if example.ssh_private_key_file is not None:
         return
     filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run_id]}]
@@ -229,7 +229,7 @@ def _refuse_login(example: TerraformExample, run_id: str, target: Target) -> Non
     own = f"nomad-testkit-{run_id}"
     if others := sorted({str(one.get("KeyName") or "none") for one in hosts} - {own}):
         raise DeployError(
-            f"{example.folder}: found hosts with the key pair {' and '.join(others)}; expected {own!r}, which the "
-            "variable ssh_key_name gets where it is declared and no tfvars file gives it another value, or the file of "
+            f"{example.folder}: found hosts with the key pair {' and '.join(others)}; expected {own!r}, the "
+            "value of the variable ssh_key_name if it is declared and no tfvars file sets it, or the file of "
             "that key pair's private key in ssh_private_key_file (--nomad-var)"
         )

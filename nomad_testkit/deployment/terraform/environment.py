@@ -1,4 +1,4 @@
-"""The environment of Terraform and OpenTofu: the user's, without what would change what a run does or says."""
+"""The environment of Terraform and OpenTofu: the user's, without variables that change a run or its output."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 VARIABLE = "TF_VAR_"
 RUN_DEFAULT_TAG = "TF_AWS_DEFAULT_TAGS_"
-"""With a tag's key after it, the AWS provider gives that tag to everything that it creates and that can have default
-tags (since 5.62: https://registry.terraform.io/providers/hashicorp/aws/latest/docs#default_tags-configuration-block);
-auto scaling groups cannot."""
+"""Prefix of a default tag's key: the AWS provider tags every resource that supports default tags (since 5.62:
+https://registry.terraform.io/providers/hashicorp/aws/latest/docs#default_tags-configuration-block); auto scaling
+groups do not."""
 _DROPPED = ("TF_LOG", "TF_CLI_ARGS", VARIABLE, "TF_DATA_DIR", "TF_WORKSPACE", "TF_INPUT", "TF_IN_AUTOMATION")
-"""Beginnings. Of the rest, mirrors, tokens and the encryption of the state are what a user's set-up needs."""
+"""Prefixes to remove. The rest stays: mirrors, tokens and state encryption are part of a user's set-up."""
 
 
 def environment(
@@ -27,9 +27,9 @@ def environment(
     endpoint_url: str | None,
     credentials: Mapping[str, str] | None,
 ) -> dict[str, str]:
-    """Give a program's environment; with `credentials` of its own nothing of the user's AWS settings is in it.
+    """Return a program's environment; `credentials` replace all of the user's AWS settings.
 
-    `variables` are given as TF_VAR_…; `plugins` is where providers are cached, unless the user has such a folder.
+    `variables` become TF_VAR_…; `plugins` is the provider cache, unless the user has set one.
     """
     kept = {name: value for name, value in environ.items() if not name.startswith(_DROPPED)}
     if credentials is not None:
@@ -51,7 +51,7 @@ def environment(
             "CHECKPOINT_DISABLE": "1",
             "TF_IN_AUTOMATION": "1",
             "TF_INPUT": "0",
-            # A lock file that lacks what a cached provider would add to it is thrown away with its copy.
+            # The cache may leave the lock file incomplete; the file is thrown away with its copy.
             "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "1",
         }
         | {f"{RUN_DEFAULT_TAG}{key}": value for key, value in tags.items()}
@@ -60,7 +60,7 @@ def environment(
 
 
 def variable_text(value: Any) -> str:
-    """Write a value as TF_VAR_… takes it: a string as it is, and everything else as JSON, which is HCL too.
+    """Format a value for TF_VAR_…: a string unchanged, everything else as JSON, which is valid HCL.
 
     >>> variable_text(["10.0.0.0/8"]), variable_text("a b"), variable_text(3)
     ('["10.0.0.0/8"]', 'a b', '3')

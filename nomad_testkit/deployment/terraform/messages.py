@@ -1,6 +1,6 @@
-"""What Terraform and OpenTofu say with ``-json``: one object a line, told again in short.
+"""Summarise the output of Terraform and OpenTofu with ``-json``: one object a line.
 
-The format is that of https://developer.hashicorp.com/terraform/internals/machine-readable-ui, the same in both.
+Both use the format of https://developer.hashicorp.com/terraform/internals/machine-readable-ui.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _TOLD = ("apply_start", "apply_complete", "apply_errored")
-"""The types of messages that are worth a person's attention; apply_progress repeats itself every 10 s."""
+"""The types of messages to show; apply_progress repeats itself every 10 s."""
 _MOST_ERRORS = 5
 _MOST_LINES = 15
 _MOST_CHARACTERS = 300
-"""Of one line of an error: a command of local-exec may be a whole script."""
+"""Of one line of an error: the command of a local-exec may be a whole script."""
 _LEAST_HIDDEN = 3
-"""Characters: to hide what is shorter would hide half of every line."""
+"""The shortest secret to redact, in characters: a shorter one would match half of every line."""
 HIDDEN = "(hidden)"
 
 
 @dataclass
-class Said:
-    """What a program has said so far; `secrets` are values that must not be told again."""
+class Output:
+    """A program's output so far; `secrets` are redacted."""
 
     secrets: Sequence[str] = ()
     errors: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    """Everything in words, for a log."""
+    """All messages as text, for a log."""
 
     def hear(self, line: str) -> str | None:
-        """Take one line; gives what of it is worth a person's attention."""
+        """Parse one line and return the text to show, if any."""
         line = line.rstrip("\r\n")
         message = _message(line)
         if message is None:
             if line.strip():
                 self.lines.append(self.hide(line))
             return None
-        if message.get("type") == "outputs":  # their values are for nobody's log
+        if message.get("type") == "outputs":  # outputs may hold secrets
             return None
         if "diagnostic" in message:
             self._note(message["diagnostic"])
@@ -49,23 +49,23 @@ class Said:
         return text if message.get("type") in _TOLD else None
 
     def diagnose(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """Take the diagnostics of ``validate -json``."""
+        """Record the diagnostics of ``validate -json``."""
         for one in found:
             self._note(one)
 
     def own_words(self) -> str:
-        """Give the errors, or else the last lines, in the program's own words."""
+        """Return the program's errors, or else its last lines, unchanged."""
         if self.errors:
             more = len(self.errors) - _MOST_ERRORS
             return "\n".join([*self.errors[:_MOST_ERRORS], *([f"and {more} more errors"] if more > 0 else [])])
         lines = plain("\n".join(self.lines)).splitlines()
-        # Without -json, what was done comes first, then perhaps warnings, and then the errors.
+        # Without -json, errors come last, after actions and warnings.
         first = next((number for number, line in enumerate(lines) if line.startswith("Error: ")), None)
         last = lines[-_MOST_LINES:] if first is None else lines[first : first + 2 * _MOST_LINES]
         return "\n".join(last) or "(nothing)"
 
     def hide(self, text: str) -> str:
-        """Put a word in the place of every secret."""
+        """Redact every secret."""
         for secret in self.secrets:
             if len(secret) >= _LEAST_HIDDEN:
                 text = text.replace(secret, HIDDEN)
@@ -79,7 +79,7 @@ class Said:
 
 
 def diagnostic(one: Mapping[str, Any], *, hide: Callable[[str], str] = str) -> str:
-    """Tell one diagnostic: what it is, where, and why. `hide` takes secrets out before anything is cut short.
+    """Format one diagnostic: what, where, and why. `hide` redacts secrets before lines are shortened.
 
     >>> diagnostic({"severity": "error", "summary": "Missing name", "detail": "Give one.",
     ...             "range": {"filename": "main.tf", "start": {"line": 3}}})
@@ -95,13 +95,13 @@ def diagnostic(one: Mapping[str, Any], *, hide: Callable[[str], str] = str) -> s
         lines.append("  " + ", ".join(place) + (f": {code}" if code and "\n" not in code else ""))
     detail = hide(str(one.get("detail") or "")).strip().splitlines()
     if len(detail) > _MOST_LINES:
-        # The end of a long one is what a provisioner's command said last.
+        # Keep the end of a long detail: the last output of a provisioner's command.
         detail = [*detail[:3], "...", *detail[3 - _MOST_LINES :]]
     return "\n".join([*lines, *(f"  {_short(line)}" for line in detail if line.strip())])
 
 
 def plain(text: str) -> str:
-    """Take colours and the frames of boxes off what is told without ``-json``.
+    """Remove colours and box frames from output without ``-json``.
 
     >>> plain("\\x1b[31m╷\\n│ \\x1b[1mError: no module\\x1b[0m\\n│ \\n╵")
     'Error: no module'

@@ -1,6 +1,6 @@
-"""Running Terraform or OpenTofu: its words go to a file, so that it outlives this process unharmed, and are followed.
+"""Run Terraform or OpenTofu with its output in a file that is followed.
 
-A program that writes to a pipe whose reader was killed is killed as well, and what it was creating is then in no state.
+Writing to a pipe would kill the program together with this process, and lose what it was creating from the state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit.deployment.interrupts import deferred
-from nomad_testkit.deployment.terraform.messages import Said
+from nomad_testkit.deployment.terraform.messages import Output
 from nomad_testkit.errors import TerraformError, WaitTimeout
 from nomad_testkit.events import Progress
 from nomad_testkit.examples.terraform_tool import Tool
@@ -27,7 +27,7 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 120.0
-"""How long an interrupted program may take to end what it was at, and to write its state."""
+"""For an interrupted program to finish its current operation and write its state."""
 _FORCED_SECONDS = 10.0
 _ANSWER_SECONDS = 120.0
 
@@ -40,16 +40,16 @@ class Runner:
     directory: Path
     environment: Mapping[str, str]
     log: Path
-    """Gets everything that the program says, as it says it; only its owner can read it."""
+    """The program's raw output, readable by its owner only."""
     secrets: Sequence[str] = ()
 
-    def work(self, arguments: Sequence[str], *, deadline: Deadline, progress: Progress) -> tuple[int, Said]:
-        """Run a command that may take long to its end, and give its status and what it said.
+    def work(self, arguments: Sequence[str], *, deadline: Deadline, progress: Progress) -> tuple[int, Output]:
+        """Run a long command to its end, and return its status and output.
 
-        It gets one interrupt, and time to end, at the deadline and when this process is interrupted; and also when this
-        process is killed. Raises TerraformError where it did not end in time, or cannot be run.
+        At the deadline, or if this process is interrupted or killed, the command is interrupted once and given time to end.
+        Raise TerraformError if it does not end in time, or cannot be run.
         """
-        said = Said(self.secrets)
+        said = Output(self.secrets)
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "ab") as output, self.log.open("rb") as heard:
             heard.seek(0, os.SEEK_END)
@@ -78,14 +78,14 @@ class Runner:
                     said.hear(rest.decode(errors="replace"))
         if late:
             raise TerraformError(
-                f"`{self._name(arguments)}` did not end in time and was interrupted; its own words:\n{said.own_words()}"
+                f"`{self._name(arguments)}` did not end in time and was interrupted; its output:\n{said.own_words()}"
             )
         return status, said
 
     def ask(self, arguments: Sequence[str]) -> tuple[int, str, str]:
-        """Run a short command, and give its status and what it printed; none of that goes to the log.
+        """Run a short command, and return its status, stdout and stderr; the log gets none of it.
 
-        Raises TerraformError where it does not end, or cannot be run.
+        Raise TerraformError if it does not end in time, or cannot be run.
         """
         try:
             done = subprocess.run(
@@ -107,20 +107,20 @@ class Runner:
         return done.returncode, done.stdout, done.stderr
 
     def document(self, arguments: Sequence[str]) -> Any:
-        """Run a short command that prints JSON. Raises TerraformError where it prints something else."""
+        """Run a short command and parse its JSON. Raise TerraformError if it prints something else."""
         status, printed, complained = self.ask(arguments)
         try:
             return json.loads(printed)
         except ValueError as error:
-            said = Said(self.secrets)
+            said = Output(self.secrets)
             for line in (complained or "").splitlines():
                 said.hear(line)
             name = self._name(arguments)
-            raise TerraformError(f"`{name}` ended with status {status}; its own words:\n{said.own_words()}") from error
+            raise TerraformError(f"`{name}` ended with status {status}; its output:\n{said.own_words()}") from error
 
     @contextlib.contextmanager
     def _started(self, arguments: Sequence[str], output: Any) -> Iterator[subprocess.Popen[bytes]]:
-        # Where the process that started it is killed, it ends as if it were interrupted, and writes its state.
+        # If this process is killed, the program is interrupted and writes its state.
         leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         try:
             process = subprocess.Popen(
@@ -130,7 +130,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C reaches it once, from here
+                start_new_session=True,  # Ctrl-C reaches it once, from this process
             )
         except OSError as error:
             raise self._not_run(error) from error
@@ -140,7 +140,7 @@ class Runner:
             _interrupt(process, logger.info)
             raise
         finally:
-            # What a provisioner has started and not waited for.
+            # Processes that a provisioner started and did not wait for.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -153,12 +153,12 @@ class Runner:
 
 
 def _interrupt(process: subprocess.Popen[bytes], progress: Progress) -> int:
-    """Interrupt a program once, and let it end; who does not hear is told again, and then killed."""
+    """Interrupt a program, interrupt it once more if it does not end, then kill it."""
     with deferred(progress):
         for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGINT, _FORCED_SECONDS)):
             if process.poll() is not None:
                 break
-            # To the program alone: its plugins end when it says so, and a provisioner's command with it.
+            # Signal the program alone: it ends its plugins, and a provisioner's command, itself.
             process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)

@@ -1,4 +1,4 @@
-"""A configuration in a copy of its own, in a run's folder: applied there, and destroyed from the state kept there."""
+"""A run's copy of a configuration: applied in the run's folder, and destroyed from the state kept there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit.deployment.terraform.environment import VARIABLE, variable_text
-from nomad_testkit.deployment.terraform.messages import Said, plain
+from nomad_testkit.deployment.terraform.messages import Output, plain
 from nomad_testkit.deployment.terraform.process import Runner
 from nomad_testkit.errors import ExampleError, TeardownError, TerraformError
 from nomad_testkit.events import Progress
@@ -24,33 +24,33 @@ FOLDER = "terraform"
 STATE = "terraform.tfstate"
 _NOTE, _LOG, _GIVEN, _SOURCE = "workspace.json", "terraform.log", "given.tfvars.json", "source"
 _OVERRIDE = "zzz_nomad_testkit_override.tf"
-"""Override files are merged in the order of their names."""
+"""Terraform merges override files in the order of their names."""
 _LEFT_OUT = (".terraform", "terraform.tfstate*", ".terraform.tfstate.lock.info", "*.tfplan", ".git", "__pycache__")
 _MOST_BYTES = 256 * 2**20
 _LOCK_TIMEOUT = "-lock-timeout=120s"
-"""For what a killed run's program is still at: it needs some time to end."""
+"""For the program of a killed run to end."""
 _OF_THE_CLOUD = ("aws_", "terraform_data", "null_resource", "random_", "time_", "tls_")
-"""What goes with an embedded cloud, or is nothing outside of the state."""
+"""Providers whose resources end with an embedded cloud, or exist only in the state."""
 
 Environment = Callable[[Mapping[str, str]], Mapping[str, str]]
-"""Makes a program's environment with the values for TF_VAR_… in it."""
+"""Returns a program's environment with the values for TF_VAR_…"""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The copy of one configuration, and all that is needed to destroy what was made of it.
+    """The copy of one configuration, with everything needed to destroy its resources.
 
-    `folder` is in the folder of a run, and only its owner can read it: a state has secrets in it.
+    `folder` is in a run's folder and readable by its owner only: a state contains secrets.
     """
 
     folder: Path
     directory: Path
     """The configuration in the copy."""
     origin: Path
-    """The configuration that was copied."""
+    """The user's configuration."""
     tool: Path
     variables: Mapping[str, str]
-    """Given as TF_VAR_…, where the configuration's own tfvars files say nothing else."""
+    """Passed as TF_VAR_…; the configuration's own tfvars files win."""
     secrets: Sequence[str] = ()
 
     @classmethod
@@ -66,9 +66,8 @@ class Workspace:
     ) -> Workspace:
         """Copy a configuration with the modules beside it.
 
-        `given` beats the configuration's tfvars files, which beat the user's TF_VAR_…, which beat `suggested`; of all
-        of these only what the configuration declares is passed on. Raises ExampleError where too much would have to be
-        copied, or where it cannot be.
+        `given` beats the configuration's tfvars files, which beat the user's TF_VAR_…, which beat `suggested`; only
+        declared variables are passed on. Raise ExampleError if the copy would be too large, or fails.
         """
         folder = run_folder / FOLDER
         top = root(configuration.folder)
@@ -85,7 +84,7 @@ class Workspace:
         users = {name.removeprefix(VARIABLE): value for name, value in environ.items() if name.startswith(VARIABLE)}
         texts = {name: variable_text(value) for name, value in suggested.items()} | users
         variables = {name: value for name, value in texts.items() if name in declared}
-        # The state is this run's, whatever backend the configuration has.
+        # Keep the state in this run, whatever the configuration's backend.
         _write(directory / _OVERRIDE, 'terraform {\n  backend "local" {}\n}\n')
         values = {name: value for name, value in given.items() if name in declared}
         _write(folder / _GIVEN, json.dumps(values, indent=1))
@@ -103,7 +102,7 @@ class Workspace:
 
     @classmethod
     def load(cls, run_folder: Path) -> Workspace | None:
-        """Find the workspace of a run; None if it has none, or nothing can have been applied yet."""
+        """Return the workspace of a run, or None if nothing can have been applied yet."""
         folder = run_folder / FOLDER
         try:
             told = json.loads((folder / _NOTE).read_text())
@@ -114,26 +113,26 @@ class Workspace:
 
     @property
     def log(self) -> Path:
-        """Everything that the program has said."""
+        """The program's raw output."""
         return self.folder / _LOG
 
     def log_text(self) -> str:
-        """Tell everything that the program has said, in words and without secrets."""
-        said = Said(self.secrets)
+        """Return the program's output as text, without secrets."""
+        said = Output(self.secrets)
         for line in self.log.read_text(errors="replace").splitlines() if self.log.exists() else ():
             said.hear(line)
         return plain("\n".join(said.lines)) + "\n"
 
     def prepare(self, runner: Runner, *, deadline: Deadline, progress: Progress) -> None:
-        """Get modules and providers, and let the program look at the configuration; creates nothing.
+        """Download modules and providers, and validate the configuration.
 
-        Raises ExampleError with the program's own words, TerraformError where it does not end.
+        Raise ExampleError, with the program's output, if it is invalid, and TerraformError if the program does not end.
         """
         plugins = Path(runner.environment["TF_PLUGIN_CACHE_DIR"])
         plugins.mkdir(parents=True, exist_ok=True)
         lock = FileLock(plugins / ".nomad-testkit.lock")
-        # Two that fill the same cache at once damage it.
-        lock.acquire("another run to get its providers")
+        # Concurrent downloads corrupt the provider cache.
+        lock.acquire("another run to download its providers")
         try:
             status, said = runner.work(["init", "-input=false", "-no-color"], deadline=deadline, progress=progress)
         finally:
@@ -142,25 +141,25 @@ class Workspace:
             raise self._refused("init", runner.tool, said)
         found = runner.document(["validate", "-json"])
         if not found.get("valid"):
-            said = Said(self.secrets)
+            said = Output(self.secrets)
             said.diagnose(found.get("diagnostics", ()))
             raise self._refused("validate", runner.tool, said)
 
     def apply(self, runner: Runner, *, deadline: Deadline, progress: Progress) -> None:
-        """Create what the configuration describes. Raises TerraformError with the program's own words."""
+        """Apply the configuration. Raise TerraformError, with the program's output, if that fails."""
         status, said = runner.work(["apply", "-auto-approve", *self._options()], deadline=deadline, progress=progress)
         if status:
             raise TerraformError(
-                f"{runner.tool.product} could not apply {self.origin}; its own words:\n{said.own_words()}"
+                f"{runner.tool.product} could not apply {self.origin}; its output:\n{said.own_words()}"
             )
 
     def outputs(self, runner: Runner) -> dict[str, Any]:
-        """Read the outputs, but for those that are sensitive. Raises TerraformError."""
+        """Return the outputs that are not sensitive. Raise TerraformError if they cannot be read."""
         found = runner.document(["output", "-json"])
         return {name: one["value"] for name, one in found.items() if not one.get("sensitive")}
 
     def in_state(self, runner: Runner) -> list[str]:
-        """List what the state holds, by its addresses. Raises TerraformError where that cannot be told."""
+        """List the addresses in the state. Raise TerraformError if it cannot be read."""
         if not (self.directory / STATE).exists():
             return []
         status, printed, complained = runner.ask(["state", "list"])
@@ -169,9 +168,9 @@ class Workspace:
         return printed.split()
 
     def destroy(self, runner: Runner, *, remedy: str, deadline: Deadline, progress: Progress) -> list[str]:
-        """Destroy all that is in the state, and prove that nothing is; lists what it was.
+        """Destroy everything in the state, prove that it is empty, and return what was destroyed.
 
-        Raises TeardownError, which says what is left and how to try again, and keeps the state.
+        Raise TeardownError, with how to try again, and keep the state, if something is left.
         """
         try:
             before = self.in_state(runner)
@@ -185,13 +184,13 @@ class Workspace:
         if status or left:
             lines = "".join(f"\n  - {address}" for address in left)
             raise TeardownError(
-                f"{runner.tool.product} could not destroy what it has made; in its state is left:{lines}\n"
+                f"{runner.tool.product} could not destroy its resources; left in its state:{lines}\n"
                 f"Its own words:\n{said.own_words()}\nThe state is kept in {self.directory}. {remedy}"
             )
         return before
 
     def elsewhere(self) -> list[str]:
-        """List what the state holds that does not go with a cloud that has ended, such as files."""
+        """List the addresses in the state that did not end with an embedded cloud, such as files."""
         try:
             state = json.loads((self.directory / STATE).read_text())
             resources = state["resources"]
@@ -208,14 +207,14 @@ class Workspace:
     def _options(self) -> list[str]:
         return ["-input=false", "-json", "-no-color", _LOCK_TIMEOUT, f"-var-file={self.folder / _GIVEN}"]
 
-    def _refused(self, command: str, tool: Tool, said: Said) -> ExampleError:
+    def _refused(self, command: str, tool: Tool, said: Output) -> ExampleError:
         return ExampleError(
-            f"{self.origin}: `{tool.path.name} {command}` refuses it; its own words:\n{said.own_words()}"
+            f"{self.origin}: `{tool.path.name} {command}` refuses it; its output:\n{said.own_words()}"
         )
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
-    """Choose what is not copied: states, plugins, and links to nothing or to a folder above, which has no end."""
+    """Return the names not to copy: states, plugins, dangling links, and links to a parent folder."""
     here = Path(folder).resolve()
     links = [here / name for name in names if (here / name).is_symlink()]
     moot = [link.name for link in links if not link.exists() or here.is_relative_to(link.resolve())]
@@ -228,10 +227,10 @@ def _refuse_large(folder: Path, top: Path) -> None:
         folders[:] = [name for name in folders if name not in (".git", ".terraform")]
         total += sum((Path(place) / name).lstat().st_size for name in names)
         if total > _MOST_BYTES:
-            why = "" if top == folder.resolve() else ", with which its modules are,"
+            why = "" if top == folder.resolve() else ", which holds its modules,"
             raise ExampleError(
-                f"{folder}: found more than {_MOST_BYTES // 2**20} MiB in {top}{why} to be copied for each run; right "
-                "is a folder of its own for the configuration and its modules"
+                f"{folder}: found more than {_MOST_BYTES // 2**20} MiB in {top}{why} to copy for each run; "
+                "expected a folder with only the configuration and its modules"
             )
 
 

@@ -136,7 +136,7 @@ def test_a_host_that_hangs_delays_nobody(tmp_path: Path, released: threading.Eve
     hanging.run = lambda command, **_: released.wait() and SimpleNamespace(status=0, stdout="too late")  # type: ignore[method-assign]
     folder = gathered(tmp_path, hanging, FakeHost("i-2"), within=0.3)
     assert (folder / "servers-i-2" / "nomad-journal.log").is_file()
-    assert "servers-i-1/nomad-journal.log: it did not come in time" in (folder / "incomplete.txt").read_text()
+    assert "servers-i-1/nomad-journal.log: not collected in time" in (folder / "incomplete.txt").read_text()
 
 
 def test_nothing_goes_on_when_the_time_is_up(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_tag_in_use_is_refused_and_the_other_run_named(target: Any) -> None:
 
 def test_instances_that_no_run_made_count_too(target: Any) -> None:
     (instance_id,) = launch(target.client, {TAG.key: TAG.value})
-    with pytest.raises(UsageError, match=rf"somebody who is no run of nomad-testkit \({instance_id}\)"):
+    with pytest.raises(UsageError, match=rf"instances of no run of nomad-testkit \({instance_id}\)"):
         refuse_tags_in_use([TAG], target, OWN)
 
 

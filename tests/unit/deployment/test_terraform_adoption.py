@@ -267,7 +267,7 @@ def test_what_is_not_destroyed_is_kept_with_the_command_to_run_again(deployment:
     deployment.program.write_text(PROGRAM.replace("destroy) touch destroyed", "destroy) echo it is protected; exit 1"))
     with pytest.raises(TeardownError) as caught:
         deployment.destroy()
-    left = "in its state is left:\n  - aws_autoscaling_group.servers\nIts own words:\nit is protected"
+    left = "in its state is left:\n  - aws_autoscaling_group.servers\nIts output:\nit is protected"
     assert left in str(caught.value)
     assert f"Run `python -m nomad_testkit down {deployment.run_id}` again" in str(caught.value)
     assert "Terraform state" in [entry.kind for entry in deployment.journal.left()]
