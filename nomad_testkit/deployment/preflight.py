@@ -28,7 +28,9 @@ def survey(example: Example, target: Target) -> dict[str, Placement]:
     try:
         return _Survey(example, target).placements()
     except AWS_ERRORS as error:
-        raise DeployError(f"{target.name} could not check the inputs of {example.name}: {describe_error(error)}") from error
+        raise DeployError(
+            f"{target.name} could not check the inputs of {example.name}: {describe_error(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

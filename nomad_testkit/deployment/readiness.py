@@ -185,7 +185,11 @@ def _describe_end(target: Target, instance: Instance) -> str:
         described = facts["Reservations"][0]["Instances"][0]
     except (*AWS_ERRORS, IndexError):  # AWS forgets terminated instances
         described = {}
-    reason = described.get("StateReason", {}).get("Message") or described.get("StateTransitionReason") or "AWS gave no reason"
+    reason = (
+        described.get("StateReason", {}).get("Message")
+        or described.get("StateTransitionReason")
+        or "AWS gave no reason"
+    )
     return f"instance {instance.instance_id} of {instance.group} is {instance.state}: {reason}"
 
 

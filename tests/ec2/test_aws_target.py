@@ -206,7 +206,7 @@ def test_when_its_time_is_up_a_session_ends_and_nothing_stays(
         )
         assert run.await_end() == pytest.ExitCode.INTERRUPTED, run.text
     (run_id,) = run.deployed
-    assert f"the time of {run_id} is up" in run.text, run.text
+    assert f"the time limit of {run_id} has passed" in run.text, run.text
     assert f"destroyed {run_id}" in run.text
     assert project.remembered == []
 

@@ -160,7 +160,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployment/preflight.py",
         "deploy_survey",
-        ("_Survey.holds", "group.module.root_volume_size < least", "group.module.root_volume_size > least"),
+        ("_Survey.check_root_volume", "group.module.root_volume_size < least", "group.module.root_volume_size > least"),
         ("_Survey.security_groups", "!= network.vpc_id", "is None"),
     ),
     # What is destroyed
@@ -228,7 +228,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "lifecycle::test_when_the_time_is_up_the_user_is_interrupted_and_all_is_destroyed",
         ("new_run", "None if expired.is_set() else settings.keep", "settings.keep"),
         ("_finish", "first is None and", ""),
-        ("forget_dead", 'told.get("kept") or', ""),
+        ("forget_dead", 'description.get("kept") or', ""),
         ("destroy", "run.forget()", "pass"),
     ),
     # Secrets

@@ -46,7 +46,7 @@ def test_a_region_that_may_not_be_asked_does_not_end_a_sweep(moto: str, code: st
         done = CliRunner().invoke(main, ["sweep", "--older-than", "1h", *where])
         only = CliRunner().invoke(main, ["sweep", "--older-than", "1h", *where[:2], *where[4:]])
     assert done.exit_code == 1
-    assert f"eu-west-1 could not be asked for what lost runs left: {code}: with an explicit deny" in done.output
+    assert f"eu-west-1 could not be searched for lost runs: {code}: with an explicit deny" in done.output
     assert "nt-20200101-ab12cd is destroyed: 1 resources" in done.output
     assert "1 of 2 regions could not be asked" in done.output
     groups = after["eu-west-2"]("ec2").describe_security_groups()["SecurityGroups"]

@@ -46,7 +46,7 @@ class Runner:
     def work(self, arguments: Sequence[str], *, deadline: Deadline, progress: Progress) -> tuple[int, Output]:
         """Run a long command to its end, and return its status and output.
 
-        At the deadline, or if this process is interrupted or killed, the command is interrupted once and given time to end.
+        At the deadline, or if this process is interrupted or killed, interrupt the command once and wait for it.
         Raise TerraformError if it does not end in time, or cannot be run.
         """
         said = Output(self.secrets)

@@ -208,9 +208,7 @@ class Workspace:
         return ["-input=false", "-json", "-no-color", _LOCK_TIMEOUT, f"-var-file={self.folder / _GIVEN}"]
 
     def _refused(self, command: str, tool: Tool, said: Output) -> ExampleError:
-        return ExampleError(
-            f"{self.origin}: `{tool.path.name} {command}` refuses it; its output:\n{said.own_words()}"
-        )
+        return ExampleError(f"{self.origin}: `{tool.path.name} {command}` refuses it; its output:\n{said.own_words()}")
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:

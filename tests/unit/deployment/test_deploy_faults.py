@@ -96,7 +96,7 @@ def test_whatever_fails_at_random_a_sweep_ends_and_the_next_one_finishes_it(run:
     remains = run.listed()
     assert set(remains) <= set(before), f"seed {seed}"
     # What is left is told, unless nobody could ask what is.
-    unknown = "it could not be asked for" in reported
+    unknown = "it could not be listed" in reported
     assert unknown or all(line in reported for line in remains), f"seed {seed}: {remains}, reported {reported}"
     run.sweep()
     assert (run.listed(), run.journal.left()) == ([], []), f"seed {seed}"
@@ -112,8 +112,8 @@ def test_an_api_that_never_answers_does_not_keep_a_sweep_for_ever(run: RunInAcco
     with faults(run.client, SERVICES, silent), pytest.raises(TeardownError) as caught:
         run.sweep(0)
     assert len(calls) == 1
-    assert "unknown: it could not be asked for" in str(caught.value)
-    assert "not tried, since the time is up and the API does not answer" in str(caught.value)
+    assert "unknown: it could not be listed" in str(caught.value)
+    assert "not tried, because the deadline has passed and the API does not answer" in str(caught.value)
 
 
 def test_a_refusal_that_does_not_pass_is_not_repeated() -> None:

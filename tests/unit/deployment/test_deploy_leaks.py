@@ -216,7 +216,10 @@ def test_what_cannot_be_destroyed_is_told_for_each_region_and_the_next_sweep_doe
 
 
 def test_a_region_that_cannot_be_asked_is_an_error() -> None:
-    with refused(FAR, "DescribeVolumes"), pytest.raises(TeardownError, match="eu-west-1 could not be asked"):
+    with (
+        refused(FAR, "DescribeVolumes"),
+        pytest.raises(TeardownError, match="eu-west-1 could not be searched"),
+    ):
         find_lost(REGIONS, older_than=AGE)
 
 
@@ -256,7 +259,7 @@ class _Later(datetime):
 def test_an_age_that_is_none_is_refused(age: str) -> None:
     result = call("--older-than", age)
     assert result.exit_code == 2
-    assert "expected a whole number above 0 with s, m, h or d, such as 6h" in result.stderr.replace("\n", " ")
+    assert "expected a whole number above 0 with s, m, h or d, such as 10m" in result.stderr.replace("\n", " ")
 
 
 def test_a_region_goes_with_an_age() -> None:
@@ -286,7 +289,7 @@ def test_a_region_that_may_not_be_asked_does_not_keep_the_others_from_being_swep
             find_lost({FAR: REGIONS[FAR]}, older_than=AGE, now=LATER, unasked=[])
     assert run.run_id == OLD
     assert len(unasked) == 1
-    assert f"{FAR} could not be asked" in unasked[0]
+    assert f"{FAR} could not be searched for lost runs" in unasked[0]
     assert "service control policy" in unasked[0]
 
 

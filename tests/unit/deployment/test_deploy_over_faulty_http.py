@@ -110,7 +110,7 @@ def test_somebody_elses_of_the_same_name_stays_an_error(
     SOMEBODY_ELSES[kind](run.client)
     with pytest.raises(DeployError, match=r"Duplicate|AlreadyExists") as caught:
         run.apply()
-    assert "it is not of run nt-20260314-ab12cd" in str(caught.value)
+    assert "not belong to run nt-20260314-ab12cd" in str(caught.value)
 
 
 def test_what_is_not_found_yet_after_a_lost_answer_is_looked_for_again(api: str, run: RunInAccount) -> None:

@@ -167,8 +167,8 @@ def test_a_cluster_larger_than_its_target(account: Account) -> None:
     account.room = Room(12, "memory left (960 MiB)", "free memory")
     assert sites(account, COLOCATED.replace(num_clients=9))
     assert refused(account, COLOCATED.replace(num_clients=10)) == (
-        "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; expected at most 12 hosts together, for "
-        "which this machine has memory left (960 MiB); free memory"
+        "groups.clients.inputs.desired_capacity: found 10 beside 3 servers; expected at most 12 hosts in all, by "
+        "this machine's memory left (960 MiB); free memory"
     )
 
 
@@ -176,8 +176,8 @@ def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callab
     vpc, subnet = foreign(account)  # a /28 has 16 addresses, of which AWS keeps 5
     example = COLOCATED.replace(vpc_id=vpc, num_clients=9)
     assert refused(account, example) == (
-        "groups.clients.inputs.desired_capacity: found 9 beside 3 servers; expected at most 11 hosts together, for "
-        f"which the subnets have addresses left: 11 in {subnet}"
+        "groups.clients.inputs.desired_capacity: found 9 beside 3 servers; expected at most 11 hosts in all, by "
+        f"the free addresses of the subnets: 11 in {subnet}"
     )
     assert len(sites(account, example.replace(num_clients=8))) == 2
     servers = with_inputs("servers", f'subnet_ids = ["{subnet}"]', num_servers=7, num_clients=3)
@@ -186,7 +186,7 @@ def test_a_cluster_larger_than_its_subnets(account: Account, with_inputs: Callab
     for _ in range(4):
         account.ec2.create_network_interface(SubnetId=subnet)
     assert refused(account, servers).startswith(
-        "groups.servers.inputs.cluster_size: found 7; expected at most 6 hosts together"
+        "groups.servers.inputs.cluster_size: found 7; expected at most 6 hosts in all"
     )
 
 
@@ -214,7 +214,7 @@ def test_a_root_volume_smaller_than_the_image(
     assert len(sites(account, example)) == 2
     root["Ebs"] = {"VolumeSize": 9}
     assert refused(account, example) == (
-        "groups.clients.inputs.root_volume_size: found 8 for the AMI ami-1; expected 9 GiB at least, as large as its "
+        "groups.clients.inputs.root_volume_size: found 8 for the AMI ami-1; expected at least 9 GiB, the size of its "
         "snapshot"
     )
 
@@ -239,7 +239,7 @@ def test_a_key_pair_and_its_private_key(account: Account, tmp_path: Path) -> Non
     example = COLOCATED.replace(ssh_key_name="mine", ssh_private_key_file=str(tmp_path / "mine"))
     assert refused(account, example) == (
         "groups.servers.inputs.ssh_key_name: found 'mine', which is not in us-east-1; expected a key pair of this "
-        'region, or "" for one of the run\'s own'
+        'region, or "" for the run\'s own key pair'
     )
     account.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=public_line(tmp_path / "mine").encode())
     assert len(sites(account, example)) == 2
@@ -276,6 +276,6 @@ def test_security_groups_of_ones_own(account: Account, with_inputs: Callable[...
 def test_a_target_that_cannot_be_asked(account: Account) -> None:
     with (
         faults(make_client, ["ec2"], lambda operation, _: refusal(*REFUSED, operation)),
-        pytest.raises(DeployError, match=r"aws did not say what .* needs: UnauthorizedOperation: not you"),
+        pytest.raises(DeployError, match=r"aws could not check the inputs of .*: UnauthorizedOperation: not you"),
     ):
         sites(account)

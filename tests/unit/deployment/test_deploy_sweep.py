@@ -158,7 +158,7 @@ def test_goes_on_after_a_refusal_and_reports_it(run: RunInAccount, monkeypatch: 
 
 def test_reports_what_it_could_not_ask_for(run: RunInAccount, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, run.client("ec2"), "describe_key_pairs")
-    with pytest.raises(TeardownError, match="it could not be asked for"):
+    with pytest.raises(TeardownError, match="it could not be listed"):
         run.sweep(5, journal=False)
 
 
@@ -301,7 +301,7 @@ def test_a_refused_template_is_waited_for_only_where_that_helps(
 
 
 def test_a_deadline_ends_a_deployment(run: RunInAccount) -> None:
-    with pytest.raises(DeployError, match="no time left for the step 'key pair'"):
+    with pytest.raises(DeployError, match="no time was left for the step 'key pair'"):
         apply(run.plan(), run.client, run.journal, deadline=Deadline.after(0))
     assert run.journal.left() == []
 

@@ -212,7 +212,7 @@ def test_groups_are_found_by_tag_and_number_too(lab: Lab, deployment: Deployment
             {"asg_name_clients": "client"},
             (
                 "the output asg_name_clients is 'client', which is no auto scaling group in us-east-1; "
-                "there are: clients-"
+                "expected one of: clients-"
             ),
         ),
         (
@@ -220,13 +220,13 @@ def test_groups_are_found_by_tag_and_number_too(lab: Lab, deployment: Deployment
             (
                 'the output asg_name_clients is empty; found: asg_name_servers="servers-{run_id}", '
                 "asg_name_clients=null, "
-                'vpc_id="vpc-1"; expected a value that leads to the hosts of the group clients'
+                'vpc_id="vpc-1"; expected a value that identifies the hosts of the group clients'
             ),
         ),
         (
             {"aws_region": "eu-west-1"},
             (
-                "the output aws_region is 'eu-west-1'; expected 'us-east-1', the region of the target: choose it by "
+                "the output aws_region is 'eu-west-1'; expected 'us-east-1', the region of the target; choose it with "
                 "--nomad-region"
             ),
         ),
@@ -250,7 +250,7 @@ def test_hosts_with_another_key_pair_are_refused(lab: Lab, deployment: Deploymen
     lab.ec2.create_key_pair(KeyName="mine")
     deployment.key_of_clients = "mine"
     with pytest.raises(
-        DeployError, match=rf"found hosts with the key pair mine; expected '{deployment.key}', which the"
+        DeployError, match=rf"found hosts with the key pair mine; expected '{deployment.key}', the value of the"
     ):
         deployment.apply()
 
@@ -267,7 +267,7 @@ def test_what_is_not_destroyed_is_kept_with_the_command_to_run_again(deployment:
     deployment.program.write_text(PROGRAM.replace("destroy) touch destroyed", "destroy) echo it is protected; exit 1"))
     with pytest.raises(TeardownError) as caught:
         deployment.destroy()
-    left = "in its state is left:\n  - aws_autoscaling_group.servers\nIts output:\nit is protected"
+    left = "left in its state:\n  - aws_autoscaling_group.servers\nIts own words:\nit is protected"
     assert left in str(caught.value)
     assert f"Run `python -m nomad_testkit down {deployment.run_id}` again" in str(caught.value)
     assert "Terraform state" in [entry.kind for entry in deployment.journal.left()]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from nomad_testkit.deployment.terraform.messages import HIDDEN, Said, diagnostic, plain
+from nomad_testkit.deployment.terraform.messages import HIDDEN, Output, diagnostic, plain
 from nomad_testkit.modules.bundle import fixtures_dir
 
 SECRET = "s3cr3t-t0ken"
 
 
-def heard(*secrets: str) -> tuple[Said, list[str]]:
-    said = Said(secrets)
+def heard(*secrets: str) -> tuple[Output, list[str]]:
+    said = Output(secrets)
     recording = (fixtures_dir() / "recorded" / "tofu-apply-fails.jsonl").read_text()
     assert SECRET in recording, "the program itself shows it"
     return said, [told for line in recording.splitlines() if (told := said.hear(line))]
@@ -49,12 +49,12 @@ def test_the_log_has_everything_in_words_but_outputs_and_secrets() -> None:
 
 def test_a_secret_is_hidden_before_a_line_is_cut_short() -> None:
     long = "x" * 290 + SECRET + "y" * 50
-    told = diagnostic({"summary": "No", "detail": long}, hide=Said((SECRET,)).hide)
+    told = diagnostic({"summary": "No", "detail": long}, hide=Output((SECRET,)).hide)
     assert told == "Error: No\n  " + "x" * 290 + "(hidden..."
 
 
 def test_what_is_short_would_hide_half_of_everything() -> None:
-    assert Said(("3", "ab", "abc")).hide("3 ab abc") == f"3 ab {HIDDEN}"
+    assert Output(("3", "ab", "abc")).hide("3 ab abc") == f"3 ab {HIDDEN}"
 
 
 def test_of_a_long_error_the_first_lines_and_the_last_are_told() -> None:
@@ -63,7 +63,7 @@ def test_of_a_long_error_the_first_lines_and_the_last_are_told() -> None:
 
 
 def test_of_many_errors_the_first_are_told() -> None:
-    said = Said()
+    said = Output()
     said.diagnose(
         [{"severity": "warning", "summary": "old"}, *({"severity": "error", "summary": f"no {n}"} for n in range(7))]
     )
@@ -80,13 +80,13 @@ def test_of_many_errors_the_first_are_told() -> None:
     ],
 )
 def test_what_is_no_message_is_told_as_it_is(line: str, words: str) -> None:
-    said = Said()
+    said = Output()
     assert said.hear(line) is None
     assert said.own_words() == words
 
 
 def test_without_json_the_errors_are_found_behind_what_was_done() -> None:
-    said = Said()
+    said = Output()
     for line in "Initializing...\n- a plugin\n╷\n│ Error: No module\n│ \n│   on main.tf line 1:\n╵\n".splitlines():
         said.hear(line)
     assert said.own_words() == "Error: No module\n  on main.tf line 1:"

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from nomad_testkit import targets
-from nomad_testkit.cli import down, main
+from nomad_testkit.cli import main
 from nomad_testkit.deployment import lifecycle, lost_runs
 from nomad_testkit.errors import Ec2Error, TeardownError
 from nomad_testkit.runs.run import Run
@@ -51,7 +51,7 @@ def test_a_sweep_of_an_account_lets_the_runs_own_state_destroy_it(monkeypatch: p
     monkeypatch.setattr(account, "clients", lambda region, **_: SimpleNamespace())
     monkeypatch.setattr(lost_runs, "find_lost", lambda *_, **__: lost)
     monkeypatch.setattr(lost_runs, "destroy_lost", destroy_lost)
-    monkeypatch.setattr(down, "destroy_run", lambda one: f"{one.run_id} is destroyed by its state")
+    monkeypatch.setattr("nomad_testkit.cli.sweep.destroy_run", lambda one: f"{one.run_id} is destroyed by its state")
     arguments = ["sweep", "--older-than", "6h", "--region", "us-east-1", "--endpoint-url", ENDPOINT]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
@@ -70,7 +70,7 @@ def test_what_was_in_an_embedded_ec2_is_forgotten_with_it(kind: str) -> None:
 def test_a_run_that_has_made_more_than_what_was_there_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     run = applied("aws_instance", "local_file")
     said: list[str] = []
-    with pytest.raises(TeardownError, match=rf"{run.run_id}: the embedded EC2 is gone, but .*: local_file\.mine\. Its"):
+    with pytest.raises(TeardownError, match=rf"{run.run_id}: the embedded EC2 has ended, .*: local_file\.mine\. Its"):
         lifecycle.forget_lost(run)
 
     def gone(description: object) -> None:
@@ -80,7 +80,7 @@ def test_a_run_that_has_made_more_than_what_was_there_is_kept(monkeypatch: pytes
     other = applied("aws_instance")
     lifecycle.forget_dead(said.append)
     assert Run.every() == [run]
-    assert said == [f"forgot {other.run_id}, whose process was killed and whose embedded EC2 is gone"]
+    assert said == [f"forgot {other.run_id}: its process was killed and its embedded EC2 has ended"]
     result = CliRunner().invoke(main, ["down", run.run_id])
     assert result.exit_code == 1
     assert "local_file.mine" in result.output
