@@ -215,7 +215,7 @@ def test_bad_input_leaves_nothing_behind(
         (good.replace(ami_id=arm), f"for the AMI {arm}, which is arm64; expected an instance type of arm64"),
         (
             good.replace(num_clients=12),
-            f"expected at most 11 hosts together, for which the subnets have addresses left: 11 in {own.subnet}",
+            f"expected at most 11 hosts in all, by the free addresses of the subnets: 11 in {own.subnet}",
         ),
     )
     before, launched = everything(nomad_target), reservations(nomad_target)
