@@ -40,29 +40,29 @@ def describe(host: str, name: str | None, as_json: bool) -> None:
     """
     run = chosen_run(name)
     with opened_cluster(run) as cluster:
-        told = _told(cluster, chosen_host(run, named_hosts(cluster), host))
+        facts = _facts(cluster, chosen_host(run, named_hosts(cluster), host))
     if as_json:
-        say_json({"run_id": run.run_id, **told})
+        say_json({"run_id": run.run_id, **facts})
     else:
-        click.echo(_text(told))
+        click.echo(_text(facts))
 
 
-def _told(cluster: Cluster, one: NamedHost) -> dict[str, Any]:
-    told: dict[str, Any] = {**one.describe(), "image_id": one.instance.image_id, **_of_instance(cluster, one)}
-    told |= {"ended": None, "units": [], "machine": None, "node": None, "allocations": [], "services": []}
+def _facts(cluster: Cluster, one: NamedHost) -> dict[str, Any]:
+    facts: dict[str, Any] = {**one.describe(), "image_id": one.instance.image_id, **_of_instance(cluster, one)}
+    facts |= {"ended": None, "units": [], "machine": None, "node": None, "allocations": [], "services": []}
     if one.host is None:
-        told["ended"] = fate(cluster.target, one.instance)
-        return told
+        facts["ended"] = fate(cluster.target, one.instance)
+        return facts
     try:
-        told["units"] = [str(state) for state in one.host.unit_states("consul", "nomad")]
-        told["machine"] = _machine(one.host)
+        facts["units"] = [str(state) for state in one.host.unit_states("consul", "nomad")]
+        facts["machine"] = _machine(one.host)
     except HostError as error:
-        told["machine"] = {"error": str(error)}
+        facts["machine"] = {"error": str(error)}
     with suppress(AgentApiError):
-        told |= _of_nomad(cluster, one.instance.instance_id)
+        facts |= _of_nomad(cluster, one.instance.instance_id)
     with suppress(AgentApiError):
-        told["services"] = _services(cluster, one.instance.instance_id)
-    return told
+        facts["services"] = _services(cluster, one.instance.instance_id)
+    return facts
 
 
 def _of_instance(cluster: Cluster, one: NamedHost) -> dict[str, Any]:
@@ -129,16 +129,16 @@ def _services(cluster: Cluster, instance_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _text(told: dict[str, Any]) -> str:
+def _text(facts: dict[str, Any]) -> str:
     rows = [
-        ["Instance", f"{told['instance_id']}, {told['instance_type']}, {told['image_id']}"],
-        ["State", told["ended"].removeprefix("is ") if told["ended"] else told["state"]],
-        ["Group", f"{told['group']}, in {told['availability_zone']}"],
-        ["Addresses", f"{told['private_ip']}, from here {told['address']}"],
-        ["Security", ", ".join(told["security_groups"]) or "no group"],
-        ["Launched", str(told["launched"])],
+        ["Instance", f"{facts['instance_id']}, {facts['instance_type']}, {facts['image_id']}"],
+        ["State", facts["ended"].removeprefix("is ") if facts["ended"] else facts["state"]],
+        ["Group", f"{facts['group']}, in {facts['availability_zone']}"],
+        ["Addresses", f"{facts['private_ip']}, from here {facts['address']}"],
+        ["Security", ", ".join(facts["security_groups"]) or "no group"],
+        ["Launched", str(facts["launched"])],
     ]
-    if machine := told["machine"]:
+    if machine := facts["machine"]:
         if "error" in machine:
             rows.append(["Machine", machine["error"]])
         else:
@@ -147,20 +147,20 @@ def _text(told: dict[str, Any]) -> str:
                 ["Memory", f"{memory['available']} of {memory['total']} MiB available"],
                 ["Disk", f"{disk['available']} of {disk['total']} MiB free on /"],
             ]
-    rows += [["Unit" if number == 0 else "", state] for number, state in enumerate(told["units"])]
-    if node := told["node"]:
+    rows += [["Unit" if number == 0 else "", state] for number, state in enumerate(facts["units"])]
+    if node := facts["node"]:
         draining = ", draining" if node["draining"] else ""
         rows += [
             ["Node", f"{node['id'][:8]} is {node['status']}, {node['eligibility']}{draining}, Nomad {node['version']}"],
             ["Offers", f"{node['cpu_mhz']} MHz, {node['memory_mib']} MiB; drivers {', '.join(node['drivers'])}"],
         ]
-    lines = [told["name"], columns(rows, indent="  ")]
-    if told["allocations"]:
+    lines = [facts["name"], columns(rows, indent="  ")]
+    if facts["allocations"]:
         table = [["ALLOCATION", "NAME", "DESIRED", "STATUS"]]
-        table += [[one["id"][:8], one["name"], one["desired"], one["status"]] for one in told["allocations"]]
+        table += [[one["id"][:8], one["name"], one["desired"], one["status"]] for one in facts["allocations"]]
         lines += ["Allocations", columns(table, indent="  ")]
-    if told["services"]:
+    if facts["services"]:
         table = [["SERVICE", "PORT", "HEALTH"]]
-        table += [[one["name"], str(one["port"]), one["health"]] for one in told["services"]]
+        table += [[one["name"], str(one["port"]), one["health"]] for one in facts["services"]]
         lines += ["Services", columns(table, indent="  ")]
     return "\n".join(lines)

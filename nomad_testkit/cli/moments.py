@@ -11,7 +11,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class _Since(click.ParamType):  # type: ignore[type-arg]
-    """An age in seconds; refuses what is none."""
+    """An age in seconds, such as 6h."""
 
     name = "age"
 

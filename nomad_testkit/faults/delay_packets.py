@@ -49,7 +49,7 @@ class Held:
         return None
 
     def wait(self) -> float | None:
-        """Tell the seconds until there is a packet to send; None where there is none at all."""
+        """Return the seconds until the next packet is due; None if no packet waits."""
         return max(self._packets[0][0] - self._clock(), 0) if self._packets else None
 
 

@@ -1,4 +1,4 @@
-"""What people do to a cluster that runs: drain, scale, replace, upgrade, cut the power, save it and restore it anew.
+"""Operations on a running cluster: drain, scale, replace, upgrade, power loss, backup and restore.
 
 >>> from nomad_testkit.operations import scale, upgrade
 >>> scale(nomad_cluster, "servers", 5)  # doctest: +SKIP

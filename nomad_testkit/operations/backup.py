@@ -1,4 +1,4 @@
-"""The state of a whole cluster is saved, and another one gets it: what a disaster's recovery is made of."""
+"""Disaster recovery: save the state of a whole cluster, and restore it on another one."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 logger = logging.getLogger(__name__)
 
 _SERF_CHECK = "serfHealth"
-"""Consul's own check of a node that has an agent; nodes that were registered from outside have none."""
+"""Consul's check of a node that runs an agent; nodes registered by an external program lack it."""
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What a fresh cluster needs in order to go on for another one."""
+    """What a fresh cluster needs to take another one's place."""
 
     run_id: str
-    """Of the cluster that it was saved from."""
+    """The run of the saved cluster."""
     consul: bytes = field(repr=False)
     nomad: bytes = field(repr=False)
     keys: Mapping[str, bytes] = field(repr=False)
-    """Nomad's root keys by the names of their files: secrets, and not in the snapshot. Without them nothing can be
-    placed, nor a variable be read (https://developer.hashicorp.com/nomad/docs/operations/key-management)."""
+    """Nomad's root keys by file name: secrets, which the snapshot lacks. Without them Nomad can place no job and
+    read no variable (https://developer.hashicorp.com/nomad/docs/operations/key-management)."""
 
 
 def save(cluster: Cluster) -> Backup:
-    """Take a snapshot of the state of both agents' servers, and of Nomad's keys with it.
+    """Save the state of Consul's and Nomad's servers, with Nomad's keys.
 
-    Raises UsageError where there is nothing to save, AgentApiError and HostError.
+    Raises UsageError if no server runs, AgentApiError and HostError.
 
     >>> backup = save(cluster)  # doctest: +SKIP
     """
@@ -56,16 +56,16 @@ def save(cluster: Cluster) -> Backup:
 
 
 def restore(cluster: Cluster, backup: Backup) -> None:
-    """Give a cluster the state that a backup has, and wait until it goes on with it.
+    """Restore a backup on a cluster, and wait until the cluster is healthy with it.
 
-    Nomad's servers get the keys first, by a restart of each, and read them only then. The clients of the old cluster
-    are purged from Nomad, which would wait for their heartbeats for five minutes (`failover_heartbeat_ttl`), so that
-    its jobs are placed anew; the nodes of the old agents leave Consul's catalog by themselves, and nodes that were
-    registered from outside stay in it. Services of the new agents are back when each agent has compared its own with
-    the catalog, within two minutes.
+    Nomad's servers get the keys first; each is restarted, since it reads them only when it starts. The old cluster's
+    clients are purged from Nomad, which would otherwise wait five minutes for their heartbeats
+    (`failover_heartbeat_ttl`) before it places their jobs again. The old agents' nodes leave Consul's catalog by
+    themselves; nodes registered by an external program stay. The new agents register their services again within two
+    minutes, when they next compare them with the catalog.
 
-    Raises UsageError for a backup that is damaged, or from another cluster where there are ACLs, whose tokens would be
-    the other one's; the cluster is then as it was. CheckFailed and WaitTimeout when it does not come right.
+    Raises UsageError, before it changes anything, for a damaged backup and for one of another cluster with ACLs, whose
+    tokens it would bring; CheckFailed and WaitTimeout if the cluster does not become healthy.
 
     >>> restore(fresh, save(cluster))  # doctest: +SKIP
     """

@@ -1,4 +1,4 @@
-"""A client is drained, and used again."""
+"""Drain a client, and use it again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _NANOSECONDS = 1_000_000_000
 def drained(cluster: Cluster, client: Host, *, deadline: float = DRAIN_SECONDS) -> Iterator[None]:
     """Move a client's allocations away (POST /v1/node/:id/drain), and make it eligible again at the end.
 
-    `deadline` is in seconds: what runs then is stopped. Raises UsageError for a host that is no Nomad client of the
-    cluster, before anything is done, WaitTimeout, and FaultError where it is not
-    made eligible again.
+    After `deadline` seconds Nomad stops what still runs. Raises UsageError for a host that is not a Nomad client of
+    the cluster, WaitTimeout, and FaultError if the client could not be made eligible again.
 
     >>> with drained(cluster, cluster.clients[0]):  # doctest: +SKIP
     ...     cluster.require(AllocationsRunning(job))
@@ -56,7 +55,7 @@ def drained(cluster: Cluster, client: Host, *, deadline: float = DRAIN_SECONDS) 
 
 
 def node_id(client: Host) -> str:
-    """Tell the id of a client's node, as its own agent knows it (GET /v1/agent/self)."""
+    """Return the node id of a client, as its agent reports it (GET /v1/agent/self)."""
     return str(client.nomad.agent()["stats"]["client"]["node_id"])
 
 

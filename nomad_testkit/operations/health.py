@@ -1,4 +1,4 @@
-"""What a cluster is when nothing is wrong with it: what every operation waits for before it goes on."""
+"""The health that every operation waits for before it goes on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.errors import CheckFailed
 
 WITHIN = 300.0
-"""Seconds for each step to come to its end."""
+"""Seconds for each step of an operation."""
 
 
 def require_healthy(cluster: Cluster, *more: Check[Any], within: float = WITHIN) -> None:
-    """Demand that the cluster is as large as its hosts make it, and healthy: no stale peer, a leader, nodes ready.
+    """Wait until the cluster is healthy: every server a peer and no others, a leader, all nodes ready.
 
-    `more` are checks that have to hold at the same time.
+    `more` are checks that have to hold at the same time. Raises CheckFailed and WaitTimeout.
     """
     for agent, servers in (("Consul", cluster.consul_servers), ("Nomad", cluster.nomad_servers)):
         if not servers:

@@ -1,4 +1,4 @@
-"""Hosts come and go: servers are replaced, groups are scaled, the power is cut."""
+"""Replace servers, scale groups, and cut the power."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 
 def replace_servers(cluster: Cluster, *, between: Callable[[], None] | None = None) -> None:
-    """Replace all servers one by one, each when the cluster is whole again.
+    """Replace all servers one by one, each once the cluster is healthy again.
 
-    The auto scaling group starts the new ones. `between` is called after each. Raises FaultError and CheckFailed.
+    The auto scaling group launches the new ones. `between` is called after each. Raises FaultError and CheckFailed.
 
     >>> replace_servers(cluster)  # doctest: +SKIP
     """
@@ -35,17 +35,17 @@ def replace_servers(cluster: Cluster, *, between: Callable[[], None] | None = No
         raise UsageError(f"expected servers to replace in {cluster.run_id}, found none that run")
     for server in servers:
         with instance_faults.terminate(cluster, [server], power_cut=False):
-            pass  # left when it is replaced, and `cluster` knows the new host
+            pass  # the block ends once the server is replaced and `cluster` knows the new host
         require_healthy(cluster)
         if between is not None:
             between()
 
 
 def scale(cluster: Cluster, group: str, count: int) -> None:
-    """Let a group of the example have `count` instances, and wait until the cluster is whole at that size.
+    """Scale a group of the example to `count` instances, and wait until the cluster is healthy at that size.
 
-    Servers that lead are protected from being scaled in, as long as there are others to end, so that no election is
-    needed. Raises UsageError for a group that there is not, DeployError when AWS refuses, WaitTimeout and CheckFailed.
+    Leaders are protected from scale-in while other servers can be terminated, which saves an election. Raises
+    UsageError for an unknown group, DeployError if AWS refuses, WaitTimeout and CheckFailed.
 
     >>> scale(cluster, "servers", 5)  # doctest: +SKIP
     """
@@ -94,7 +94,7 @@ def _leaders(cluster: Cluster, group: str) -> list[Host]:
 
 @contextmanager
 def _protected(cluster: Cluster, name: str, hosts: Sequence[Host]) -> Iterator[None]:
-    """Keep a group from ending some of its instances when it gets smaller (SetInstanceProtection)."""
+    """Protect some instances of a group from scale-in (SetInstanceProtection)."""
     repairs, ids = Repairs(), [host.instance_id for host in hosts]
     if hosts:
         what = f"let {name} end {', '.join(ids)} again"
@@ -112,9 +112,9 @@ def _protected(cluster: Cluster, name: str, hosts: Sequence[Host]) -> Iterator[N
 
 
 def cut_power(cluster: Cluster) -> None:
-    """Stop every host at once and start all again, and wait until the cluster is whole (total power loss).
+    """Stop all hosts at once, start them again, and wait until the cluster is healthy (a total power loss).
 
-    Raises FaultError when a host does not come back, and CheckFailed.
+    Raises FaultError if a host does not come back, and CheckFailed.
 
     >>> cut_power(cluster)  # doctest: +SKIP
     """

@@ -1,4 +1,4 @@
-"""An agent is upgraded in place, host by host."""
+"""Upgrade an agent in place, host by host."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def upgrade(cluster: Cluster, binary: Agent | Path, *, between: Callable[[Host],
 
 
 def _refuse_a_wrong_one(agent: Agent, hosts: list[Host]) -> dict[Host, str]:
-    """Tell which version runs on each host, when none of them keeps the new one from taking its place."""
+    """Return the version on each host. Raises UsageError if one of them cannot be upgraded to the new version."""
     running = {
         answer.place.instance_id: answer.value for answer in ask_every(hosts, lambda host: _version(host, agent))
     }
@@ -112,7 +112,7 @@ def _one(
 
 
 def _replace_program(agent: Agent, host: Host, old: str) -> None:
-    """Put the new program where the running one is, and restart the unit; the old one comes back where it fails."""
+    """Install the new program and restart the unit; restore the old program if that fails."""
     unit = agent.name
     path = host.run(f"readlink -e /proc/$(systemctl show -p MainPID --value {unit})/exe", sudo=True).stdout.strip()
     program, new, kept = (shlex.quote(f"{path}{end}") for end in ("", ".new", ".old"))

@@ -1,4 +1,4 @@
-"""Until when a run may live: told by a tag of everything that it creates, so that any machine can tell."""
+"""The expiry of a run: a tag on everything that it creates, which any machine can read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nomad_testkit.modules.steps import EXPIRES_TAG
 
 
 def expiry_tags(seconds: float | None, *, now: datetime | None = None) -> dict[str, str]:
-    """Give the tag that says when so many seconds are over; none where there is no limit.
+    """Return the tag of a run that expires after some seconds; empty without a limit.
 
     >>> expiry_tags(3600, now=datetime(2026, 3, 14, 15, 9, tzinfo=UTC))
     {'nomad-testkit-expires': '2026-03-14T16:09:00Z'}
@@ -22,7 +22,7 @@ def expiry_tags(seconds: float | None, *, now: datetime | None = None) -> dict[s
 
 
 def expiry_of(tags: Iterable[Mapping[str, Any]]) -> datetime | None:
-    """Read that tag among a resource's; None if it is missing or no time.
+    """Read the expiry from a resource's tags; None if the tag is missing or no time.
 
     >>> expiry_of([{"Key": "nomad-testkit-expires", "Value": "2026-03-14T16:09:00Z"}])
     datetime.datetime(2026, 3, 14, 16, 9, tzinfo=datetime.timezone.utc)
@@ -35,6 +35,6 @@ def expiry_of(tags: Iterable[Mapping[str, Any]]) -> datetime | None:
 
 
 def seconds_left(expires: str | None, *, now: datetime | None = None) -> float | None:
-    """Tell how long it is until the time that such a tag's value tells, never below 0; None if there is no such tag."""
+    """Return the seconds until an expiry, never below 0; None if the value is no time."""
     at = expiry_of([{"Key": EXPIRES_TAG, "Value": expires or ""}])
     return max(0.0, (at - (now or datetime.now(UTC))).total_seconds()) if at else None

@@ -15,21 +15,21 @@ from nomad_testkit.errors import TestkitError
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One resource, as far as the journal tells."""
+    """One resource in the journal."""
 
     kind: str
     name: str
     id: str | None = None
-    """None while nobody knows whether it was created: the process may have ended in between."""
+    """None while it is unknown whether the resource was created: the process may have died meanwhile."""
     destroyed: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Journal:
-    """One run's journal: a file of one JSON object a line, each on the disk before the call that it tells of.
+    """One run's journal: a file of one JSON object a line, each written to disk before the call that it records.
 
-    Only its owner can read it. A last line that was cut short, by a process or a machine that died, is left out. Its
-    folder has to be there: a journal that made the one of a run that was forgotten would bring the run back.
+    Only its owner can read it. A last line that a crash cut short is ignored. The journal never creates its folder:
+    that would bring back a run that was forgotten.
 
     >>> journal = Journal(folder / "journal.jsonl")  # doctest: +SKIP
     >>> journal.record("security group", "web")  # doctest: +SKIP
@@ -41,25 +41,25 @@ class Journal:
         self._lock = threading.Lock()
 
     def record(self, kind: str, name: str, **facts: Any) -> None:
-        """Note that a resource is about to be created. Raises TestkitError where the file cannot be written."""
+        """Record that a resource is about to be created. Raises TestkitError if the file cannot be written."""
         self._append({"event": "record", "kind": kind, "name": name, "facts": facts})
 
     def created(self, kind: str, name: str, id: str) -> None:
-        """Note that a resource was created, and under which id. Raises TestkitError as `record` does."""
+        """Record the id of a created resource. Raises TestkitError as `record` does."""
         self._append({"event": "created", "kind": kind, "name": name, "id": id})
 
     def destroyed(self, kind: str, id: str) -> None:
-        """Note that a resource, by its id or else its name, is gone. Raises TestkitError as `record` does.
+        """Record that a resource, given by its id or name, is gone. Raises TestkitError as `record` does.
 
-        A journal that is gone itself, as that of a run that another process has forgotten, stays so.
+        The journal of a run that another process has forgotten is not created again.
         """
         if self.path.exists():
             self._append({"event": "destroyed", "kind": kind, "id": id})
 
     def entries(self) -> list[Entry]:
-        """List the resources in the order of their creation; none where there is no file.
+        """List the resources in the order of their creation; empty without a file.
 
-        Raises TestkitError for a line that no journal has written.
+        Raises TestkitError for a file that is not a journal.
         """
         found: dict[tuple[str, str], Entry] = {}
         for event in self._events():
@@ -93,12 +93,12 @@ class Journal:
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # ends what a dead process left half written
+                line = b"\n" + line  # ends a line that a dead process left half written
             os.write(descriptor, line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if new:  # the file's name is on the disk only when its folder is
+        if new:  # a new file's name is on disk only once its folder is
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
@@ -117,7 +117,7 @@ class Journal:
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # cut short: the call that it was to tell of was never made
+                continue  # cut short: the call that it announces was never made
             if not isinstance(event, dict) or event.get("event") not in ("record", "created", "destroyed"):
                 raise TestkitError(f"{self.path} is not a journal of nomad_testkit: {line[:80]!r}")
             events.append(event)

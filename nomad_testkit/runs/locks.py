@@ -1,4 +1,4 @@
-"""Locks of files that the kernel gives back when a process ends, however that comes."""
+"""File locks, which the kernel releases however a process ends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nomad_testkit.forks import keep_from_children
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
 
 PATIENCE = 24 * 3600.0
-"""Seconds; in truth a wait for another process lasts as long as that one lives, which its locks tell."""
+"""Seconds; in effect a wait lasts while the process that holds the lock lives."""
 
 
 @dataclass
 class FileLock:
-    """A lock of a file, shared or exclusive, that the kernel gives back when the process ends."""
+    """A shared or exclusive file lock, which the kernel releases when the process ends."""
 
     path: Path
     create: bool = True
@@ -29,7 +29,7 @@ class FileLock:
         return self._descriptor is not None
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take the lock if nobody else's is in the way. Raises FileNotFoundError where it is not to make its file."""
+        """Take the lock if it is free. Raises FileNotFoundError if `create` is off and the file is missing."""
         if self.held:
             return True
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT * self.create | os.O_CLOEXEC, 0o600)
@@ -46,14 +46,14 @@ class FileLock:
         return True
 
     def _names(self, descriptor: int) -> bool:
-        """Tell whether the path still names the open file: the lock of one that was removed keeps nobody out."""
+        """Return whether the path still names the open file: the lock of a removed file protects nothing."""
         try:
             return os.path.samestat(self.path.stat(), os.fstat(descriptor))
         except FileNotFoundError:
             return False
 
     def acquire(self, what: str, *, shared: bool = False) -> None:
-        """Take the lock, waiting for as long as others live that are in the way."""
+        """Take the lock, waiting while other live processes hold it."""
 
         def probe() -> Ok[None] | Pending:
             return Ok(None) if self.try_acquire(shared=shared) else Pending("others hold it")
@@ -61,11 +61,11 @@ class FileLock:
         wait_until(what, probe, deadline=Deadline.after(PATIENCE), interval=0.05)
 
     def drop(self) -> None:
-        """Leave the lock to the process that this one was forked from: one that closes it does not give it back."""
+        """Leave the lock to the parent process: closing it in a forked child does not release it."""
         self.release()
 
     def release(self) -> None:
-        """Give the lock back, if it is held."""
+        """Release the lock if it is held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

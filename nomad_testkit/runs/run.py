@@ -1,4 +1,4 @@
-"""Runs, as this machine remembers them: a folder each with the journal, the SSH key and how to reach the cluster."""
+"""Runs on this machine: a folder for each, with its journal, its SSH key and how to reach its cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RUN_ID = re.compile(r"nt-[0-9]{8}-[0-9a-f]{6}")
 
 
 def state_path() -> Path:
-    """Give the folder for all that outlives a process: $NOMAD_TESTKIT_STATE, or the user's state folder."""
+    """Return the folder for what outlives a process: $NOMAD_TESTKIT_STATE, or the user's state folder."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     return Path(named).absolute() if named else user_state_path("nomad-testkit")
 
@@ -43,9 +43,9 @@ class Run:
 
     @classmethod
     def new(cls, name: str = "") -> Run:
-        """Start a run: a new id, and a folder for it; `name` is what its user calls it.
+        """Start a run with a new id and folder; `name` is the user's name for it.
 
-        Raises TestkitError where the folder cannot be made.
+        Raises TestkitError if the folder cannot be created.
         """
         run_id = f"nt-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
         run = cls(run_id, state_path() / "runs" / run_id)
@@ -62,7 +62,7 @@ class Run:
 
     @classmethod
     def find(cls, name: str) -> Run:
-        """Find a run by its id, or by the name that its user gave it. Raises UsageError that lists those there are."""
+        """Find a run by its id or its user's name. Raises UsageError, which lists all runs."""
         known = cls.every()
         for run in known:
             if name in (run.run_id, run.name):
@@ -73,14 +73,14 @@ class Run:
 
     @classmethod
     def every(cls) -> list[Run]:
-        """List the runs that this machine remembers, the oldest day first."""
+        """List the runs on this machine, the oldest day first."""
         folder = state_path() / "runs"
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         return [cls(path.name, path) for path in paths if _RUN_ID.fullmatch(path.name) and path.is_dir()]
 
     @property
     def name(self) -> str:
-        """What its user calls it; empty where it got no name."""
+        """The user's name for it; empty if it has none."""
         try:
             return (self.folder / _NAME).read_text()
         except OSError:
@@ -96,15 +96,15 @@ class Run:
 
     @property
     def lock(self) -> FileLock:
-        """A lock that whoever uses the run holds: where nobody does, it was left up or left behind.
+        """The lock that every user of the run holds; if it is free, the run was left up or left behind.
 
-        Only `new` makes its file: one that a look made while the run is being forgotten would keep the folder.
+        Only `new` creates the file: creating it while the run is being forgotten would keep its folder.
         """
         return FileLock(self.folder / _LOCK, create=False)
 
     @property
     def used(self) -> bool:
-        """Whether a living process uses it; nobody uses one that has been forgotten."""
+        """Whether a live process uses it; a forgotten run is unused."""
         lock = self.lock
         try:
             free = lock.try_acquire()
@@ -114,9 +114,9 @@ class Run:
         return not free
 
     def held(self, *, shared: bool = False) -> FileLock | None:
-        """Take the run's lock, shared with others that only use it; None where somebody else's is in the way.
+        """Take the run's lock, `shared` with other users; None if another process is in the way.
 
-        It waits out the moment that another process may look at it.
+        It waits for a second, since another process may hold the lock just to look at it.
         """
         lock = self.lock
 
@@ -138,11 +138,11 @@ class Run:
 
     @property
     def secrets_path(self) -> Path:
-        """The folder of the cluster's secrets, where its example demands any."""
+        """The folder of the cluster's secrets, if its example has any."""
         return self.folder / "secrets"
 
     def note(self, description: Mapping[str, Any]) -> None:
-        """Write down how to reach the run's target and cluster, whole or not at all."""
+        """Write how to reach the run's target and cluster, atomically."""
         part = self.folder / "run.json.part"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -150,11 +150,11 @@ class Run:
         part.replace(self.folder / "run.json")
 
     def amend(self, facts: Mapping[str, Any]) -> None:
-        """Write some facts of the description down anew, and leave the others. Raises as `description`."""
+        """Change some facts of the description. Raises TestkitError as `description` does."""
         self.note({**self.description(), **facts})
 
     def description(self) -> dict[str, Any]:
-        """Read what `note` wrote; empty where there is nothing. Raises TestkitError for a file that is damaged."""
+        """Read what `note` wrote; empty if nothing was written. Raises TestkitError for a damaged file."""
         path = self.folder / "run.json"
         try:
             return dict(json.loads(path.read_text()))
@@ -164,7 +164,7 @@ class Run:
             raise TestkitError(f"{path} cannot be read: {error}") from error
 
     def leave_up(self) -> None:
-        """Let whoever deploys it leave it up in the end, unless that fails."""
+        """Ask the process that deploys the run to leave it up, unless the deployment fails."""
         self.amend({"kept": True})
 
     def forget(self) -> None:

@@ -1,7 +1,7 @@
 """moto's EC2, made to drive real machines; the other modules `api_...` have its parts.
 
 moto has no official way to extend it, so `install` puts these classes where moto looks its own up by name. Its version
-is pinned exactly for that reason. What moto gets right is left to it; each override says what AWS does instead.
+is pinned exactly for that reason. Each override says what AWS does where moto does otherwise.
 """
 
 # moto has no annotations that mypy could follow.

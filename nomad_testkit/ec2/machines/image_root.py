@@ -32,7 +32,7 @@ class ImageRoot:
         return self._kind(name) == stat.S_IFLNK
 
     def read(self, name: str, *, follow: bool = True) -> str | None:
-        """Read a file; None where there is none, or something else, such as a FIFO or, without `follow`, a link."""
+        """Read a file; None if it does not exist or is no regular file, such as a FIFO or, without `follow`, a link."""
         if not follow and self.is_link(name):
             return None
         with self._opened() as root:
