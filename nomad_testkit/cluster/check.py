@@ -1,4 +1,4 @@
-"""What a check is: observe every server, then judge purely; and `require`, which waits for several."""
+"""The frame of checks: observe every server, then judge purely; `require` waits for several."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class ClusterView(Protocol):
     def nomad_clients(self) -> Sequence[Host]: ...
     @property
     def missing_hosts(self) -> Sequence[str]:
-        """Say of each group that has fewer hosts than the example asks for how many, and what became of the others."""
+        """Describe each group that has fewer hosts than the example asks for, and the state of those that are missing."""
         ...
 
     def missing_rules(self) -> Sequence[str]:
-        """List what keeps its agents from reaching each other, where something outside of them tells."""
+        """List the security group rules that the agents lack."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HostRef:
-    """Which host something was seen on, or expected on.
+    """A host by its id and addresses, as checks name it.
 
     >>> str(HostRef("i-0a1b", "172.31.16.5", "127.31.16.5"))
     'i-0a1b (127.31.16.5)'
@@ -77,7 +77,7 @@ class HostRef:
 
     @classmethod
     def of(cls, host: Host) -> HostRef:
-        """Make the place of a host."""
+        """Return the reference to a host."""
         return cls(host.instance_id, host.private_ip, host.address)
 
     def __str__(self) -> str:
@@ -93,13 +93,13 @@ class Answer(Generic[T_co]):
 
 
 class Check(ABC, Generic[ObservationT]):
-    """One thing to demand of a cluster; subclasses are frozen dataclasses, named by their repr in reports.
+    """One expectation of a cluster; subclasses are frozen dataclasses, and reports show their repr.
 
-    Raises UsageError when it is made with an argument that does not fit its field's type.
+    Raises UsageError for an argument that does not fit its field's type.
     """
 
     survives_lost_hosts: ClassVar[bool] = False
-    """Whether it is about a cluster that has lost hosts, and so may hold while the example's are not all there."""
+    """Whether the check may hold while hosts of the example are missing."""
 
     def __post_init__(self) -> None:
         check_arguments(self)
@@ -115,12 +115,12 @@ class Check(ABC, Generic[ObservationT]):
 
     @abstractmethod
     def judge(self, observed: ObservationT) -> Verdict:
-        """Decide, from nothing but what was observed."""
+        """Decide from the observation alone."""
 
     def verdict(self, cluster: ClusterView) -> Verdict:
-        """Observe and judge once; a host that does not answer, or that is not there, makes it Pending.
+        """Observe and judge once; a host that is silent or missing makes the verdict Pending.
 
-        No check holds by looking at fewer hosts than the example asks for, unless it `survives_lost_hosts`.
+        With fewer hosts than the example asks for no check holds, unless it `survives_lost_hosts`.
         """
         missing = () if self.survives_lost_hosts else tuple(cluster.missing_hosts)
         try:
@@ -137,15 +137,15 @@ class Unanswered(TestkitError):
 
 
 def places(hosts: Iterable[Host]) -> tuple[HostRef, ...]:
-    """List the places of some hosts."""
+    """Return references to some hosts."""
     return tuple(HostRef.of(host) for host in hosts)
 
 
 def ask_every(hosts: Sequence[Host], question: Callable[[Host], T]) -> tuple[Answer[T], ...]:
-    """Ask every host the same, in parallel, and return the answers in the hosts' order.
+    """Ask every host the same question in parallel, and return the answers in the hosts' order.
 
-    Raises Unanswered that names every host that did not answer, and what it said; and where there is no host to ask,
-    since no answer is no verdict.
+    Raises Unanswered, which names every host that did not answer and its error, and if there are no hosts: no answer
+    is no verdict.
     """
     if not hosts:
         raise Unanswered("there is no host to ask")
@@ -170,14 +170,14 @@ def require(
     within: float | Deadline = DEFAULT_WITHIN,
     on_pending: Callable[[str], None] | None = None,
 ) -> None:
-    """Wait until every check holds, all of them at the same time; `within` is in seconds.
+    """Wait until all checks hold at the same time; `within` is in seconds.
 
     Raises CheckFailed at the deadline, or as soon as one check can no longer hold: for each check that fails
     it says what was wanted, what was seen and on which host, for how long, and after how many tries.
 
     >>> require(cluster, RaftPeers(3), Registered("nomad-client", 3), within=60)  # doctest: +SKIP
     """
-    __tracebackhide__ = True  # pytest shows the test that failed, and not what waited for it
+    __tracebackhide__ = True  # pytest shows the failed test, not this wait
     _refuse_arguments(checks, within)
     deadline = within if isinstance(within, Deadline) else Deadline.after(within)
     started, began, now = deadline.clock(), time.time(), time.monotonic
@@ -243,7 +243,7 @@ def _refuse_arguments(checks: Sequence[object], within: object) -> None:
 
 
 def run_of(cluster: object) -> str:
-    """Give the id of a cluster's run; empty for what only looks like a cluster."""
+    """Return the id of a cluster's run; empty for an object without one."""
     return str(getattr(cluster, "run_id", ""))
 
 
@@ -258,10 +258,10 @@ def name_of(check: Check[Any]) -> str:
 
 
 def explained(cluster: ClusterView) -> str:
-    """Tell in lines of their own what keeps a cluster's agents apart; empty where nothing is known to. Never raises."""
+    """Return lines on the rules that keep a cluster's agents apart; empty without any. Never raises."""
     try:
         missing_rules = cluster.missing_rules()
-    except Exception as error:  # such as an API that is gone: it must not hide the verdict that it is to explain
+    except Exception as error:  # an API that is gone, for example, must not hide the verdict
         logger.warning("the security groups cannot be looked at: %s", said(error))
         return ""
     if not missing_rules:
@@ -274,7 +274,7 @@ def _text(verdict: Pending | Broken) -> str:
 
 
 def brief(seen: str) -> str:
-    """Give the first line of what was seen, without the journal that may follow it.
+    """Return the first line of what was seen, without the journal that may follow.
 
     >>> brief("clients-0: nomad is failed; its journal ends:\\n    nomad exited")
     'clients-0: nomad is failed'
