@@ -55,7 +55,7 @@ class ClusterView(Protocol):
     def nomad_clients(self) -> Sequence[Host]: ...
     @property
     def missing_hosts(self) -> Sequence[str]:
-        """Describe each group that has fewer hosts than the example asks for, and the state of those that are missing."""
+        """Describe each group that has fewer hosts than the example asks for, and what became of them."""
         ...
 
     def missing_rules(self) -> Sequence[str]:
