@@ -39,7 +39,7 @@ class TestkitError(Exception):
 
     __test__ = False  # pytest would collect it otherwise: its name starts with "Test"
     cause = ""
-    """What went wrong, in one line, where the message begins with something else."""
+    """The cause in one line, for errors whose message begins with something else."""
 
 
 class UsageError(TestkitError):
@@ -56,7 +56,7 @@ class ExampleError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """One thing that this machine lacks, and what to do about it.
+    """One thing that this machine lacks, and the remedy.
 
     >>> str(Missing("systemd-nspawn", "apt-get install systemd-container"))
     'systemd-nspawn: apt-get install systemd-container'
@@ -83,7 +83,7 @@ class CacheError(TestkitError):
 
 
 class AgentSourceError(TestkitError):
-    """A binary, such as one of Consul or Nomad, could not be had, or is not the one that was asked for."""
+    """A binary, such as Consul or Nomad, could not be obtained, or is not the requested one."""
 
 
 class Ec2Error(TestkitError):
@@ -103,7 +103,7 @@ class DeployError(TestkitError):
 
 
 class FailedBefore(DeployError):
-    """What several tests share could not be made when the first of them asked; says what was said then."""
+    """A fixture that several tests share failed for the first of them; the message repeats that error."""
 
 
 class PackerError(TestkitError):
@@ -123,7 +123,7 @@ class HostError(TestkitError):
 
 
 class CommandFailed(HostError):
-    """A command on a host ended with another status than 0."""
+    """A command on a host ended with a non-zero status."""
 
     def __init__(self, host: str, command: str, status: int, stdout: str, stderr: str) -> None:
         self.host, self.command, self.status = host, command, status
@@ -133,7 +133,7 @@ class CommandFailed(HostError):
 
 
 class FaultError(TestkitError):
-    """A fault could not be made, or something of it could not be undone."""
+    """A fault could not be injected, or not be undone completely."""
 
 
 class AgentApiError(TestkitError):
@@ -146,11 +146,11 @@ class AgentApiError(TestkitError):
 
 
 class BrokenError(TestkitError):
-    """What was waited for can no longer come."""
+    """A wait ended early: its condition can no longer come true."""
 
 
 class WaitTimeout(TestkitError):
-    """What was waited for did not come before the deadline."""
+    """A wait ended at its deadline."""
 
 
 class CheckFailed(TestkitError):
@@ -162,7 +162,7 @@ class HistoryError(TestkitError):
 
 
 def headline(error: BaseException) -> str:
-    """Say in one line what went wrong, the cause first; never raises.
+    """Return an error's cause in one line; never raise.
 
     >>> headline(CheckFailed("NodesReady(2): clients-1 is missing\\n    wanted: 2 ready clients"))
     'NodesReady(2): clients-1 is missing'
@@ -172,7 +172,7 @@ def headline(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Give what an error says, with its notes; never raises, even for an error of a test that cannot be shown."""
+    """Return an error's message with its notes; never raise, even if the error's `__str__` does."""
     try:
         return "\n".join([str(error), *map(str, getattr(error, "__notes__", None) or ())])
     except Exception as second:
@@ -180,7 +180,7 @@ def said(error: BaseException) -> str:
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:
-    """Suggest the names nearest to an unknown one, to append to a message; empty if none is near.
+    """Return the names nearest to an unknown one, as the end of a message; empty if none is near.
 
     >>> did_you_mean("num_server", ["num_servers", "ami_id"])
     '; did you mean num_servers?'
@@ -193,7 +193,7 @@ def did_you_mean(name: object, names: Iterable[str]) -> str:
 
 
 def near_miss(name: object, names: Iterable[str]) -> str:
-    """Suggest the nearest names, or else list all of them.
+    """Return the nearest names, or else all of them, as the end of a message.
 
     >>> near_miss("zone", ["num_servers", "ami_id"])
     'expected one of ami_id, num_servers'

@@ -1,4 +1,4 @@
-"""What happens to clusters, told to whoever listens, such as a report: checks, faults, and the life of a cluster."""
+"""Events of clusters for listeners such as the report: checks, faults, and the cluster's life."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal
 Moment = Literal["deploying", "ready", "failed", "state", "kept", "destroyed"]
 
 Progress = Callable[[str], None]
-"""Takes one line that tells a person what is being done now."""
+"""Takes one line of progress for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckEvent:
-    """A check that held or did not; times are in seconds, `began` since the epoch.
+    """The result of a check; times are in seconds, `began` since the epoch.
 
     >>> CheckEvent("nt-1", "RaftPeers", "3 peers", "3 peers", True, began=0.0, seconds=1.5).held
     True
@@ -24,35 +24,35 @@ class CheckEvent:
 
     run_id: str
     name: str
-    """The check's class, and the agent where it is about one: ``LeaderReelected consul``."""
+    """The check's class, and its agent if it has one: ``LeaderReelected consul``."""
     wanted: str
     seen: str
     """What was seen last, and on which host."""
     held: bool
     began: float
     seconds: float
-    """Until it held for good, or until nobody waited for it any more."""
+    """Seconds until it held for good, or until the wait ended."""
     tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class FaultEvent:
-    """A fault that is over; `began` and `ended` are seconds since the epoch, between which it was there."""
+    """A fault that has been undone; it lasted from `began` to `ended`, in seconds since the epoch."""
 
     run_id: str
     what: str
-    """What was done, such as ``kill nomad on i-0a1b``."""
+    """The fault, such as ``kill nomad on i-0a1b``."""
     began: float
     ended: float
     undo_seconds: float
-    """How long it took until all of it was undone, which may mean until an instance was replaced."""
+    """Seconds until it was undone, including the replacement of an instance."""
     left: tuple[str, ...] = ()
     """What could not be undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterEvent:
-    """Something in the life of a cluster; `facts` are of JSON's types and hold no secret."""
+    """A moment in the life of a cluster; `facts` are of JSON types and hold no secret."""
 
     run_id: str
     moment: Moment
@@ -67,25 +67,25 @@ _listeners: list[Listener] = []
 
 
 def emit(event: Event) -> None:
-    """Tell an event to everyone who listens; from any thread."""
+    """Send an event to all listeners; callable from any thread."""
     for listener in tuple(_listeners):
         listener(event)
 
 
 def wanted() -> bool:
-    """Whether anybody listens, so that it is worth to ask a cluster for its state."""
+    """Return whether there is a listener, so that reading a cluster's state is worthwhile."""
     return bool(_listeners)
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Let a listener hear of all events of this process; give what ends that. It must not raise."""
+    """Register a listener for all events of this process and return the function that removes it. It must not raise."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Let a listener hear of all events of this process, for the time of a `with` block.
+    """Register a listener for all events of this process during a `with` block.
 
     >>> heard = []
     >>> with listening(heard.append):

@@ -1,7 +1,7 @@
-"""What a process holds and its forked children must not hold on, such as a lock: nobody would know that it is held.
+"""Close a process's locks and connections in its forked children.
 
-The kernel gives a lock or a connection back when the last process that has it open ends. A child that is forked without
-another program, as multiprocessing makes them, may outlive its parent, and would keep a cloud up that nobody uses.
+The kernel releases a lock or connection when the last process that has it open ends. A child forked without exec, as by
+multiprocessing, may outlive its parent and would keep an unused cloud up.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Protocol
 
 
 class Held(Protocol):
-    """Something that is given back when the process ends."""
+    """A resource that the kernel releases when the process ends."""
 
     def drop(self) -> None:
-        """Close what a forked child has of it, without giving back what its parent holds."""
+        """Close the forked child's copy without releasing the parent's."""
 
 
 _held: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
@@ -23,7 +23,7 @@ _registered: list[bool] = []
 
 
 def keep_from_children(held: Held) -> None:
-    """Have children that are forked from now on drop it as they begin."""
+    """Make children forked from now on drop it at their start."""
     if not _registered:
         os.register_at_fork(after_in_child=_drop_all)
         _registered.append(True)

@@ -35,7 +35,7 @@ Install what this Debian or Ubuntu machine lacks, then run COMMAND with tox in P
 
 It must be run by root. $NOMAD_TESTKIT_CACHE names the folder for everything slow (default: ~/.cache/nomad-testkit)."""
 
-# Another apt, such as unattended-upgrades on a machine that has just booted, is waited for this long.
+# Seconds to wait for another apt, such as unattended-upgrades on a machine that has just booted.
 _APT_LOCK_SECONDS = 600
 _APT_SECONDS = 1800
 _PIP_SECONDS = 900
@@ -46,7 +46,7 @@ _UV_NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "ce
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that this program cannot set up by itself, and the remedy."""
+    """Something that this program cannot set up, and the remedy."""
 
     what: str
     remedy: str
@@ -54,14 +54,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Need:
-    """A system package, and how to see that it is there: a program in PATH, or a file."""
+    """A system package, and the program in PATH or the file that shows it is installed."""
 
     package: str
     program: str = ""
     file: str = ""
 
     def met(self) -> bool:
-        """Tell whether the package's program or file is there; one is enough."""
+        """Return whether the package's program or file exists; one is enough."""
         if self.program and find_program(self.program) is not None:
             return True
         return bool(self.file) and Path(self.file).exists()
@@ -100,14 +100,14 @@ def find_program(name: str) -> str | None:
 def problems(
     *, system: str, python: tuple[int, int], root: bool, has_apt: bool, lacking: Sequence[str]
 ) -> list[Problem]:
-    """List everything that stands in the way and cannot be set up from here."""
+    """List the obstacles that this program cannot remove."""
     found = []
     if system != "Linux":
-        found.append(Problem(f"the system is {system}, needed is Linux", "use a Debian or Ubuntu machine"))
+        found.append(Problem(f"found the system {system}, expected Linux", "use a Debian or Ubuntu machine"))
     if python < OLDEST_PYTHON:
         found.append(
             Problem(
-                f"Python is {python[0]}.{python[1]}, needed is {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer",
+                f"found Python {python[0]}.{python[1]}, expected {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer",
                 "use Debian 12, Ubuntu 24.04 or newer, or run this with a newer python3",
             )
         )
@@ -255,7 +255,7 @@ def run_command(command: list[str], seconds: int) -> str:
     if ended.returncode != 0:
         tail = "\n".join(said.splitlines()[-25:])
         raise SetupError(
-            f"`{' '.join(command)}` ended with status {ended.returncode}; it said:\n{tail}\n"
+            f"`{' '.join(command)}` ended with status {ended.returncode}; its output:\n{tail}\n"
             "Remedy what it says (often the network or a full disk), then run the same command again."
         )
     return said

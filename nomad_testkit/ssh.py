@@ -31,7 +31,7 @@ _LOG_CHANNEL = f"{__name__}.transport"
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command on a host left behind."""
+    """The result of a command on a host."""
 
     status: int
     stdout: str
@@ -39,10 +39,10 @@ class CommandResult:
 
 
 class SshConnection:
-    """One connection to one host; `connect` makes it, the first command too.
+    """One connection to one host, opened by `connect` or the first command.
 
-    It comes back by itself after the host rebooted. The host key is accepted at first contact, since the host
-    was just made, and pinned once authentication has succeeded: before that, cloud-init may still replace it.
+    It reconnects after a reboot. The host key is accepted at first contact, because the host is new, and pinned once
+    authentication has succeeded: before that, cloud-init may still replace it.
 
     >>> ssh = SshConnection("127.31.16.5", "admin", Path("id_ed25519"))
     >>> ssh.run("hostname").stdout  # doctest: +SKIP
@@ -52,29 +52,29 @@ class SshConnection:
     def __init__(self, address: str, user: str, key_path: Path, *, port: int = 22) -> None:
         self.address, self.user, self.key_path, self.port = address, user, key_path, port
         self._connecting = threading.Lock()
-        # Never held for long, so that closing waits for nobody who tries to connect.
+        # Held only briefly, so that closing never waits for a connection attempt.
         self._lock = threading.Lock()
         self._closes = 0
         self._channels = threading.BoundedSemaphore(MAX_CHANNELS)
         self._client: paramiko.SSHClient | None = None
         self._host_key: paramiko.PKey | None = None
         self.refused = ""
-        """What sshd said when it last refused the login; empty once it let in, or where it does not answer."""
+        """sshd's last refusal of the login; empty after a success, or if sshd does not answer."""
 
     @classmethod
     def connect(cls, address: str, user: str, key_path: Path, *, deadline: Deadline, port: int = 22) -> SshConnection:
-        """Connect, trying again until `deadline`, since a booting host refuses first and gets its keys late.
+        """Connect, retrying until `deadline`: a booting host refuses at first and gets its keys late.
 
-        Raises HostError that names the address and what was seen last; at once for a file that is not a private key.
+        Raise HostError, with the address and what was last seen, if it fails; at once if the file is not a private key.
         """
         connection = cls(address, user, key_path, port=port)
         connection.ensure(deadline)
         return connection
 
     def ensure(self, deadline: Deadline, *, interval: float = 0.2) -> None:
-        """Make sure that a connection is live. Raises HostError as `connect`, and for a changed host key.
+        """Ensure a live connection. Raise HostError as `connect`, and if the host key has changed.
 
-        `interval` is in seconds. An attempt costs both sides processor time, which a booting host has better use for.
+        `interval` is in seconds; each attempt takes processor time from a booting host.
         """
         closes = self._closes
 
@@ -107,10 +107,10 @@ class SshConnection:
         sudo: bool = False,
         stdin: IO[bytes] | None = None,
     ) -> CommandResult:
-        """Run a command line by the user's shell on the host, with `sudo` as root.
+        """Run a command line in the user's shell on the host; with `sudo`, as root.
 
-        `timeout` is in seconds. Raises CommandFailed for a status other than 0 unless `check` is false, and
-        HostError when the connection is lost or the command does not end in time.
+        `timeout` is in seconds. Raise CommandFailed if the status is not 0 and `check` is true, and HostError if the
+        connection is lost or the command does not end in time.
 
         >>> ssh.run("id -u", sudo=True).stdout  # doctest: +SKIP
         '0\\n'
@@ -122,17 +122,17 @@ class SshConnection:
         return result
 
     def follow(self, program: str, *, sudo: bool = False, timeout: float = COMMAND_TIMEOUT) -> Iterator[str]:
-        """Run one program with its arguments, which may go on for ever, and give each line that it prints as it comes.
+        """Run one program with its arguments, possibly endless, and yield each line as it is printed.
 
-        It is ended on the host when nobody takes lines any more, or this process dies. `timeout`, in seconds, is for
-        the connection. Raises HostError when that is lost, and CommandFailed when it ends with another status than 0.
+        The program is ended on the host when the caller stops reading or this process dies. `timeout` (seconds) applies
+        to the connection. Raise HostError if that is lost, and CommandFailed if the program's status is not 0.
 
         >>> for line in ssh.follow("journalctl -u nomad -f", sudo=True):  # doctest: +SKIP
         ...     print(line)
         """
         import paramiko
 
-        # sshd ends no program when a channel closes, but the program's standard input ends then.
+        # sshd does not end a program when its channel closes, but closes the program's standard input.
         script = (
             f"exec 3<&0; {program} </dev/null & child=$!; {{ cat; kill $child; }} <&3 >/dev/null 2>&1 & watcher=$!;"
             " wait $child; status=$?; kill $watcher; exit $status"
@@ -164,9 +164,8 @@ class SshConnection:
     ) -> None:
         """Write a file on the host, from bytes, from text, or from the local file that a Path names.
 
-        It appears whole or not at all, with `mode` from the start; with `sudo` it belongs to root. It goes
-        through the standard input of one command rather than SFTP, which could not write as root. Raises
-        HostError.
+        The file appears complete or not at all, with `mode` from the start; with `sudo` it belongs to root. SFTP cannot
+        write as root, so the data goes through a command's standard input. Raise HostError if the write fails.
         """
         target, part = shlex.quote(remote), shlex.quote(f"{remote}.part")
         if isinstance(source, Path):
@@ -175,8 +174,7 @@ class SshConnection:
         else:
             content = source.encode() if isinstance(source, str) else source
             data, size = io.BytesIO(content), len(content)
-        # A lost connection looks like the end of the data to cat, so the size is compared before the file
-        # counts.
+        # A lost connection looks like the end of the data to cat, so compare the size before the rename.
         command = (
             f"umask 077 && cat > {part} && test $(stat -c %s {part}) = {size}"
             f" && chmod {mode:o} {part} && mv -f {part} {target}"
@@ -185,11 +183,11 @@ class SshConnection:
             self.run(command, sudo=sudo, stdin=data, timeout=timeout)
 
     def read(self, remote: str, *, sudo: bool = False) -> str:
-        """Read a text file on the host. Raises CommandFailed if it does not exist."""
+        """Return a text file of the host. Raise CommandFailed if it does not exist."""
         return self.run(f"cat -- {shlex.quote(remote)}", sudo=sudo).stdout
 
     def close(self) -> None:
-        """Close the connection, and give up opening it; the next command would open it again."""
+        """Close the connection and stop connecting; the next command opens it again."""
         with self._lock:
             self._closes += 1
         self._drop()
@@ -207,7 +205,7 @@ class SshConnection:
         return transport is not None and transport.is_active()
 
     def _keep(self, client: paramiko.SSHClient, closes: int) -> bool:
-        """Use a client from now on, unless the connection was closed while it was made."""
+        """Adopt a new client, unless the connection was closed meanwhile."""
         with self._lock:
             if wanted := self._closes == closes:
                 self._client = client
@@ -216,7 +214,7 @@ class SshConnection:
         return wanted
 
     def _drop(self, only: paramiko.SSHClient | None = None) -> None:
-        """Close what there is, or `only` one that is dead, where no other thread has replaced it meanwhile."""
+        """Close the client; with `only`, close it just if it is still that one."""
         with self._lock:
             client = self._client
             if client is None or only not in (None, client):
@@ -236,7 +234,7 @@ class SshConnection:
         import paramiko
 
         client = paramiko.SSHClient()
-        # Every refused attempt of a booting host would log a traceback.
+        # Otherwise paramiko logs a traceback for every refused attempt.
         client.set_log_channel(_LOG_CHANNEL)
         logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL)
         client.set_missing_host_key_policy(_pinned(self._host_key))
@@ -266,7 +264,7 @@ class SshConnection:
         except paramiko.AuthenticationException as error:
             client.close()
             said = f"{self.user} is not let in with {self.key_path}: {error}"
-            # A host that is slow to decide has refused nobody.
+            # A timeout of the authentication is not a refusal.
             self.refused = "" if "timeout" in str(error).lower() else said
             return Pending(said)
         except (paramiko.SSHException, OSError, EOFError) as error:
@@ -307,7 +305,7 @@ class SshConnection:
         return status, stdout, stderr
 
     def _open_channel(self, deadline: Deadline) -> paramiko.Channel:
-        """Open a channel, over a new connection where the old one is dead: nothing was sent over it yet."""
+        """Open a channel, reconnecting if the connection is dead: nothing has been sent over it yet."""
         import paramiko
 
         def attempt() -> Ok[paramiko.Channel] | Pending | Broken:
@@ -319,7 +317,7 @@ class SshConnection:
                     raise EOFError("connection lost")
                 return Ok(transport.open_session(timeout=ATTEMPT_TIMEOUT))
             except paramiko.ChannelException as error:
-                # The host refuses one more session; those of other threads go on over this connection.
+                # The host is at its session limit; other threads' sessions continue on this connection.
                 return Pending(str(error))
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if client is not None:
@@ -333,7 +331,7 @@ class SshConnection:
 
 
 def _pinned(known: paramiko.PKey | None) -> paramiko.MissingHostKeyPolicy:
-    """Make the policy that accepts any key while none is `known`, and then only that one."""
+    """Return a policy that accepts any key if none is `known`, and otherwise only that key."""
     import paramiko
 
     class Pinned(paramiko.MissingHostKeyPolicy):
@@ -345,7 +343,7 @@ def _pinned(known: paramiko.PKey | None) -> paramiko.MissingHostKeyPolicy:
 
 
 def _feed(channel: paramiko.Channel, data: IO[bytes], deadline: Deadline) -> None:
-    """Send everything; a command that ends before it has read all of it says why by its status."""
+    """Send all data; if the command ends before reading it, its status says why."""
     while chunk := data.read(_CHUNK):
         channel.settimeout(max(deadline.remaining(), 0.1))
         try:
@@ -357,7 +355,7 @@ def _feed(channel: paramiko.Channel, data: IO[bytes], deadline: Deadline) -> Non
 
 
 def _collect(channel: paramiko.Channel, deadline: Deadline) -> tuple[bytes, bytes]:
-    """Read both outputs as they come, so that neither can fill up and block the command."""
+    """Read both outputs concurrently, so that neither can fill up and block the command."""
     stdout, stderr = bytearray(), bytearray()
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)

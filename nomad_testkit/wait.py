@@ -1,4 +1,4 @@
-"""Waiting for a condition, never for a time: deadlines, probes and the one loop that waits."""
+"""Wait for a condition, never for a fixed time: deadlines, probes and the one waiting loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ok(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The condition does not hold yet; `seen` says what was seen instead."""
+    """The condition does not hold yet; `seen` is the current state."""
 
     seen: str
 
@@ -48,15 +48,15 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, *, clock: Clock = time.monotonic) -> Deadline:
-        """Make a deadline `seconds` from now."""
+        """Return a deadline `seconds` from now."""
         return cls(clock() + seconds, clock)
 
     def child(self, seconds: float) -> Deadline:
-        """Make a deadline `seconds` from now that never outlives this one."""
+        """Return a deadline `seconds` from now, but not after this one."""
         return Deadline(min(self.at, self.clock() + seconds), self.clock)
 
     def remaining(self) -> float:
-        """Tell the seconds left, never below 0."""
+        """Return the seconds left, never below 0."""
         return max(0.0, self.at - self.clock())
 
     @property
@@ -76,14 +76,13 @@ def wait_until(
     sleep: Callable[[float], None] = time.sleep,
     on_pending: Callable[[str], None] | None = None,
 ) -> T:
-    """Call `probe` until it answers Ok, and return that value.
+    """Call `probe` until it returns Ok, and return its value.
 
-    The first call is made at once, and one more at the deadline, so that a slow probe is not cheated of its
-    last chance. `interval` is in seconds, and grows by half each time up to `longest`, if that is more. `on_pending`
-    gets each new thing that was seen.
+    The first call is made at once and the last at the deadline. `interval` is in seconds, and grows by half each time
+    up to `longest`, if that is more. `on_pending` gets each change of what was seen.
 
-    Raises BrokenError as soon as the probe answers Broken, and WaitTimeout at the deadline: it says what was
-    wanted, what was last seen, where, for how long and after how many tries.
+    Raise BrokenError as soon as the probe returns Broken, and WaitTimeout at the deadline: it states what was awaited,
+    what was last seen, where, for how long and after how many tries.
 
     >>> wait_until("a number", lambda: Ok(42), deadline=Deadline.after(1))
     42

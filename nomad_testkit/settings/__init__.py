@@ -1,8 +1,7 @@
-"""Settings: option > environment > ini > default, and each value knows which of them it came from.
+"""Settings by precedence: option > environment > ini > default. Each value knows its source.
 
 The fields of `Settings` are the only table: options, ini keys, environment variables, help and validation follow it.
-A setting that can be given several times, as ``--nomad-var`` can, has one value a line in ini, and its values are
-separated by ``;`` in the environment.
+A repeatable setting, such as ``--nomad-var``, has one value a line in ini, and ``;`` between values in the environment.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from nomad_testkit.settings import values as read
 ENV_PREFIX = "NOMAD_TESTKIT_"
 TARGETS = ("embedded", "aws")
 SEPARATOR = ";"
-"""What stands between the values of one environment variable, where a setting can be given several times."""
+"""Separates the values of a repeatable setting in its environment variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +26,18 @@ class Setting:
     """One row of the table."""
 
     name: str
-    """As `Settings` has it; users write it with the prefix ``nomad_``."""
+    """The name of the field; users write it with the prefix ``nomad_``."""
     default: Any
     parse: read.Parse
     metavar: str | None
     """None for a switch, which takes no value."""
     help: str
     repeatable: bool = False
-    """Whether it can be given several times, each time a KEY=VALUE."""
+    """Whether it is a list of KEY=VALUE."""
 
     @property
     def key(self) -> str:
-        """The ini key and the name of the option's value."""
+        """The ini key."""
         return f"nomad_{self.name}"
 
     @property
@@ -60,7 +59,7 @@ class Setting:
         return f"{self.help} (default: {default}; environment {self.variable}{several[0]}, ini {self.key}{several[1]})"
 
     def texts(self, given: str | Sequence[str] | None) -> list[str]:
-        """Split what was given into the texts of single values; an empty one counts as none."""
+        """Split the given text into single values; empty ones are dropped."""
         parts = [given] if isinstance(given, str) else list(given or ())
         if self.repeatable and isinstance(given, str):
             parts = given.split(SEPARATOR)
@@ -82,7 +81,7 @@ def _shown(value: object) -> str:
 
 
 _SECRET = re.compile(r"secret|token|password|gossip|encrypt|private")
-"""What the name of a variable says whose value is not to be shown."""
+"""Matches the names of variables whose values are hidden."""
 _DEPLOYING = (
     "target",
     "region",
@@ -98,12 +97,12 @@ _DEPLOYING = (
     "nomad_binary",
     "terraform",
 )
-"""What says how to deploy, and so has nothing to say of a cluster that is up already."""
+"""Settings of a deployment, which do not apply to a cluster that is already up."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user has chosen.
+    """The values of all settings.
 
     >>> settings = Settings.load(environ={"NOMAD_TESTKIT_TIMEOUT": "90"})
     >>> settings.timeout, settings.source("timeout")
@@ -251,9 +250,9 @@ class Settings:
         metadata=_row(read.URL, "URL", "API that the target aws asks in the place of AWS's, as AWS_ENDPOINT_URL does"),
     )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Where each value that is no default came from."""
+    """The source of each value that is not a default."""
     sensitive: frozenset[str] = field(default=frozenset(), compare=False)
-    """The variables of the example that it declares as sensitive; their values are not shown."""
+    """The example's sensitive variables, whose values are hidden."""
 
     @classmethod
     def load(
@@ -264,11 +263,11 @@ class Settings:
         ini: Mapping[str, str | Sequence[str] | None] | None = None,
         ini_file: str | Path = "the ini file",
     ) -> Settings:
-        """Combine options, environment and ini, in this order of precedence; an empty value counts as none.
+        """Combine options, environment and ini, in this order of precedence; an empty value counts as missing.
 
-        `options` and `ini` are keyed as the user writes them, by ``nomad_target`` and its like. A relative path in ini
-        is relative to the folder of `ini_file`. Of a setting that can be given several times each key is a value of
-        its own. Raises SettingsError that lists every wrong value, even one that another overrides.
+        The keys of `options` and `ini` are the user's, such as ``nomad_target``. A relative path in ini is relative to
+        the folder of `ini_file`. A repeatable setting is combined key by key. Raise SettingsError, with every invalid
+        value, even an overridden one.
         """
         ini_file = Path(ini_file)
         values: dict[str, Any] = {}
@@ -291,11 +290,11 @@ class Settings:
                     except read.Wrong as right:
                         wrong.append(f"{source}: found {text!r}, expected {right}")
                         continue
-                    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a user without a home, ...
+                    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, ...
                         why = getattr(error, "strerror", None) or error
-                        wrong.append(f"{source}: found {text!r}, expected a path that can be looked at ({why})")
+                        wrong.append(f"{source}: found {text!r}, expected a readable path ({why})")
                         continue
-                    if setting.repeatable:  # of one source, the last word counts
+                    if setting.repeatable:  # within one source, the last value wins
                         found[f"{setting.name} {value[0]}"] = value[1]
                     else:
                         found[setting.name] = value
@@ -312,7 +311,7 @@ class Settings:
                     f"{sources['attach']}: {values['attach']} is deployed already, but these say how to deploy: "
                     f"{listed}; leave them out, or attach to nothing"
                 )
-            for name in moot:  # what the ini file says for other runs, an option attach overrides
+            for name in moot:  # attach as an option beats deployment settings in ini
                 del values[name], sources[name]
         if wrong:
             lines = "".join(f"\n  - {line}" for line in wrong)
@@ -321,16 +320,16 @@ class Settings:
         return cls(**values, var=var, sources=sources)
 
     def source(self, name: str) -> str:
-        """Tell where a value came from; that of a variable of the example is named as ``var num_clients``."""
+        """Return the source of a value; a variable of the example is named like ``var num_clients``."""
         return self.sources.get(name, "default")
 
     @property
     def changes_examples(self) -> bool:
-        """Whether an example gets other values of its variables."""
+        """Whether the settings change variables of the example."""
         return bool(self.var) or self.servers is not None or self.clients is not None
 
     def in_force(self) -> list[str]:
-        """Tell the values in force in lines: the chosen ones, each with where it came from, and the defaults in one.
+        """Return the values in force as lines: each chosen value with its source, and the defaults in one line.
 
         >>> Settings.load(options={"nomad_var": ["num_clients=1"]}).in_force()[0]
         'var num_clients=1 (option --nomad-var)'
@@ -350,7 +349,7 @@ class Settings:
         return [*chosen, f"{', '.join(defaults)} (default)"]
 
     def described(self) -> list[dict[str, str]]:
-        """Tell each value in force, with its name and where it came from, and without secrets.
+        """Return each value in force with its name and source, without secrets.
 
         >>> Settings.load(options={"nomad_servers": "1"}).described()[4]
         {'name': 'servers', 'value': '1', 'source': 'option --nomad-servers'}
@@ -372,7 +371,7 @@ class Settings:
 
 
 def _seen_from(folder: Path, setting: Setting, text: str) -> str:
-    """Give a path that is relative to a folder as this process has to write it, and any other text as it is."""
+    """Resolve a path setting against a folder; return any other text unchanged."""
     path = folder / Path(text).expanduser()
     if setting.parse in (read.folder, read.page, read.program) or (
         setting.parse is read.folder_or_name and path.exists()

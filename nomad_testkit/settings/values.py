@@ -1,4 +1,4 @@
-"""How the texts of settings are read: each function takes one, and raises Wrong with what would be right."""
+"""Parsers of settings: each takes a text and raises Wrong with the expected format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 class Wrong(ValueError):
-    """Says what would be right."""
+    """A text that cannot be parsed; the message states the expected format."""
 
 
 Parse = Callable[[str], Any]
 
 
 def choice(*names: str) -> Parse:
-    """Read one of some names."""
+    """Return a parser that accepts one of `names`."""
 
     def parse(text: str) -> str:
         if text not in names:
@@ -31,12 +31,12 @@ def choice(*names: str) -> Parse:
     return parse
 
 
-def matching(pattern: str, right: str) -> Parse:
-    """Read what a pattern matches; `right` says what that is."""
+def matching(pattern: str, expected: str) -> Parse:
+    """Return a parser that accepts what a pattern matches; `expected` describes it."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise Wrong(right)
+            raise Wrong(expected)
         return text
 
     return parse
@@ -82,7 +82,7 @@ def assignment(text: str) -> tuple[str, str]:
 
 
 def folder(text: str) -> Path:
-    """Read the path of a folder, or of one that can be made."""
+    """Read the path of a folder that exists or can be created."""
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
         raise Wrong("a folder, or a path where one can be made")
@@ -90,25 +90,25 @@ def folder(text: str) -> Path:
 
 
 def page(text: str) -> Path:
-    """Read the path of a file that can be written."""
-    path, right = Path(text).expanduser(), "a file that can be written, such as report.html"
+    """Read the path of a writable file."""
+    path, expected = Path(text).expanduser(), "a file that can be written, such as report.html"
     try:
         if path.is_dir():
-            raise Wrong(f"{right}; this is a folder")
+            raise Wrong(f"{expected}; this is a folder")
         if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-            raise Wrong(f"{right}; this one cannot be")
+            raise Wrong(f"{expected}; this one cannot be")
         folder = next(one for one in path.absolute().parents if one.exists() or one.is_symlink())
     except OSError as error:
-        raise Wrong(f"{right}; {error.strerror}") from error
+        raise Wrong(f"{expected}; {error.strerror}") from error
     if not folder.is_dir():
-        raise Wrong(f"{right}; {folder} is no folder")
+        raise Wrong(f"{expected}; {folder} is no folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise Wrong(f"{right}; nothing can be written into {folder}")
+        raise Wrong(f"{expected}; nothing can be written into {folder}")
     return path
 
 
 def folder_or_name(text: str) -> str:
-    """Read the path of a folder or a name: whoever looks for it tells which, if it can be looked for."""
+    """Read the path of a folder, or a name; the caller decides which it is."""
     Path(text).exists()  # raises OSError for a path that is too long, or behind a folder that lets nobody in
     return text
 
@@ -119,7 +119,7 @@ def name(text: str) -> str:
 
 
 def blocks(text: str) -> tuple[str, ...]:
-    """Read blocks of IPv4 addresses with commas between them."""
+    """Read comma-separated IPv4 blocks."""
     try:
         return tuple(str(ipaddress.IPv4Network(part.strip())) for part in text.split(","))
     except ValueError as error:
@@ -127,7 +127,7 @@ def blocks(text: str) -> tuple[str, ...]:
 
 
 def dollars(text: str) -> float:
-    """Read a sum in US dollars."""
+    """Read an amount in US dollars."""
     try:
         return seconds(text)
     except Wrong:

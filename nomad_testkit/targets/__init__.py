@@ -1,4 +1,4 @@
-"""Where clusters are deployed to: every target speaks the EC2 API, and only this package knows how they differ."""
+"""The targets of a deployment: all speak the EC2 API, and only this package knows how they differ."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Target", "attach_target", "open_target"]
 
 
 def open_target(settings: Settings, *, progress: Progress) -> AbstractContextManager[Target]:
-    """Open the target that the settings name; leaving the context gives it back, and proves that nothing is left.
+    """Open the target that the settings name; leaving the context releases it and proves that nothing is left.
 
-    Raises PreflightError with everything that this machine or the account lacks, UsageError for what the user has to
-    change, and Ec2Error when the embedded EC2 cannot be opened.
+    Raise PreflightError with everything that this machine or the account lacks, UsageError if a setting cannot be used,
+    and Ec2Error if the embedded EC2 cannot be opened.
     """
     if settings.target == "aws":
         from nomad_testkit.targets.aws.target import AwsTarget
@@ -32,9 +32,9 @@ def open_target(settings: Settings, *, progress: Progress) -> AbstractContextMan
 
 
 def attach_target(description: Mapping[str, Any]) -> AbstractContextManager[Target]:
-    """Use a target that another process opened, from what its `describe` told; leaving ends only the use.
+    """Attach to a target that another process opened, by its `describe`; leaving the context only detaches.
 
-    Raises Ec2Error when it is gone.
+    Raise Ec2Error if the target has ended.
     """
     name = description.get("name")
     if name == "aws":

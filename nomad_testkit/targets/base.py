@@ -1,4 +1,4 @@
-"""What a cluster needs of the place that it is deployed to."""
+"""The interface of a target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nomad_testkit.examples.example import Example
 
 ZONES = 3
-"""Availability zones that a cluster is spread over, as upstream's examples are in most regions."""
+"""The number of availability zones that a cluster spans, as upstream's examples do in most regions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class LaunchRequest:
     instance_type: str
     image_id: str
     subnet_id: str
-    """The first of its subnets."""
+    """The group's first subnet."""
     volumes: tuple[tuple[str, int], ...] = ()
-    """Each one's type, such as gp2, and its size in GiB."""
+    """The type, such as gp2, and size in GiB of each volume."""
     public_address: bool = True
     tenancy: str = "default"
     spot_price: float = 0.0
@@ -37,12 +37,12 @@ class LaunchRequest:
     """All of its subnets, with their availability zones; empty if only the first is used."""
     ssh_port: int = 22
     capacity_seconds: float | None = None
-    """How long its hosts may take until all of them are up; None for no limit of its own."""
+    """Seconds until all hosts of the group must be up; None for the deployment's time-out alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """For how many more hosts a target has room, and what sets that limit.
+    """How many more hosts a target can hold, and the limiting resource.
 
     >>> Room(12, "memory left (960 MiB, of which a host takes 80)", "free memory").hosts
     12
@@ -50,16 +50,16 @@ class Room:
 
     hosts: int
     limit: str
-    """What there is of it, such as ``memory left (960 MiB, of which a host takes 80)``."""
+    """The limiting resource and its amount, such as ``memory left (960 MiB, of which a host takes 80)``."""
     remedy: str
 
 
 class Target(Protocol):
-    """An EC2 with what lies around it: the embedded one, or an account."""
+    """The embedded EC2 or an AWS account."""
 
     @property
     def name(self) -> str:
-        """The name by which the setting `nomad_target` chooses it."""
+        """The target's value of the setting `nomad_target`."""
         ...
 
     @property
@@ -67,81 +67,81 @@ class Target(Protocol):
 
     @property
     def endpoint_url(self) -> str | None:
-        """Where its API answers; None where the names of AWS lead to it."""
+        """The URL of its API; None for AWS's own names."""
         ...
 
     @property
     def credentials(self) -> Mapping[str, str] | None:
-        """The variables AWS_… by which programs find its own credentials; None where they are the user's."""
+        """Its credentials as AWS_… variables; None if they are the user's."""
         ...
 
     @property
     def inbound_cidrs(self) -> tuple[str, ...]:
-        """The blocks that this machine's packets come from, as the hosts see them."""
+        """The blocks of this machine's addresses, as the hosts see them."""
         ...
 
     @property
     def time_limit(self) -> float | None:
-        """How long a run may live, in seconds, until it is interrupted and destroyed; None for any time."""
+        """Seconds until a run is interrupted and destroyed; None for no limit."""
         ...
 
     @property
     def teardown_seconds(self) -> float:
-        """How long it may take until everything of a run is gone."""
+        """Seconds that the teardown of a run may take."""
         ...
 
     def check_capacity(self, launches: Sequence[LaunchRequest], *, progress: Progress) -> None:
-        """Tell what hosts cost that are about to be launched, and see that they may be.
+        """Report the cost of the launches, and check them against the budget and the target's capacity.
 
-        Raises UsageError where they are too dear, and PreflightError where the target has no room for them.
+        Raise UsageError if they exceed the budget, and PreflightError if the target cannot hold them.
         """
         ...
 
     def client(self, service: str) -> Any:
-        """Make a boto3 client, such as client("ec2")."""
+        """Return a boto3 client, such as client("ec2")."""
         ...
 
     def network(self) -> Network:
-        """Find the network to deploy to. Raises DeployError if there is no usable one."""
+        """Return the network to deploy to. Raise DeployError if no usable one exists."""
         ...
 
     def image(self, example: Example) -> str:
-        """Choose the AMI: the one that the example names, else the target's own with Nomad and Consul on it."""
+        """Return the example's AMI, or else the target's own with Nomad and Consul installed."""
         ...
 
     def address(self, instance: Instance) -> str:
-        """Tell where this machine reaches an instance."""
+        """Return the address at which this machine reaches an instance."""
         ...
 
     def console(self, instance: Instance) -> str:
-        """Read what an instance's console shows (GetConsoleOutput)."""
+        """Return an instance's console output (GetConsoleOutput)."""
         ...
 
     def keep(self) -> None:
-        """Let the target live on when this process has ended."""
+        """Keep the target alive after this process ends."""
         ...
 
     def end(self) -> None:
-        """End a target that was kept, where it exists for one cluster only."""
+        """End a kept target that exists for one cluster only."""
         ...
 
     def most_hosts(self) -> Room | None:
-        """Tell how many more hosts it has room for, and by which limit; None where only the API knows."""
+        """Return how many more hosts fit; None if only the API knows."""
         ...
 
     def lost(self) -> str | None:
-        """Tell how it has ended by itself, and all that was in it; None as long as it is there, as an account is."""
+        """Return why the target died, or None while it lives."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Tell, in JSON's types, what another process needs to attach."""
+        """Return, in JSON types, what another process needs to attach."""
         ...
 
 
 def default_network(ec2: Any, *, zones: int = ZONES) -> Network:
-    """Find the default VPC and its default subnets in the first `zones` availability zones.
+    """Return the default VPC and its default subnets in the first `zones` availability zones.
 
-    Raises DeployError where there is no default VPC (DescribeVpcs, DescribeSubnets).
+    Raise DeployError if there is no default VPC (DescribeVpcs, DescribeSubnets).
     """
     vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not vpcs:
@@ -160,5 +160,5 @@ def default_network(ec2: Any, *, zones: int = ZONES) -> Network:
 
 
 def console_output(ec2: Any, instance_id: str) -> str:
-    """Read an instance's latest console output; boto3 has taken the base64 off."""
+    """Return an instance's latest console output, which boto3 has decoded."""
     return str(ec2.get_console_output(InstanceId=instance_id, Latest=True).get("Output") or "")

@@ -1,4 +1,4 @@
-"""SSH key pairs, made for one run."""
+"""The SSH key pair of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_key_pair(path: Path) -> str:
-    """Make an ed25519 key, write it to a new file that only its owner can read, and give the public line.
+    """Generate an ed25519 key, write it to a new owner-only file, and return the public line.
 
     >>> public_key = write_key_pair(folder / "id_ed25519")  # doctest: +SKIP
     """

@@ -47,8 +47,8 @@ def test_a_machine_that_can_be_made_ready_has_no_problems() -> None:
 def test_all_problems_are_listed_at_once_with_a_remedy() -> None:
     found = problems(system="Darwin", python=(3, 10), root=False, apt=False, lacking="nftables gpg")
     assert [problem.what for problem in found] == [
-        "the system is Darwin, needed is Linux",
-        "Python is 3.10, needed is 3.11 or newer",
+        "found the system Darwin, expected Linux",
+        "found Python 3.10, expected 3.11 or newer",
         "the user is not root",
         "system packages are missing and there is no apt-get: nftables, gpg",
     ]
@@ -166,7 +166,7 @@ def test_two_at_once_make_one_environment(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_shows_what_it_said() -> None:
-    with pytest.raises(setup.SetupError, match=r"(?s)ended with status 3; it said:\nbad news\nRemedy"):
+    with pytest.raises(setup.SetupError, match=r"(?s)ended with status 3; its output:\nbad news\nRemedy"):
         setup.run_command(["sh", "-c", "echo bad news >&2; exit 3"], 30)
     with pytest.raises(setup.SetupError, match="no-such-program cannot be run"):
         setup.run_command(["no-such-program"], 30)
