@@ -8,7 +8,7 @@ import signal
 import termios
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -113,7 +113,9 @@ def deferred(report: Callable[[str], None]) -> Iterator[None]:
         came.append(number)
         if number == signal.SIGHUP:
             detach_terminal()
-        report(f"{signal.Signals(number).name}: destroying the cluster first, which takes a few seconds")
+        # A signal that interrupts a write may not write to the same stream ("reentrant call"): the line is lost then.
+        with suppress(RuntimeError):
+            report(f"{signal.Signals(number).name}: destroying the cluster first, which takes a few seconds")
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -227,6 +227,17 @@ def test_a_second_signal_does_not_cut_the_teardown_short(
     assert Run.every() == []
 
 
+def test_a_signal_in_the_middle_of_a_write_does_not_cut_a_teardown_short() -> None:
+    def report(line: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    done: list[str] = []
+    with pytest.raises(Terminated, match="SIGTERM"), deferred(report):
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("destroyed")
+    assert done == ["destroyed"]
+
+
 def test_keep_destroys_nothing_and_says_how_to_reach_it(stage: Stage, deploy: Deploy) -> None:
     with deploy(nomad_keep="true"):
         pass

@@ -97,7 +97,7 @@ def page(project: pytest.Pytester, name: str = "report.html") -> BeautifulSoup:
     from bs4 import BeautifulSoup
 
     path = project.path / name
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == 0o600
     assert [one.name for one in path.parent.glob(f".{path.name}*")] == []
     return BeautifulSoup(path.read_text(), "html5lib")
 
