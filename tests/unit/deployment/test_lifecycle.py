@@ -232,9 +232,14 @@ def test_a_signal_in_the_middle_of_a_write_does_not_cut_a_teardown_short() -> No
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
 
     done: list[str] = []
-    with pytest.raises(Terminated, match="SIGTERM"), deferred(report):
-        os.kill(os.getpid(), signal.SIGTERM)
-        done.append("destroyed")
+
+    def tear_down() -> None:
+        with deferred(report):
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("destroyed")
+
+    with pytest.raises(Terminated, match="SIGTERM"):
+        tear_down()
     assert done == ["destroyed"]
 
 
