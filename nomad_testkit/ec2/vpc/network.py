@@ -220,7 +220,8 @@ class HostLink:
 
     def detach(self) -> None:
         """Remove the link, if it is there."""
-        if Path(f"/sys/class/net/{self.device}").exists():
+        # Not by /sys, which is the machine's and lists the links of its own network namespace.
+        if self.device in {name for _, name in socket.if_nameindex()}:
             _run(["ip", "link", "del", self.device], check=False)
 
 
