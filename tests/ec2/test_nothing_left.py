@@ -211,7 +211,11 @@ def test_what_is_left_is_seen(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
         return [one for one in MachineState.take().left_since(before).get(field, ()) if words in one]
 
     with plant(tmp_path) as words:
-        assert seen(words), MachineState.take().left_since(before)
+        wait_until(  # a process has the command line of its parent until it has been executed
+            f"{kind} to be seen",
+            lambda: Ok(None) if seen(words) else Pending(str(MachineState.take().left_since(before))),
+            deadline=Deadline.after(60),
+        )
     wait_until(
         f"{kind} to be gone",
         lambda: Pending(str(left)) if (left := seen(words)) else Ok(None),

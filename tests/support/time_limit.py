@@ -34,8 +34,10 @@ class Limited:
         self._terminal = sys.stdin is not None and sys.stdin.isatty()
         self._interrupted = 0.0
         self._starter = os.getppid()
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell in the background starts its commands
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # A shell in the background has SIGINT ignored in its commands, and nohup SIGHUP: tests send both.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         output = None if self._terminal else subprocess.PIPE
         # Killed with this process, it leaves nothing either: clusters end with whoever holds them.
         self._process = subprocess.Popen(
