@@ -60,6 +60,7 @@ def test_what_version_2_lets_a_host_open(kind: int, access: int, major: int, min
 
 def test_version_1_lets_it_open_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "devices.deny").touch()
+    (tmp_path / "devices.list").write_text("a *:* rwm\n")
     rules: list[str] = []
     monkeypatch.setattr(Path, "write_text", lambda path, text: rules.append(f"{path.name} {text}"))
     deny_devices(tmp_path, v2=False)
@@ -69,6 +70,13 @@ def test_version_1_lets_it_open_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     opened = [rule for rule in rules[1:] if not rule.endswith(" m")]
     assert len(opened) == len(devices._ALLOWED)
     assert all(rule.startswith("devices.allow c ") for rule in opened)
+
+
+def test_a_cgroup_of_a_boot_before_keeps_what_is_denied_there(tmp_path: Path) -> None:
+    (tmp_path / "devices.deny").touch()
+    (tmp_path / "devices.list").write_text("c *:* m\nb *:* m\n")
+    deny_devices(tmp_path, v2=False)
+    assert (tmp_path / "devices.deny").read_text() == ""
 
 
 def test_another_hierarchy_of_version_1_is_left_alone(tmp_path: Path) -> None:
