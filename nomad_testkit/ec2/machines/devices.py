@@ -29,7 +29,8 @@ def deny_devices(cgroup: Path, *, v2: bool) -> None:
         _attach(cgroup)
     elif (cgroup / "devices.deny").is_file():
         # A host that boots again keeps its cgroup and what is denied there: with others below it takes no new rule.
-        if not (cgroup / "devices.list").read_text().startswith("a "):
+        listed = cgroup / "devices.list"
+        if listed.is_file() and not listed.read_text().startswith("a "):
             return
         (cgroup / "devices.deny").write_text("a")
         for rule in ("c *:* m", "b *:* m", *(f"c {major}:{_any(minor)} rwm" for major, minor in _ALLOWED)):
