@@ -42,7 +42,8 @@ def test_env_lets_the_agents_own_programs_in(nomad_cluster: Cluster, nomad_setti
     secrets = nomad_cluster.secrets
     assert secrets is not None
     told = json.loads(shown(nomad_cluster, "env", "--json"))
-    assert told["files"] == {"NOMAD_TOKEN": str(secrets.folder / NOMAD_MANAGEMENT)}
+    assert told["files"]["NOMAD_TOKEN"] == str(secrets.folder / NOMAD_MANAGEMENT)
+    assert told["files"].keys() == {"NOMAD_TOKEN", "AWS_SECRET_ACCESS_KEY"}
     assert told["variables"]["NOMAD_CACERT"] == str(secrets.folder / CA)
     assert told["variables"]["CONSUL_HTTP_TOKEN_FILE"] == str(secrets.folder / CONSUL_MANAGEMENT)
 
