@@ -57,7 +57,7 @@ def test_a_cluster_whose_cloud_was_killed_is_told_to_be_gone_and_forgotten(proje
     assert up.await_end() == 0, up.text
     assert json_answer("check")["holds"] is True  # without clients, too
     os.kill(supervisors_of(project.warden())[-1], signal.SIGKILL)
-    (found,) = json_answer("status")["runs"]
+    (found,) = json_answer("status", exits=1)["runs"]
     assert (found["state"], found["hosts"]) == ("gone", [])
     assert call("status", "dev").exit_code == 1
     result = call("ssh", "servers-0", "true")
