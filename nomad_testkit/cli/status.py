@@ -111,7 +111,8 @@ def _down(found: dict[str, Any], cluster: Cluster) -> list[str]:
     lines = [f"{agent.capitalize()} has no leader" for agent, leader in found["leaders"].items() if leader is None]
     lines += [f"{text} on {host['name']}" for host in found["hosts"] for text in host["does"] if is_down(text)]
     lines += cluster.missing_hosts
-    return lines + [str(fault["what"]) for fault in found["faults"] if fault["state"] == "left"]
+    left = [fault["undo"] for fault in found["faults"] if fault["state"] == "left"]
+    return lines + [f"a fault is left, and this could not be done: {undo}" for undo in left]
 
 
 def _state(run: Run, told: dict[str, Any]) -> str:

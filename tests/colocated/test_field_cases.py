@@ -10,6 +10,7 @@ from deploying import everything
 
 from nomad_testkit import Example
 from nomad_testkit.errors import BrokenError, DeployError, TestkitError
+from nomad_testkit.modules.iam_policies import CONSUL_AUTO_JOIN
 from nomad_testkit.ssh import SshConnection
 from nomad_testkit.targets import Target
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -125,6 +126,7 @@ class LateServers:
         )
         self.iam = target.client("iam")
         self.iam.create_role(RoleName="late", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
+        self.iam.put_role_policy(RoleName="late", PolicyName="join", PolicyDocument=CONSUL_AUTO_JOIN)
         self.iam.create_instance_profile(InstanceProfileName="late")
         self.iam.add_role_to_instance_profile(InstanceProfileName="late", RoleName="late")
         self.ec2.create_launch_template(
@@ -167,6 +169,7 @@ class LateServers:
         self.ec2.delete_security_group(GroupId=self.group)
         self.iam.remove_role_from_instance_profile(InstanceProfileName="late", RoleName="late")
         self.iam.delete_instance_profile(InstanceProfileName="late")
+        self.iam.delete_role_policy(RoleName="late", PolicyName="join")
         self.iam.delete_role(RoleName="late")
 
 

@@ -165,7 +165,9 @@ class Attached:
         return CliRunner().invoke(main, arguments)
 
     def status(self) -> list[tuple[str, str]]:
-        told = json.loads(self.call("status", "dev", "--json").stdout)["runs"][0]
+        result = self.call("status", "dev", "--json")
+        assert result.stdout, repr(result.exception)
+        told = json.loads(result.stdout)["runs"][0]
         return [(fault["state"], fault["undo"]) for fault in told["faults"]]
 
     @property
