@@ -34,7 +34,7 @@ def project(tmp_path: Path, nothing_left: NothingLeft) -> Iterator[Project]:
 def start_deploying(project: Project) -> PytestRun:
     """Start a run, and wait until its hosts boot."""
     run = project.start()
-    run.await_line("its hosts boot")
+    run.await_line("hosts are booting")
     return run
 
 

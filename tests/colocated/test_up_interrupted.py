@@ -25,8 +25,8 @@ def project(tmp_path: Path, nothing_left: NothingLeft) -> Iterator[Project]:
     ("moment", "number"),
     [
         ("starting the embedded EC2", signal.SIGINT),
-        ("its hosts boot", signal.SIGINT),
-        ("its hosts boot", signal.SIGTERM),
+        ("hosts are booting", signal.SIGINT),
+        ("hosts are booting", signal.SIGTERM),
     ],
 )
 def test_after_an_interrupt(moment: str, number: signal.Signals, project: Project, nothing_left: NothingLeft) -> None:
