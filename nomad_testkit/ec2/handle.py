@@ -19,7 +19,7 @@ from nomad_testkit.ec2.control import DESCRIPTION, LOG, CloudConfig, Connection,
 from nomad_testkit.ec2.credentials import SECRET_KEY, Credentials
 from nomad_testkit.ec2.machines.isolation import Isolation, missing_isolation
 from nomad_testkit.ec2.machines.layers import LocalImage
-from nomad_testkit.ec2.vpc.network import CloudAddresses
+from nomad_testkit.ec2.vpc.network import CloudAddresses, claim
 from nomad_testkit.errors import Ec2Error, Missing
 
 START_TIMEOUT = 60.0
@@ -113,7 +113,11 @@ class EmbeddedEc2:
                 raise Ec2Error(f"the embedded cloud could not be started: {done.stderr.strip()[-2000:]}")
             state_dir = Path(done.stdout.strip().splitlines()[-1])
             # Opened at once: the folder goes away with a cloud that fails.
-            with (state_dir / LOG).open(errors="replace") as log:
+            try:
+                opened = (state_dir / LOG).open(errors="replace")
+            except FileNotFoundError as error:
+                raise Ec2Error(f"the embedded cloud ended as soon as it was started, with {state_dir}") from error
+            with opened as log:
                 try:
                     first = Connection(state_dir, timeout=START_TIMEOUT)
                     try:
@@ -183,8 +187,13 @@ class EmbeddedEc2:
             self._lease.ask("shutdown")
         self._lease.close()
         _await_exit(self.warden_pid, END_TIMEOUT)
-        link = Path(f"/sys/class/net/{self._addresses.link}")
-        left = [str(path) for path in (self.state_dir, link) if path.exists()]
+        # Whoever claims its index next has a folder and a link of the same names.
+        index = claim(self._addresses.index)
+        if index is None:
+            return
+        with index:
+            link = Path(f"/sys/class/net/{self._addresses.link}")
+            left = [str(path) for path in (self.state_dir, link) if path.exists()]
         if left:
             raise Ec2Error(f"the embedded cloud ended, but left {', '.join(left)}")
 

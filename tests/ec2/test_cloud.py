@@ -16,6 +16,7 @@ from ec2_box import Box
 from pytest_runs import supervisors_of
 
 from nomad_testkit.cli.bench.machine_state import listeners_of
+from nomad_testkit.ec2 import handle
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.machines.layers import LocalImage
 from nomad_testkit.errors import Ec2Error
@@ -162,6 +163,38 @@ def test_two_clouds_do_not_meet(debian: LocalImage, nothing_left: NothingLeft) -
         assert other.client("ec2").describe_instances()["Reservations"] == []
         one.shutdown()
         boot_one(other, debian)
+    nothing_left()
+
+
+def test_a_cloud_that_takes_over_an_index_is_not_a_leftover(
+    debian: LocalImage, nothing_left: NothingLeft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = EmbeddedEc2.start(region="us-east-1", images=[debian])
+    await_exit = handle._await_exit
+
+    def await_exit_and_start_the_next(pid: int, timeout: float) -> None:
+        await_exit(pid, timeout)
+        monkeypatch.setattr(handle, "_await_exit", await_exit)
+        later.append(EmbeddedEc2.start(region="us-east-1", images=[debian]))
+
+    later: list[EmbeddedEc2] = []
+    monkeypatch.setattr(handle, "_await_exit", await_exit_and_start_the_next)
+    first.shutdown()
+    (second,) = later
+    assert second.state_dir == first.state_dir
+    second.shutdown()
+    nothing_left()
+
+
+def test_what_a_cloud_leaves_is_named(debian: LocalImage, nothing_left: NothingLeft) -> None:
+    cloud = EmbeddedEc2.start(region="us-east-1", images=[debian])
+    cloud.shutdown()
+    cloud.state_dir.mkdir(parents=True)
+    try:
+        with pytest.raises(Ec2Error, match=f"left {cloud.state_dir}"):
+            cloud.shutdown()
+    finally:
+        cloud.state_dir.rmdir()
     nothing_left()
 
 
