@@ -26,9 +26,9 @@ TOO_MANY = """
 /opt/consul/bin/run-consul --server --cluster-tag-key ${cluster_tag_key} --cluster-tag-value ${cluster_tag_value}
 until curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q :8300; do sleep 0.2; done
 runuser -u consul -- prlimit --nofile=8:8 --pid "$(systemctl show --property MainPID --value consul.service)"
-for _ in 1 2 3; do curl -s -m 2 http://127.0.0.1:8500/v1/status/leader || true; done
+for _ in 1 2 3; do curl -s -m 2 "http://$(hostname -I | cut -d ' ' -f 1):8300" || true; done
 """
-"""Consul leads, may from then on open no file, and is asked for something: it takes no connection, and says so."""
+"""Consul leads, may from then on open no file, and is connected to: on its RPC port it says that it cannot accept."""
 
 
 def test_a_user_who_cannot_log_in_is_not_ready(
