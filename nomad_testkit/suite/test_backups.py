@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nomad_testkit import Cluster, Example, Settings, deployed
-from nomad_testkit.checks import AllocationsRunning, ServiceHealthy
+from nomad_testkit.checks import AllocationsRunning, DeploymentSucceeds, ServiceHealthy
 from nomad_testkit.cluster.jobs import Job, prepare
 from nomad_testkit.errors import UsageError
 from nomad_testkit.operations import Backup, restore, save
@@ -63,6 +63,9 @@ def _lost(small: Settings, nomad_example: Example, nomad_target: Target) -> Lost
         job = Job(old.nomad, prepare(old.nomad, "web.nomad.hcl", count=len(old.clients)))
         old.nomad.register(job.spec)
         old.require(AllocationsRunning(job), ServiceHealthy(job.name, job.count), within=HEALS)
+        # A deployment that is saved while it runs has its progress deadline on the fresh cluster.
+        (deployment,) = old.nomad.job_deployments(job.id)
+        old.require(DeploymentSucceeds(job, deployment["ID"]), within=HEALS)
         return Lost(save(old), job, frozenset(host.instance_id for host in old.hosts))
 
 
