@@ -255,7 +255,8 @@ def test_a_failing_test_shows_no_secret_in_its_output_reports_and_evidence(
         died,
         re.MULTILINE,
     ), died
-    assert not [server for server in servers if f"({server.instance_id}, " in died]
+    # On a busy machine servers may warn too, but no host is listed without a line of its own.
+    assert not re.search(r"^\S+ \(i-\w+, [\d.]+\): warnings and errors.*\n(?!    )", died, re.MULTILINE), died
     no_room = told["test_a_job_finds_no_room"]
     assert re.search(
         r"^job memory-\w+:\n    [\d:.]+ evaluation \w+ \(job-register\) is complete$", no_room, re.MULTILINE
