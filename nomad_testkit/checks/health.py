@@ -9,6 +9,7 @@ from typing import Any
 from nomad_testkit.checks.raft import AGENTS, AgentName, all_of, servers_of
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.serf import serf_status
 from nomad_testkit.wait import Ok, Pending
 
 
@@ -164,13 +165,9 @@ class HealthyServers(AutopilotHealthy):
         return Ok(f"{view.agent} servers are level with their leader")
 
 
-# Consul gives serf's member status as a number.
-_SERF_STATUS = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
-
-
 def consul_members(answer: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Read GET /v1/agent/members of Consul: node names and their serf status in words."""
-    return {str(member["Name"]): _SERF_STATUS.get(member["Status"], "unknown") for member in answer}
+    return {str(member["Name"]): serf_status(member) for member in answer}
 
 
 def nomad_members(answer: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from nomad_testkit.checks.raft import AGENTS, RaftView, observe_peers
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
+from nomad_testkit.cluster.serf import serf_status
 from nomad_testkit.wait import Broken, Ok, Pending
 
 _KINDS = {"consul": "server", "node": "client"}
-_ALIVE = 1
-"""Serf's member status, which Consul gives as a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class ConsulAgentsView:
 
 
 def _roles(host: Host) -> dict[str, str]:
-    return {str(one["Name"]): str(one["Tags"]["role"]) for one in host.consul.members() if one["Status"] == _ALIVE}
+    return {str(one["Name"]): str(one["Tags"]["role"]) for one in host.consul.members() if serf_status(one) == "alive"}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.cluster.serf import serf_status
 from nomad_testkit.errors import AgentApiError, HostError
 from nomad_testkit.wait import Deadline
 
@@ -17,8 +18,6 @@ _ABSENT = "not there"
 _THREADS = 16
 _PATIENCE = 4.0
 """Seconds for SSH to a host: one that is frozen must not keep the others from being shown."""
-_SERF = {0: _ABSENT, 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
-"""The status of a member in Consul's answer to GET /v1/agent/members (serf.MemberStatus)."""
 _WELL = ("leader", "alive", "ready", "ineligible", "draining")
 
 
@@ -74,7 +73,7 @@ def _stopped_units(host: Host) -> dict[str, str]:
 def _consul_members(cluster: Cluster) -> dict[str, str]:
     for server in cluster.consul_servers:
         try:
-            return {str(one["Addr"]): _SERF.get(one["Status"], _ABSENT) for one in server.consul.members()}
+            return {str(one["Addr"]): serf_status(one) for one in server.consul.members()}
         except AgentApiError:
             continue
     return {}

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.cluster.serf import serf_status
+
 if TYPE_CHECKING:
     from nomad_testkit.cluster.cluster import Cluster
 
@@ -58,7 +60,6 @@ class ClusterState:
     problems: tuple[str, ...] = ()
 
 
-_SERF = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
 _ROLES = {"consul_servers": "Consul server", "nomad_servers": "Nomad server", "nomad_clients": "Nomad client"}
 
 
@@ -116,7 +117,7 @@ def _state(cluster: Cluster, answers: Mapping[str, Any], problems: Sequence[str]
             address=host.address,
             roles=tuple(name for role, name in _ROLES.items() if host.instance.group in getattr(cluster.roles, role)),
             leads=tuple(agent for agent, address in leaders.items() if address == host.private_ip),
-            consul=_SERF.get(members.get(host.instance_id, {}).get("Status", -1), ""),
+            consul=serf_status(members[host.instance_id]) if host.instance_id in members else "",
             nomad=str(
                 nodes.get(host.instance_id, {}).get("Status") or servers.get(host.instance_id, {}).get("Status") or ""
             ),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nomad_testkit.cluster.serf import serf_status
 from nomad_testkit.cluster.timeline import CONSUL_JOINED, NOMAD_READY
 from nomad_testkit.errors import AgentApiError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0
 """Seconds between polls, and the resolution of these phases in the timeline."""
-_ALIVE = 1
-"""The status of an alive member in Consul's response to GET /v1/agent/members (serf.MemberStatus)."""
 
 
 class AgentWatch:
@@ -68,7 +67,7 @@ class AgentWatch:
 def joined_consul(server: Host) -> Iterator[str]:
     """Yield the addresses of the members that a Consul server sees alive. Raise AgentApiError if it does not answer."""
     for member in server.consul.members():
-        if member["Status"] == _ALIVE:
+        if serf_status(member) == "alive":
             yield str(member["Addr"])
 
 
