@@ -18,13 +18,14 @@ from nomad_testkit.checks.healing import (
     node_ids,
 )
 from nomad_testkit.checks.health import AutopilotHealthy, HealthyServers, NoFailedMembers
-from nomad_testkit.checks.raft import AGENTS, AgentName, BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
+from nomad_testkit.checks.raft import BootstrapExpectAgrees, Leader, NotSplit, RaftPeers
 from nomad_testkit.checks.registration import NodesReady, Registered
 from nomad_testkit.checks.scheduling import AllocationsRunning, BatchCompleted, Spread
 from nomad_testkit.checks.services import ServiceGone, ServiceHealthy, ServiceResolves
 from nomad_testkit.checks.topology import ConsulAgents, SeparateServers
 from nomad_testkit.checks.units import UnitsActive
 from nomad_testkit.checks.versions import RunsVersion
+from nomad_testkit.cluster.agents import AGENTS, AgentName
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, require
 
 __all__ = [

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nomad_testkit.checks.health import consul_members
-from nomad_testkit.checks.raft import RAFT_PORT, AgentName, servers_of
+from nomad_testkit.checks.raft import RAFT_PORT, servers_of
 from nomad_testkit.checks.scheduling import JobView, judge_running, observe_job
+from nomad_testkit.cluster.agents import AgentName
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Unanswered, Verdict, ask_every
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.jobs import Job

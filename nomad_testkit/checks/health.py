@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nomad_testkit.checks.raft import AGENTS, AgentName, all_of, servers_of
+from nomad_testkit.checks.raft import all_of, servers_of
+from nomad_testkit.cluster.agents import AGENTS, AgentName, serf_status
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
-from nomad_testkit.cluster.serf import serf_status
 from nomad_testkit.wait import Ok, Pending
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
+from nomad_testkit.cluster.agents import AGENTS, AgentName
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, WaitTimeout
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
 
-AgentName = Literal["nomad", "consul"]
-AGENTS: tuple[AgentName, ...] = ("consul", "nomad")
 # Defaults of both agents; Raft runs over the servers' RPC port.
 RAFT_PORT: dict[AgentName, int] = {"consul": 8300, "nomad": 4647}
 

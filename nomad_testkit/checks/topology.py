@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nomad_testkit.checks.raft import AGENTS, RaftView, observe_peers
+from nomad_testkit.checks.raft import RaftView, observe_peers
+from nomad_testkit.cluster.agents import AGENTS, serf_status
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, HostRef, Verdict, ask_every, places
 from nomad_testkit.cluster.host import Host
-from nomad_testkit.cluster.serf import serf_status
 from nomad_testkit.wait import Broken, Ok, Pending
 
 _KINDS = {"consul": "server", "node": "client"}

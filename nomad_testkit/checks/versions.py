@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nomad_testkit.checks.raft import AgentName, servers_of
+from nomad_testkit.checks.raft import servers_of
+from nomad_testkit.cluster.agents import AgentName
 from nomad_testkit.cluster.check import Answer, Check, ClusterView, Verdict, ask_every
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.wait import Ok, Pending

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.cluster.serf import serf_status
+from nomad_testkit.cluster.agents import serf_status
 from nomad_testkit.errors import AgentApiError, HostError
 from nomad_testkit.wait import Deadline
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +20,8 @@ from nomad_testkit.cli.lookup import (
     opened_target,
 )
 from nomad_testkit.cli.watching import show, watch_option
-from nomad_testkit.errors import AgentApiError, Ec2Error, TestkitError
+from nomad_testkit.cluster.agents import AGENTS
+from nomad_testkit.errors import Ec2Error, TestkitError
 from nomad_testkit.runs.run import Run
 
 if TYPE_CHECKING:
@@ -124,17 +124,8 @@ def _state(run: Run, told: dict[str, Any]) -> str:
 
 
 def _leaders(cluster: Cluster) -> dict[str, str | None]:
-    """Ask servers one after the other for the leader's address, which one may answer that another does not."""
-    found: dict[str, str | None] = {}
-    for agent, servers in (("consul", cluster.consul_servers), ("nomad", cluster.nomad_servers)):
-        found[agent] = None
-        for host in servers:
-            with suppress(AgentApiError):
-                address = getattr(host, agent).leader().rpartition(":")[0]
-                found[agent] = next((one.instance_id for one in servers if one.private_ip == address), None)
-                if found[agent]:
-                    break
-    return found
+    found = {agent: cluster.leader(agent) for agent in AGENTS}
+    return {agent: leader.instance_id if leader else None for agent, leader in found.items()}
 
 
 def _host(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.cluster.agents import AgentName
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.secrets import RunSecrets
 from nomad_testkit.cluster.timeline import HostTimeline
@@ -101,23 +102,31 @@ class Cluster:
     @property
     def nomad(self) -> NomadClient:
         """The API of the Nomad leader, or of the first server during an election."""
-        return self._leading(self.nomad_servers, lambda host: host.nomad.leader()).nomad
+        return (self.leader("nomad") or self._first(self.nomad_servers)).nomad
 
     @property
     def consul(self) -> ConsulClient:
         """The API of the Consul leader, or of the first server during an election."""
-        return self._leading(self.consul_servers, lambda host: host.consul.leader()).consul
+        return (self.leader("consul") or self._first(self.consul_servers)).consul
 
-    def _leading(self, servers: Sequence[Host], leader: Callable[[Host], str]) -> Host:
-        """Find the leader by asking one server after the other: the first may be the one that a test stopped."""
+    def leader(self, agent: AgentName) -> Host | None:
+        """Find the server that leads, or None during an election and where no server answers.
+
+        One server is asked after the other, since the first may be the one that a test stopped.
+
+        >>> leader = cluster.leader("consul")  # doctest: +SKIP
+        """
+        servers = self.consul_servers if agent == "consul" else self.nomad_servers
+        for host in servers:
+            with suppress(AgentApiError):
+                address = (host.consul if agent == "consul" else host.nomad).leader().rpartition(":")[0]
+                if leading := next((one for one in servers if one.private_ip == address), None):
+                    return leading
+        return None
+
+    def _first(self, servers: Sequence[Host]) -> Host:
         if not servers:
             raise DeployError(f"cluster {self.run_id} has no servers; its hosts: {_names(self.hosts)}")
-        for host in servers:
-            try:
-                address = leader(host).rpartition(":")[0]
-            except AgentApiError:
-                continue
-            return next((one for one in servers if one.private_ip == address), host)
         return servers[0]
 
     def require(self, *checks: Check[Any], within: float | Deadline = 60.0) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nomad_testkit.cluster.serf import serf_status
+from nomad_testkit.cluster.agents import serf_status
 
 if TYPE_CHECKING:
     from nomad_testkit.cluster.cluster import Cluster

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nomad_testkit.cluster.serf import serf_status
+from nomad_testkit.cluster.agents import serf_status
 from nomad_testkit.cluster.timeline import CONSUL_JOINED, NOMAD_READY
 from nomad_testkit.errors import AgentApiError
 

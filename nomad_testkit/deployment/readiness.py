@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nomad_testkit.checks import BootstrapExpectAgrees, Check, Leader, NodesReady, NotSplit, RaftPeers
-from nomad_testkit.checks.raft import AGENTS, AgentName, all_of
+from nomad_testkit.checks.raft import all_of
+from nomad_testkit.cluster.agents import AGENTS, AgentName
 from nomad_testkit.cluster.check import explained
 from nomad_testkit.cluster.discovery import group_names, instances, scaling_activities
 from nomad_testkit.cluster.host import Host

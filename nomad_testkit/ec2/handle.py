@@ -221,12 +221,13 @@ def _life_sign() -> Iterator[int]:
 
 def aws_client(service: str, *, endpoint_url: str, region: str, credentials: Credentials) -> Any:
     """Make a boto3 client that only ever talks to `endpoint_url`, with these credentials."""
+    import boto3
     import botocore.config
     import botocore.session
 
     # A session without the user's configuration: a profile, a proxy or a key of theirs must not redirect a request.
-    session = botocore.session.Session(session_vars=_NO_VARIABLES)
-    return session.create_client(
+    session: Any = boto3.session.Session(botocore_session=botocore.session.Session(session_vars=_NO_VARIABLES))
+    return session.client(
         service,
         region_name=region,
         endpoint_url=endpoint_url,

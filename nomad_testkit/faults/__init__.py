@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.cluster.agents import AgentName
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, UsageError
 from nomad_testkit.faults import agents, changes, clock, disk, instances, network, traffic
-from nomad_testkit.faults.agents import AgentName
 from nomad_testkit.faults.fault import Fault, not_undone, own
 
 if TYPE_CHECKING:

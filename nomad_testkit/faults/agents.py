@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
+from nomad_testkit.cluster.agents import AgentName
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import FaultError, UsageError
@@ -13,8 +13,6 @@ from nomad_testkit.faults.arguments import flag, one_of
 from nomad_testkit.faults.fault import Fault, listed, own
 from nomad_testkit.faults.repairs import Repairs, Turn, in_words, undoes
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
-
-AgentName = Literal["consul", "nomad"]
 
 WITHIN = 60.0
 """Seconds for a unit to come to the state that it is to be in."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from nomad_testkit.checks.raft import AGENTS, AgentName, servers_of
+from nomad_testkit.checks.raft import servers_of
+from nomad_testkit.cluster.agents import AGENTS, AgentName
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.errors import AgentApiError, CheckFailed

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nomad_testkit.checks.healing import leader_of
-from nomad_testkit.checks.raft import AGENTS
+from nomad_testkit.cluster.agents import AGENTS
 from nomad_testkit.cluster.cluster import Cluster
 from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.host_watch import answers

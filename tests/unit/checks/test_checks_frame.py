@@ -166,7 +166,7 @@ def test_stopped_hosts_are_missed_and_a_group_of_another_size_is_not() -> None:
         (lambda: Spread(JOB, cast("Any", 1.5)), "Spread(clients=1.5): expected an integer, found the number 1.5"),
         (lambda: RefusesWrites("consul", ()), "RefusesWrites(minority=()): expected at least one"),
         (lambda: RunsElsewhere(JOB, cast("Any", (HOST,))), "expected a string, found the Host"),
-        (lambda: LeaderReelected(cast("Any", "vault"), HOST), "expected 'nomad' or 'consul', found the string 'vault'"),
+        (lambda: LeaderReelected(cast("Any", "vault"), HOST), "expected 'consul' or 'nomad', found the string 'vault'"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(make: Any, message: str) -> None:

@@ -7,8 +7,9 @@ from recorded_cluster import recorded
 from verdicts import broken
 
 from nomad_testkit.checks import ConsulAgents, SeparateServers
-from nomad_testkit.checks.raft import RAFT_PORT, AgentName, RaftView
+from nomad_testkit.checks.raft import RAFT_PORT, RaftView
 from nomad_testkit.checks.topology import ConsulAgentsView
+from nomad_testkit.cluster.agents import AgentName
 from nomad_testkit.cluster.check import Answer, HostRef
 from nomad_testkit.wait import Broken, Ok, Pending
 

@@ -1,9 +1,12 @@
-"""The status of an agent in its gossip pool."""
+"""The two agents of a cluster, and their status in a gossip pool."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+AgentName = Literal["consul", "nomad"]
+AGENTS: tuple[AgentName, ...] = ("consul", "nomad")
 
 _STATUS = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
 
