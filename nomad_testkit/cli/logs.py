@@ -25,6 +25,7 @@ from nomad_testkit.cli.lookup import (
 )
 from nomad_testkit.cli.moments import SINCE
 from nomad_testkit.cli.numbers import Whole
+from nomad_testkit.cluster.host_watch import USER_DATA_LOG
 from nomad_testkit.errors import TestkitError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 LOGS = ("agents", "consul", "nomad", "user-data", "console")
 _UNITS: Mapping[str, str] = {"consul": "-u consul", "nomad": "-u nomad", "agents": "-u consul -u nomad"}
-_USER_DATA = "/var/log/user-data.log"
 _CONSOLE_PATIENCE = 10.0
 """Seconds between looks at whether the host still runs."""
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?)")
@@ -148,7 +148,7 @@ def _logged(one: NamedHost, log: str, lines: int, since: float | None, *, follow
     assert host is not None
 
     if log == "user-data":
-        program = f"tail -n {lines} {'-F ' if follow else ''}{_USER_DATA}"
+        program = f"tail -n {lines} {'-F ' if follow else ''}{USER_DATA_LOG}"
     else:
         how = [f"--since=-{since:.0f}s"] if since is not None else []
         how += ["-f"] if follow else []

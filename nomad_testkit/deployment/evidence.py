@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nomad_testkit.cluster.host_watch import CLOUD_INIT_LOG, USER_DATA_LOG
 from nomad_testkit.cluster.secrets import hide_private_keys
 from nomad_testkit.errors import HostError, WaitTimeout
 from nomad_testkit.wait import Deadline, Ok, Pending, wait_until
@@ -61,8 +62,8 @@ def _journal(unit: str) -> str:
 _COMMANDS: Mapping[str, str] = {
     journal_file("consul"): _journal("consul"),
     journal_file("nomad"): _journal("nomad"),
-    "user-data.log": "cat /var/log/user-data.log",
-    "cloud-init-output.log": "cat /var/log/cloud-init-output.log",
+    "user-data.log": f"cat {USER_DATA_LOG}",
+    "cloud-init-output.log": f"cat {CLOUD_INIT_LOG}",
     "cloud-init.log": f"tail -n {_JOURNAL_LINES} /var/log/cloud-init.log",
     "units.txt": "systemctl --no-pager --failed; systemctl --no-pager status consul nomad cloud-final",
     "consul-config.json": "tail -n +1 /opt/consul/config/*",

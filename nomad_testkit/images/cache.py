@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "NOMAD_TESTKIT_CACHE"
 """The folder for agents, images and tools, which are made once (default: ~/.cache/nomad-testkit)."""
-Check = Literal["size", "sha256"]
 
 _LOCK_SECONDS = 3600.0
 # A program that filled the disk may report it in words of its own; this little left says it as well as ENOSPC does.
@@ -55,14 +54,12 @@ class Cache:
         kind: str,
         key: Mapping[str, str],
         make: Callable[[Path], Any],
-        *,
-        check: Check = "size",
     ) -> Path:
         """Return the content folder of the entry for `key`, made by `make` if it is not there or is damaged.
 
         `make` gets an empty folder (mode 0755) to fill, on the same file system. Only when it returns does the entry
         appear, at once and whole; when it raises, nothing of it stays. Of two runs that want the same entry one makes
-        it and the other waits. With `check="sha256"` the bytes of every file are compared, else their sizes.
+        it and the other waits.
 
         Raises CacheError when the folder cannot be written or the disk is full, and whatever `make` raises.
         """
@@ -70,28 +67,28 @@ class Cache:
         with self._explained(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder.parent)
-            if (content := self._intact(folder, check)) is not None:
+            if (content := self._intact(folder)) is not None:
                 return content
         with self._locked(folder):
             # Another run may have made it while this one waited.
             with self._explained(folder):
-                if (content := self._intact(folder, check)) is not None:
+                if (content := self._intact(folder)) is not None:
                     return content
-            self._make(folder, key, make, check)
+            self._make(folder, key, make)
         return folder / "content"
 
     def find(self, kind: str, key: Mapping[str, str]) -> Path | None:
         """Return the content folder of the entry for `key` if it is there and undamaged, and make nothing."""
         folder = self._folder(kind, key)
         with self._explained(folder):
-            return self._intact(folder, "size")
+            return self._intact(folder)
 
     def _folder(self, kind: str, key: Mapping[str, str]) -> Path:
         canonical = json.dumps(dict(key), sort_keys=True).encode()
         readable = re.sub(r"[^A-Za-z0-9.+]+", "-", "-".join(key[name] for name in sorted(key)))[:60].strip("-.")
         return self.root / kind / f"{readable}-{hashlib.sha256(canonical).hexdigest()[:12]}"
 
-    def _make(self, folder: Path, key: Mapping[str, str], make: Callable[[Path], Any], check: Check) -> None:
+    def _make(self, folder: Path, key: Mapping[str, str], make: Callable[[Path], Any]) -> None:
         with self._explained(folder):
             making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         entry = making / "entry"
@@ -109,7 +106,7 @@ class Cache:
                     raise self._full(folder) from error
                 raise
             with self._explained(folder):
-                manifest = {"key": dict(key), "files": _inventory(content, with_sha256=check == "sha256")}
+                manifest = {"key": dict(key), "files": _inventory(content)}
                 (entry / "manifest.json").write_text(json.dumps(manifest))
                 if folder.exists():
                     folder.rename(making / "damaged")
@@ -117,7 +114,7 @@ class Cache:
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
-    def _intact(self, folder: Path, check: Check) -> Path | None:
+    def _intact(self, folder: Path) -> Path | None:
         content, manifest = folder / "content", folder / "manifest.json"
         try:
             files = json.loads(manifest.read_text())["files"]
@@ -126,7 +123,7 @@ class Cache:
         except (ValueError, KeyError, TypeError):
             logger.warning("%s is damaged (its manifest cannot be read) and is made again", folder)
             return None
-        damage = next(_damage(content, files, check), None)
+        damage = next(_damage(content, files), None)
         if damage is None:
             return content
         logger.warning("%s is damaged (%s) and is made again", folder, damage)
@@ -197,18 +194,13 @@ def _remove_leftovers(parent: Path) -> None:
             continue
 
 
-def _inventory(content: Path, *, with_sha256: bool) -> dict[str, list[str | int]]:
+def _inventory(content: Path) -> dict[str, list[str | int]]:
     """List what stands in `content`: type, and size of regular files (a device node or a link has none to compare)."""
     found: dict[str, list[str | int]] = {}
     for path, entry in _walk(content):
         status = entry.stat(follow_symlinks=False)
         kind = stat.filemode(status.st_mode)[0]
-        facts: list[str | int] = [kind]
-        if kind == "-":
-            facts.append(status.st_size)
-            if with_sha256:
-                facts.append(_sha256(Path(entry.path)))
-        found[path] = facts
+        found[path] = [kind, status.st_size] if kind == "-" else [kind]
     return found
 
 
@@ -221,7 +213,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str
                 yield from _walk(Path(entry.path), path + "/")
 
 
-def _damage(content: Path, files: Mapping[str, list[str | int]], check: Check) -> Iterator[str]:
+def _damage(content: Path, files: Mapping[str, list[str | int]]) -> Iterator[str]:
     for name, facts in files.items():
         path = content / name
         try:
@@ -234,10 +226,3 @@ def _damage(content: Path, files: Mapping[str, list[str | int]], check: Check) -
             yield f"{name} has type {kind}, made with {facts[0]}"
         elif kind == "-" and status.st_size != facts[1]:
             yield f"{name} has {status.st_size} bytes, made with {facts[1]}"
-        elif kind == "-" and check == "sha256" and len(facts) > 2 and (found := _sha256(path)) != facts[2]:
-            yield f"{name} has SHA-256 {found}, made with {facts[2]}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -95,15 +95,6 @@ def test_a_damaged_entry_is_made_again(
     assert_nothing_half_made(cache)
 
 
-def test_bytes_are_compared_when_asked(cache: Cache, maker: Maker) -> None:
-    content = cache.get("agents", KEY, maker, check="sha256")
-    (content / "bin" / "agent").write_bytes(b"y" * 1000)
-    cache.get("agents", KEY, maker)
-    assert maker.calls == 1
-    cache.get("agents", KEY, maker, check="sha256")
-    assert maker.calls == 2
-
-
 def assert_nothing_half_made(cache: Cache) -> None:
     assert list(cache.root.rglob("*.tmp")) == []
 
