@@ -52,7 +52,12 @@ def shift_clock(cluster: Cluster, seconds: float, hosts: Sequence[Host]) -> Faul
 
 def _require_a_clock(host: Host) -> None:
     found = host.run("systemd-detect-virt --container", check=False).stdout.strip()
-    if found not in ("none", ""):
+    if not found:  # the clock that would be set may be this machine's
+        raise FaultError(
+            f"{host} may have no clock of its own: expected `systemd-detect-virt --container` to print none, "
+            "and it printed nothing"
+        )
+    if found != "none":
         raise FaultError(
             f"{host} has no clock of its own: it is a container ({found}), which shares this machine's kernel and "
             "clock; shift clocks on instances of AWS"

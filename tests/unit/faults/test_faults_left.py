@@ -33,7 +33,13 @@ ACTIVE = "ActiveState=active\nSubState=running\nResult=success\n\n1.00 1.00\n"
 def hosts() -> list[RecordingHost]:
     made = recording_hosts(servers=1, clients=2)
     for host in made:
-        host.answers = {"systemctl show": ACTIVE, "stat -f": "1 1\n", "date +%s": "1.0\n", "sed": "T\n"}
+        host.answers = {
+            "systemctl show": ACTIVE,
+            "stat -f": "1 1\n",
+            "date +%s": "1.0\n",
+            "sed": "T\n",
+            "systemd-detect-virt": "none\n",
+        }
     made[1].answers["tc qdisc show"] = "nomad-testkit: netem works\n"
     return made
 
