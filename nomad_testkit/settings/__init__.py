@@ -245,6 +245,16 @@ class Settings:
             read.switch, None, "deploy on AWS although the look at the account finds permissions missing, and tell them"
         ),
     )
+    aws_context: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata=_row(
+            read.condition_key,
+            "KEY=VALUE",
+            "what conditions of your AWS policies see in real calls, such as aws:MultiFactorAuthPresent=true; can be "
+            "given several times",
+            repeatable=True,
+        ),
+    )
     aws_endpoint_url: str | None = field(
         default=None,
         metadata=_row(read.URL, "URL", "API that the target aws asks in the place of AWS's, as AWS_ENDPOINT_URL does"),
@@ -316,8 +326,10 @@ class Settings:
         if wrong:
             lines = "".join(f"\n  - {line}" for line in wrong)
             raise SettingsError(f"nomad_testkit cannot use {len(wrong)} of its settings:{lines}")
-        var = {name.partition(" ")[2]: values.pop(name) for name in list(values) if " " in name}
-        return cls(**values, var=var, sources=sources)
+        for name in [name for name in values if " " in name]:
+            setting_name, _, key = name.partition(" ")
+            values.setdefault(setting_name, {})[key] = values.pop(name)
+        return cls(**values, sources=sources)
 
     def source(self, name: str) -> str:
         """Return the source of a value; a variable of the example is named like ``var num_clients``."""

@@ -81,6 +81,14 @@ def assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def condition_key(text: str) -> tuple[str, str]:
+    """Read KEY=VALUE, where the key is one of a policy's conditions."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (equals and value and re.fullmatch(r"[A-Za-z0-9-]+:[^\s=]+", name)):
+        raise Wrong("KEY=VALUE with a policy's condition key, such as aws:SourceIp=203.0.113.7")
+    return name, value
+
+
 def folder(text: str) -> Path:
     """Read the path of a folder that exists or can be created."""
     path = Path(text).expanduser()

@@ -29,6 +29,19 @@ _TAGS = tag_list({RUN_TAG: _EXAMPLE_RUN})
 # No key of anybody's: whoever had its private half could log in nowhere, since no dry run imports it.
 _PUBLIC_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA nomad-testkit"
 
+_TYPES = {
+    "aws:currenttime": "date",
+    "aws:multifactorauthage": "numeric",
+    "aws:multifactorauthpresent": "boolean",
+    "aws:principalisawsservice": "boolean",
+    "aws:securetransport": "boolean",
+    "aws:sourceip": "ip",
+    "aws:tokenissuetime": "date",
+    "aws:viaawsservice": "boolean",
+    "aws:vpcsourceip": "ip",
+}
+"""The types of condition keys that are not text (IAM User Guide, "AWS global condition context keys")."""
+
 Remark = Callable[[str], None]
 
 
@@ -47,11 +60,20 @@ class Denial:
 
 
 def missing_permissions(
-    client: Callable[[str], Any], identity: Identity, *, region: str, vpc_id: str, remark: Remark
+    client: Callable[[str], Any],
+    identity: Identity,
+    *,
+    region: str,
+    vpc_id: str,
+    remark: Remark,
+    context: Mapping[str, str] | None = None,
 ) -> list[Missing]:
-    """List what these credentials may not do that a run does; what could not be found out is a remark."""
+    """List what these credentials may not do that a run does; what could not be found out is a remark.
+
+    `context` has the values that conditions of the caller's policies see in real calls, such as ``aws:SourceIp``.
+    """
     tried = dict(_dry_runs(client("ec2"), vpc_id, remark))
-    simulated = _simulated(client("iam"), identity, region, remark)
+    simulated = _simulated(client("iam"), identity, region, context or {}, remark)
     needed = {need.action for need in needs_of(seen_calls("runs"))}
     if besides := sorted({one.action for one in simulated} - needed):
         remark(f"what only tests of faults and this preflight do is not allowed: {', '.join(besides)}")
@@ -149,7 +171,7 @@ def _short(said: str) -> str:
     return said.partition(" Encoded authorization failure message")[0]
 
 
-def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> list[Denial]:
+def _simulated(iam: Any, identity: Identity, region: str, known: Mapping[str, str], remark: Remark) -> list[Denial]:
     source = _principal(iam, identity, remark)
     if source is None:
         return []
@@ -157,7 +179,7 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
     unsure: dict[tuple[str, ...], set[str]] = {}
     try:
         for resource, condition, actions in _questions(needs_of(seen_calls(*DEPLOYING)), identity.account, region):
-            context = _context(condition, resource, identity.account, region)
+            context = _context(condition, resource, identity.account, region, known)
             for result in _answers(iam, source, resource, context, actions):
                 if result["EvalDecision"] != "allowed":
                     # The policies ask for what only a real call has, such as MFA or the caller's address.
@@ -173,7 +195,7 @@ def _simulated(iam: Any, identity: Identity, region: str, remark: Remark) -> lis
     for unknown, some in sorted(unsure.items()):
         remark(
             f"it is not known whether {', '.join(sorted(some))} is allowed: the policies ask for {', '.join(unknown)}, "
-            "which the simulator is not told"
+            "which only real calls have; give them with --nomad-aws-context KEY=VALUE"
         )
     return list(denied.values())
 
@@ -239,10 +261,10 @@ def _answers(
 
 
 def _context(
-    condition: Mapping[str, Mapping[str, Any]], resource: str, account: str, region: str
+    condition: Mapping[str, Mapping[str, Any]], resource: str, account: str, region: str, known: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """Give the values of condition keys under which a call of a run is made."""
-    values = {"aws:RequestedRegion": region}
+    values = {**known, "aws:RequestedRegion": region}
     for operator, keys in condition.items():
         for key, value in keys.items():
             if operator == "Null":
@@ -252,7 +274,7 @@ def _context(
             else:
                 values[key] = next((one for one in value if _created_by(one, resource)), value[0])
     for key, value in values.items():
-        yield {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+        yield {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": _TYPES.get(key.lower(), "string")}
 
 
 def _created_by(action: str, resource: str) -> bool:

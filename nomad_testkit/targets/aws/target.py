@@ -104,7 +104,12 @@ class AwsTarget:
         )
         remark(f"{describe_network(network)}; the hosts let in {', '.join(self.inbound_cidrs)}")
         missing = permissions.missing_permissions(
-            self.client, identity, region=self.region, vpc_id=network.vpc_id, remark=remark
+            self.client,
+            identity,
+            region=self.region,
+            vpc_id=network.vpc_id,
+            context=settings.aws_context,
+            remark=remark,
         )
         if settings.aws_skip_permissions:
             for one in missing:

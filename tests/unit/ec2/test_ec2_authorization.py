@@ -15,6 +15,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from nomad_testkit.targets.aws.account import Identity
+from nomad_testkit.targets.aws.permissions import missing_permissions
+
 ACCOUNT = "123456789012"
 TRUST = {
     "Version": "2012-10-17",
@@ -234,6 +237,40 @@ def test_the_simulator_answers_for_a_user_and_a_role(lab: Lab) -> None:
     denied = dict.fromkeys(("StopInstances", "GetRole", "GetObject"), "implicitDeny")
     assert decisions(made["Arn"]) == {"DescribeVpcs": "allowed", **denied}
     refused("NoSuchEntity", lambda: decisions(f"{arn}-else"))
+
+
+@pytest.mark.parametrize(
+    ("context", "known", "denied"),
+    [
+        ({}, False, False),
+        ({"aws:PrincipalOrgID": "o-1", "aws:SourceIp": "203.0.113.7"}, True, False),
+        ({"aws:PrincipalOrgID": "o-1", "aws:SourceIp": "198.51.100.7"}, True, True),
+        ({"aws:PrincipalOrgID": "o-2", "aws:SourceIp": "203.0.113.7"}, True, True),
+    ],
+)
+def test_the_preflight_gives_the_simulator_what_conditions_ask_for(
+    lab: Lab, context: dict[str, str], known: bool, denied: bool
+) -> None:
+    conditions = {
+        "StringEquals": {"aws:PrincipalOrgID": "o-1"},
+        "IpAddress": {"aws:SourceIp": "203.0.113.0/24"},
+    }
+    key = user(lab, allow("ec2:*", "iam:Simulate*"), allow("autoscaling:*", "iam:*", Condition=conditions))
+    caller = Identity(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/someone")
+    remarks: list[str] = []
+    vpc_id = lab.client("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
+    missing = missing_permissions(
+        lambda service: lab.client(service, **key),
+        caller,
+        region=REGION,
+        vpc_id=vpc_id,
+        remark=remarks.append,
+        context=context,
+    )
+    unknown = "the policies ask for aws:PrincipalOrgID, aws:SourceIp, which only real calls have"
+    assert any(unknown in remark for remark in remarks) != known
+    assert any("the permission iam:PassRole on" in str(one) for one in missing) == denied
+    assert any("the permission autoscaling:CreateAutoScalingGroup on" in str(one) for one in missing) == denied
 
 
 def test_a_dry_run_says_whether_it_would_be_allowed(lab: Lab) -> None:

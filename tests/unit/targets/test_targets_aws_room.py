@@ -257,7 +257,9 @@ def test_a_policy_that_asks_for_what_the_simulator_is_not_told_is_no_denial(
     assert missing(stubs) == []
     (said,) = stubs.remarks
     assert said.startswith("it is not known whether ")
-    assert f"the policies ask for {key}, which the simulator is not told" in said
+    assert (
+        f"the policies ask for {key}, which only real calls have; give them with --nomad-aws-context KEY=VALUE" in said
+    )
 
 
 # -- prices
