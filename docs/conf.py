@@ -14,7 +14,7 @@ import reference_pages  # noqa: E402
 project = "nomad_testkit"
 copyright = ""
 html_show_copyright = False
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "nomad_testkit"

@@ -13,8 +13,8 @@ from nomad_testkit.cli.group import columns, json_option, main, progress, say_js
 from nomad_testkit.cli.lookup import opened_target
 from nomad_testkit.cli.up import AGENTS, left_up, settings_of, settings_options
 from nomad_testkit.errors import Ec2Error, TestkitError, UsageError, near_miss
-from nomad_testkit.modules.steps import IMAGE
 from nomad_testkit.runs.run import Run
+from nomad_testkit.targets.embedded.built_amis import built_amis
 
 
 @main.group()
@@ -77,23 +77,6 @@ def delete(ami_id: str) -> None:
         hint = near_miss(ami_id, built_amis())
         raise UsageError(f"this machine has built no AMI {ami_id!r} that is still there; {hint}")
     click.echo(destroy_run(run))
-
-
-def built_amis() -> dict[str, Run]:
-    """Find the AMIs that this machine has built and kept, each with the run that it belongs to."""
-    return {
-        entry.id: run
-        for run in Run.every()
-        if run.description().get("kept")
-        for entry in run.journal.left()
-        if entry.kind == IMAGE and entry.id
-    }
-
-
-def home_of(ami_id: str) -> Run | None:
-    """Find the run whose embedded EC2 has an AMI; None for one that this machine has not built in such."""
-    run = built_amis().get(ami_id)
-    return run if run is not None and run.description()["target"].get("name") == "embedded" else None
 
 
 def _facts(ami_id: str, run: Run) -> dict[str, str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,12 +16,6 @@ from nomad_testkit.cli.group import json_option, main, progress, say, say_json
 from nomad_testkit.errors import TestkitError
 from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import ENV_PREFIX, Setting, Settings, table
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from nomad_testkit.events import Progress
-    from nomad_testkit.targets import Target
 
 NEW_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 DEPLOYING = ("target", "region", "ami", "servers", "clients", "var", "timeout", "artifacts", "terraform")
@@ -116,13 +110,14 @@ def up(example: str, name: str | None, as_json: bool, **given: Any) -> None:
     from nomad_testkit.cli.status import describe_run
     from nomad_testkit.deployment.lifecycle import deployed
     from nomad_testkit.examples.settings import chosen_example
+    from nomad_testkit.targets import open_target
 
     settings = settings_of(given, example=example)
     wanted = chosen_example(settings, example)
     with (
         left_up() as leave,
         progress() as shown,
-        target_for(settings, shown) as target,
+        open_target(settings, progress=shown) as target,
         deployed(settings, wanted, target=target, progress=shown, name=name or "") as cluster,
     ):
         run = leave(cluster.run_id)
@@ -130,16 +125,6 @@ def up(example: str, name: str | None, as_json: bool, **given: Any) -> None:
         say_json(describe_run(run))
     else:
         click.echo(_how_to_use(run))
-
-
-def target_for(settings: Settings, progress: Progress) -> AbstractContextManager[Target]:
-    """Open the target; for an image that `ami build` made, use the embedded EC2 that has it. Raises as open_target."""
-    from nomad_testkit.cli.ami import home_of
-    from nomad_testkit.targets import attach_target, open_target
-
-    if settings.ami and (home := home_of(settings.ami)) is not None:
-        return attach_target({**home.description()["target"], "ami": settings.ami})
-    return open_target(settings, progress=progress)
 
 
 @contextmanager

@@ -19,6 +19,9 @@ __all__ = ["Target", "attach_target", "open_target"]
 def open_target(settings: Settings, *, progress: Progress) -> AbstractContextManager[Target]:
     """Open the target that the settings name; leaving the context releases it and proves that nothing is left.
 
+    For an AMI that `nomad-testkit ami build` made, this is the embedded EC2 that the AMI lives in, which outlasts the
+    context.
+
     Raise PreflightError with everything that this machine or the account lacks, UsageError if a setting cannot be used,
     and Ec2Error if the embedded EC2 cannot be opened.
     """
@@ -26,8 +29,11 @@ def open_target(settings: Settings, *, progress: Progress) -> AbstractContextMan
         from nomad_testkit.targets.aws.target import AwsTarget
 
         return AwsTarget.open(settings, progress=progress)
+    from nomad_testkit.targets.embedded.built_amis import home_of
     from nomad_testkit.targets.embedded.target import EmbeddedTarget
 
+    if settings.ami and (home := home_of(settings.ami)) is not None:
+        return EmbeddedTarget.attach(home)
     return EmbeddedTarget.open(settings, progress=progress)
 
 

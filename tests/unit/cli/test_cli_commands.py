@@ -20,6 +20,7 @@ from nomad_testkit.errors import DeployError, UsageError
 from nomad_testkit.examples.example import Sizes
 from nomad_testkit.modules.steps import IMAGE
 from nomad_testkit.runs.run import Run
+from nomad_testkit.targets.embedded.built_amis import home_of
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +128,7 @@ def test_amis_are_listed_and_deleted_by_their_id(account: AccountTarget, monkeyp
     (found,) = json_answer("ami", "list")["amis"]
     facts = {"name": "nomad-consul-1", "target": "embedded", "state": "available"}
     assert found == {"ami": ami, "run_id": run.run_id, **facts}
-    assert (ami_verb.home_of(ami), ami_verb.home_of("ami-00000000")) == (run, None)
+    assert (home_of(ami), home_of("ami-00000000")) == ({**run.description()["target"], "ami": ami}, None)
     assert json_answer("status")["runs"][0]["state"] == "image"
     monkeypatch.setattr(ami_verb, "destroy_run", lambda one: f"{one.run_id} is destroyed")
     assert call("ami", "delete", ami).stdout == f"{run.run_id} is destroyed\n"
