@@ -13,6 +13,7 @@ import pytest
 from nomad_testkit.errors import PackerError, PreflightError, UsageError
 from nomad_testkit.plugin import topologies
 from nomad_testkit.plugin.session import ASKED_FOR, FINISHING, join_workers, progress_of, usable_settings
+from nomad_testkit.plugin.xdist_credentials import ask_for_roles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,8 @@ def nomad_target(nomad_settings: Settings, pytestconfig: pytest.Config) -> Itera
     """Where clusters are deployed to: a session's own EC2, opened when it is first used."""
     from nomad_testkit.plugin import xdist_cluster
 
+    if nomad_settings.target == "aws":
+        ask_for_roles(pytestconfig)
     with (
         _refused_without_traceback(),
         xdist_cluster.target(join_workers(pytestconfig), nomad_settings, progress_of(pytestconfig)) as target,

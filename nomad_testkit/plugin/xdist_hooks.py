@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from nomad_testkit.plugin.session import LINES, write_lines
+from nomad_testkit.plugin.session import LINES, SETTINGS, write_lines
+from nomad_testkit.plugin.xdist_credentials import offer_roles
+from nomad_testkit.settings import Settings
 
 if TYPE_CHECKING:
     from nomad_testkit.runs.locks import FileLock
@@ -53,6 +55,8 @@ def pytest_configure_node(node: Any) -> None:
         return expect_worker(state, node.workerinput["testrunuid"])
 
     _show_lines_of(node)
+    offer_roles(node)
+    _let_teardown_end(node)
     node.config.stash[_run] = node.workerinput["testrunuid"]
     starting = node.config.stash.setdefault(_starting, {})
     starting[node.gateway.id] = _shared(expected, otherwise=None)
@@ -112,6 +116,15 @@ def _shared(read: Callable[[Path], T], *, otherwise: T) -> T:
 def _has_started(node: Any) -> None:
     if (lock := node.config.stash.get(_starting, {}).pop(node.gateway.id, None)) is not None:
         lock.release()
+
+
+def _let_teardown_end(node: Any) -> None:
+    """On AWS, wait for a worker as long as a teardown may take: pytest-xdist kills it 10 s after Ctrl-C."""
+    settings = node.config.stash.get(SETTINGS, None)
+    if isinstance(settings, Settings) and settings.target == "aws":
+        from nomad_testkit.targets.aws.target import TEARDOWN_SECONDS
+
+        node.nodemanager.EXIT_TIMEOUT = max(node.nodemanager.EXIT_TIMEOUT, TEARDOWN_SECONDS)
 
 
 def _show_lines_of(node: Any) -> None:

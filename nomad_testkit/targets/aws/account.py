@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -41,13 +42,39 @@ _NOT_TAKEN = frozenset(
 _ROLES: dict[str, Any] = {}
 """The credentials of assumed roles, for all sessions of this process: a profile with MFA asks for its code once."""
 
+_ask: Callable[[str], dict[str, Any]] | None = None
+"""Asks another process for such credentials; see `roles_from`."""
+
 
 def _session(region: str | None) -> Any:
     import boto3
 
     session = boto3.session.Session(region_name=region)
-    session._session.get_component("credential_provider").get_provider("assume-role").cache = _ROLES
+    roles = session._session.get_component("credential_provider").get_provider("assume-role")
+    roles.cache = _ROLES
+    if _ask is not None:
+        roles._prompter = _no_terminal
     return session
+
+
+def _no_terminal(prompt: str) -> str:
+    raise EOFError(prompt)
+
+
+def roles_from(ask: Callable[[str], dict[str, Any]]) -> None:
+    """Have another process asked for the credentials of roles where a profile wants an MFA code.
+
+    `ask` gets the region, and gives what `roles_for_worker` gave there.
+    """
+    global _ask
+    _ask = ask
+
+
+def roles_for_worker(region: str | None) -> dict[str, Any]:
+    """Find the credentials of the roles of the profile, asking for its MFA code, in JSON's types. Raises UsageError."""
+    AwsSession(region)
+    roles: dict[str, Any] = json.loads(json.dumps(_ROLES, default=datetime.isoformat))
+    return roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +140,8 @@ class AwsSession:
 
         Raises UsageError where there is no terminal to ask at.
         """
+        if _ask is not None and not _ROLES and self._asks_for_code():
+            _ROLES.update(_ask(self.region))
         try:
             credentials = self._session.get_credentials()
             if credentials is not None:
@@ -139,6 +168,14 @@ class AwsSession:
                 f"AWS_CREDENTIAL_EXPIRATION: found {until!r}, expected a time with its zone, "
                 "such as 2026-03-14T09:00:00Z"
             ) from error
+
+    def _asks_for_code(self) -> bool:
+        profiles, name = dict(self._session._session.full_config["profiles"]), self._session.profile_name
+        while (profile := profiles.pop(name, None)) is not None:
+            if "mfa_serial" in profile:
+                return True
+            name = profile.get("source_profile")
+        return False
 
     def credentials_seconds(self) -> float | None:
         """Tell how long the credentials are good for, in seconds; None where they do not expire or renew themselves."""
