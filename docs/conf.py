@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ reference_pages.write(HERE / reference_pages.FOLDER)
 def setup(app: Any) -> None:
     """Let help texts be what they are: a pattern such as ``*.debian-12`` begins no emphasis."""
     app.connect("sphinx-click-process-options", _escape)
+    app.connect("autodoc-process-signature", _without_internals)
+
+
+def _without_internals(
+    app: Any, what: str, name: str, found: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Show no constructor of what fixtures give, and no default that only the code can read."""
+    if what == "class" and name in reference_pages.GIVEN:
+        return "", returned
+    # `<factory>` and the like are no Python, and Sphinx links no type in a signature that is none.
+    return signature and re.sub(r"<(?:[^<>]|<[^<>]*>)*>", "...", signature), returned
 
 
 def _escape(app: Any, context: Any, lines: list[str]) -> None:

@@ -31,12 +31,22 @@ OTHER_VARIABLES = (
 )
 """The environment's variables that are no settings, each by the module and the name that it is kept under."""
 HELD: Mapping[str, Sequence[str]] = {
-    "nomad_testkit": ("Example", "Cluster", "Host", "Job"),
+    "nomad_testkit": ("Example", "Cluster", "Host", "Job", "Settings"),
+    "nomad_testkit.cluster.host": ("UnitState",),
+    "nomad_testkit.ssh": ("CommandResult",),
+    "nomad_testkit.targets": ("Target",),
     "nomad_testkit.cluster.clients": ("ConsulClient", "NomadClient"),
     "nomad_testkit.wait": ("Deadline", "wait_until", "Ok", "Pending", "Broken"),
     "nomad_testkit.cluster.timeline": ("HostTimeline",),
 }
 """What a test holds in its hands, by where it is imported from."""
+GIVEN = {
+    *(f"nomad_testkit.{name}" for name in ("Example", "Cluster", "Host", "Job", "Settings", "targets.Target")),
+    *(f"nomad_testkit.cluster.clients.{name}" for name in ("ConsulClient", "NomadClient")),
+    "nomad_testkit.faults.Fault",
+    "nomad_testkit.faults.Faults",
+}
+"""What fixtures or methods give, and no test makes by its class."""
 EXAMPLES = sorted(path.parent.name for path in examples_dir().glob("nomad-*/README.md"))
 _WRONG = {str: "\n", int: -1}
 """A value that a type with a rule refuses, so that it tells the rule."""

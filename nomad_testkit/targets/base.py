@@ -72,7 +72,7 @@ class Target(Protocol):
 
     @property
     def credentials(self) -> Mapping[str, str] | None:
-        """Its credentials as AWS_… variables; None if they are the user's."""
+        """Its credentials as the environment variables of AWS; None if they are the user's."""
         ...
 
     @property

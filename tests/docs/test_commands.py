@@ -78,6 +78,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         f"{ENV_PREFIX}CACHE": str(Cache().root),
         f"{ENV_PREFIX}STATE": str(tmp_path / "state"),
+        "CHECKOUT": str(ROOT),
         # Go's, for what a test builds, are where they were; only nomad_testkit gets a home of its own.
         "GOPATH": go("GOPATH"),
         "GOCACHE": go("GOCACHE"),

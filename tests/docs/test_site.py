@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -86,3 +87,27 @@ def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command
     if isinstance(command, click.Group):
         for below, one in command.commands.items():
             yield from walk(f"{name} {below}", one)
+
+
+def test_signatures_are_a_readers_and_their_types_are_linked(site: Path) -> None:
+    for path in (site / "reference").glob("*.html"):
+        for signature in re.findall(r'<dt class="sig sig-object py".*?</dt>', path.read_text(), re.DOTALL):
+            text = html.unescape(re.sub(r"<[^>]+>", "", signature))
+            assert re.findall(r"<\w[^>]*>|~[a-z]\w*\.|\bobject at 0x", text) == [], (path.name, text)
+    objects = (site / "reference/objects.html").read_text()
+    for name in ("Settings", "targets.Target", "cluster.host.UnitState", "ssh.CommandResult", "wait.Deadline"):
+        assert f'id="nomad_testkit.{name}"' in objects
+    for name in ("cluster.host.UnitState", "ssh.CommandResult", "wait.Deadline"):
+        assert f'title="nomad_testkit.{name}"' in objects, f"no signature links {name}"
+
+
+def test_blocks_have_a_button_that_copies_them(site: Path) -> None:
+    assert any("copybutton" in url for url in Page(site / "tutorial.html").loaded)
+
+
+def test_the_first_page_lists_every_page(site: Path) -> None:
+    index = (DOCS / "index.md").read_text()
+    for page in DOCS.glob("*/*.md"):
+        name = page.relative_to(DOCS).as_posix()
+        if not name.startswith(("reference/", "_build/")):
+            assert f"({name})" in index, name

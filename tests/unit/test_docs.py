@@ -114,6 +114,12 @@ def test_a_command_that_is_none_is_seen(scratch: Path, pytestconfig: pytest.Conf
         assert_environments(["tox", "-e", "unknown"])
 
 
+def test_few_blocks_are_not_run_and_each_says_why() -> None:
+    reasons = [block.notes["not run"] for block in ALL if "not run" in block.notes]
+    assert len(reasons) <= 6, reasons
+    assert all(len(reason.split()) > 3 for reason in reasons)
+
+
 def test_commands_are_found_wherever_they_stand() -> None:
     script = 'A=1 nomad-testkit up "a b" | cat > x\neval "$(nomad-testkit env)" && ! pytest -k \'b c\'\n'
     assert [words for words in commands(script) if words[0] not in ("cat", "eval")] == [
