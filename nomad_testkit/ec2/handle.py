@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Stats:
     memory_bytes: int
     """Page cache and disks, which are in memory, included."""
     cpu_seconds: float
+    cpu_by_owner: Mapping[str, float]
+    """CPU-seconds of the whole cloud by who used them, its own process included."""
 
 
 class EmbeddedEc2:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_testkit.ec2.control import CloudConfig
+from nomad_testkit.ec2.cpu import cpu_by_owner
 from nomad_testkit.ec2.machines.cgroups import CgroupTree
 from nomad_testkit.ec2.machines.layers import ImageStore, LocalImage
 from nomad_testkit.ec2.vpc.network import (
@@ -206,7 +207,11 @@ class Supervisor:
         return {}
 
     def _stats(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"memory_bytes": self._cgroups.memory_bytes(), "cpu_seconds": self._cgroups.cpu_seconds()}
+        return {
+            "memory_bytes": self._cgroups.memory_bytes(),
+            "cpu_seconds": self._cgroups.cpu_seconds(),
+            "cpu_by_owner": cpu_by_owner(),
+        }
 
 
 def _run(*command: str) -> None:

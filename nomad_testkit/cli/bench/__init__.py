@@ -57,6 +57,7 @@ def bench_deploy(runs: int, example: str | None) -> None:
             runs,
             deploy_once=deploy_once,
             memory_bytes=lambda _: target.memory_bytes(),
+            cpu_by_owner=target.cpu_by_owner,
             agents={agent.name: str(agent.path) for agent in agents_of(settings, progress=say)},
             progress=say,
         )

@@ -53,11 +53,40 @@ def table(deployed: Figures, floor: Figures, memory: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
+def since(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Return what each owner has used between two samples; what has ended in between counts as nothing less than 0."""
+    return {owner: max(0.0, used - before.get(owner, 0.0)) for owner, used in after.items()}
+
+
+def cpu_table(runs: Sequence[Mapping[str, float]]) -> str:
+    """Draw the CPU-seconds of a deployment by who used them, the most first.
+
+    >>> print(cpu_table([{"agents: nomad": 2.0}, {"agents: nomad": 3.0, "hosts: sshd": 1.0}]))
+    | CPU-seconds by owner                                     |  minimum |   median |  maximum |
+    |----------------------------------------------------------|---------:|---------:|---------:|
+    | agents: nomad                                            |     2.00 |     2.50 |     3.00 |
+    | hosts: sshd                                              |     0.00 |     0.50 |     1.00 |
+    | all                                                      |     2.00 |     3.00 |     4.00 |
+    """
+    owners = {owner: [run.get(owner, 0.0) for run in runs] for run in runs for owner in run}
+    rows = sorted(owners.items(), key=lambda row: -statistics.median(row[1]))
+    rows.append(("all", [sum(run.values()) for run in runs]))
+    lines = [
+        f"| {'CPU-seconds by owner':56} | {'minimum':>8} | {'median':>8} | {'maximum':>8} |",
+        f"|{'-' * 58}|" + f"{'-' * 9}:|" * 3,
+    ]
+    for owner, values in rows:
+        cells = " | ".join(f"{value:8.2f}" for value in (min(values), statistics.median(values), max(values)))
+        lines.append(f"| {owner:56} | {cells} |")
+    return "\n".join(lines)
+
+
 def run_bench(
     runs: int,
     *,
     deploy_once: Callable[[Callable[[Cluster], None]], Mapping[str, float]],
     memory_bytes: Callable[[Cluster], int],
+    cpu_by_owner: Callable[[], Mapping[str, float]],
     agents: Mapping[str, str],
     progress: Progress,
 ) -> str:
@@ -69,12 +98,18 @@ def run_bench(
 
     deployed, floor = Figures(), Figures()
     memory: list[int] = []
+    cpu: list[Mapping[str, float]] = []
     hosts: list[FloorHost] = []
     for number in range(1, runs + 1):
         progress(f"deployment {number} of {runs}")
         first_job: dict[str, float] = {}
+        before = cpu_by_owner()
 
-        def use(cluster: Cluster, first_job: dict[str, float] = first_job) -> None:
+        def use(
+            cluster: Cluster, first_job: dict[str, float] = first_job, before: Mapping[str, float] = before
+        ) -> None:
+            # The cloud outlives its deployments, and its threads count on.
+            cpu.append(since(before, cpu_by_owner()))
             started = time.monotonic()
             with cluster.submitted("web.nomad.hcl") as job:
                 cluster.require(AllocationsRunning(job), within=60)
@@ -88,7 +123,7 @@ def run_bench(
     for number in range(1, runs + 1):
         progress(f"floor {number} of {runs}")
         floor.add(measure(hosts, consul=Path(agents["consul"]), nomad=Path(agents["nomad"])))
-    return table(deployed, floor, memory)
+    return f"{table(deployed, floor, memory)}\n\n{cpu_table(cpu)}"
 
 
 def _floor_host(cluster: Cluster, index: int) -> FloorHost:

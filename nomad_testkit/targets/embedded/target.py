@@ -159,6 +159,10 @@ class EmbeddedTarget:
         """Tell what all hosts use, page cache and disks included."""
         return self.ec2.stats().memory_bytes
 
+    def cpu_by_owner(self) -> Mapping[str, float]:
+        """Return the CPU-seconds that the cloud has used so far, by who used them."""
+        return self.ec2.stats().cpu_by_owner
+
     def keep(self) -> None:
         """Let the cloud live on when the last process that uses it has ended."""
         self.ec2.keep()
