@@ -83,6 +83,9 @@ GO_NEEDS = (Need("gcc", program="gcc"), Need("libc6-dev", file="/usr/include/std
 OPTIONAL_NEEDS = {
     "packer": Need("packer", program="packer"),
     "chromium": Need("chromium", program="chromium"),
+    "bsdtar": Need("libarchive-tools", program="bsdtar"),
+    "qemu-img": Need("qemu-utils", program="qemu-img"),
+    "sfdisk": Need("fdisk", program="sfdisk"),
     "go": Need("golang-go", program="go", file="/usr/local/go/bin/go"),
 }
 

@@ -1,4 +1,4 @@
-"""AMIs from the command line: built by Packer and kept, listed, deleted."""
+"""AMIs from the command line: built by Packer or imported, kept, listed, deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nomad_testkit.targets.embedded.built_amis import built_amis
 
 @main.group()
 def ami() -> None:
-    """Build, list and delete AMIs of Consul and Nomad."""
+    """Build, import, list and delete AMIs."""
 
 
 @ami.command("build")
@@ -49,15 +49,36 @@ def build(template: Path | None, only: str | None, **given: Any) -> None:
     click.echo(made.ami_id)
 
 
+@ami.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The AMI's name, as in DescribeImages.")
+@click.option("--owner", default="", metavar="ACCOUNT", help="The account that owns it (default: the EC2's own).")
+@click.option("--user", default="admin", show_default=True, help="The user that its cloud-init gives the key pair to.")
+def import_(source: Path, name: str, owner: str, user: str) -> None:
+    """Import SOURCE, an image with systemd, sshd and cloud-init; prints its id.
+
+    SOURCE is a root folder, a tar, an OCI layout or archive, or a raw or qcow2 disk, of which the root partition is
+    taken. Every embedded EC2 that is opened from then on has the AMI, until `nomad-testkit ami delete ID`.
+    """
+    from nomad_testkit.targets.embedded.imported import import_image
+
+    with progress() as shown:
+        made = import_image(source, name=name, owner=owner, user=user, progress=shown)
+    click.echo(made.ami_id)
+
+
 @ami.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the AMIs that this machine has built and that are not deleted."""
+    """List the AMIs that this machine has built or imported and that are not deleted."""
+    from nomad_testkit.targets.embedded.imported import describe, imported_images
+
     told = [{"ami": one, "run_id": run.run_id, **_facts(one, run)} for one, run in built_amis().items()]
+    told += [describe(image) for image in imported_images()]
     if as_json:
         say_json({"amis": told})
     elif not told:
-        click.echo("there is no AMI; `nomad-testkit ami build` builds one")
+        click.echo("there is no AMI; `nomad-testkit ami build` builds one, `ami import` imports one")
     else:
         rows = [["AMI", "NAME", "TARGET", "STATE", "RUN"]]
         rows += [[one["ami"], one["name"], one["target"], one["state"], one["run_id"]] for one in told]
@@ -65,18 +86,33 @@ def list_(as_json: bool) -> None:
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(one) for one in built_amis() if one.startswith(incomplete)]
+    return [CompletionItem(one) for one in _every_ami() if one.startswith(incomplete)]
 
 
 @ami.command()
 @click.argument("ami_id", metavar="AMI", shell_complete=_complete)
 def delete(ami_id: str) -> None:
-    """Delete an AMI that `ami build` has made, with its snapshot."""
+    """Delete an AMI that `ami build` or `ami import` has made, with its snapshot."""
+    from nomad_testkit.targets.embedded.imported import delete_image, imported_image
+
     run = built_amis().get(ami_id)
-    if run is None:
-        hint = near_miss(ami_id, built_amis())
-        raise UsageError(f"this machine has built no AMI {ami_id!r} that is still there; {hint}")
-    click.echo(destroy_run(run))
+    if run is not None:
+        click.echo(destroy_run(run))
+        return
+    image = imported_image(ami_id)
+    if image is None:
+        hint = near_miss(ami_id, _every_ami())
+        raise UsageError(f"this machine has no AMI {ami_id!r} that it built or imported; {hint}")
+    if users := [str(run) for run in Run.every() if run.description().get("target", {}).get("name") == "embedded"]:
+        raise UsageError(f"{ami_id} is in the embedded EC2 of {', '.join(users)}; `nomad-testkit down` these first")
+    delete_image(image)
+    click.echo(f"{ami_id} is deleted")
+
+
+def _every_ami() -> list[str]:
+    from nomad_testkit.targets.embedded.imported import imported_images
+
+    return [*built_amis(), *(image.ami_id for image in imported_images())]
 
 
 def _facts(ami_id: str, run: Run) -> dict[str, str]:

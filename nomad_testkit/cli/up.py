@@ -105,7 +105,8 @@ def up(example: str, name: str | None, as_json: bool, **given: Any) -> None:
     """Deploy EXAMPLE, a bundled one's name or a folder with an example.toml, and leave it up.
 
     When that fails, or is interrupted, all of it is destroyed again. The image of --ami may be one that
-    `nomad-testkit ami build` has made: the cluster goes to the embedded EC2 that has it then.
+    `nomad-testkit ami build` has made: the cluster goes to the embedded EC2 that has it then. One of
+    `nomad-testkit ami import` is in every embedded EC2.
     """
     from nomad_testkit.cli.status import describe_run
     from nomad_testkit.deployment.lifecycle import deployed

@@ -17,6 +17,7 @@ from nomad_testkit.cluster.host import Host
 from nomad_testkit.cluster.secrets import RunSecrets
 from nomad_testkit.cluster.shell_environment import shell_environment
 from nomad_testkit.deployment import evidence
+from nomad_testkit.deployment.ami_login import with_login_of_ami
 from nomad_testkit.deployment.boot import Boot
 from nomad_testkit.deployment.delivery import deliver
 from nomad_testkit.deployment.evidence import evidence_note
@@ -192,6 +193,7 @@ def _deploy(
 ) -> Cluster:
     started = deadline.clock()
     progress(f"deploying {example.name} as {run.run_id}")
+    example = with_login_of_ami(example, settings)
     tags = expiry_tags(target.time_limit)
     key_path = (example.ssh_private_key_file or run.key_path).absolute()
     apply = prepare(

@@ -151,12 +151,14 @@ def nomad_ami_host(
     nomad_settings: Settings, nomad_ami: str, nomad_example: Example, nomad_target: Target, pytestconfig: pytest.Config
 ) -> Iterator[Host]:
     """An instance of nomad_ami, without user data; nomad_example says which user it lets in."""
+    from nomad_testkit.deployment.ami_login import login_user
     from nomad_testkit.deployment.amis import launched
 
+    user = login_user(nomad_example, nomad_settings, nomad_ami)
     how: dict[str, Any] = {"target": nomad_target, "progress": progress_of(pytestconfig)}
     with (
         _interrupted(pytestconfig),
-        launched(nomad_settings, nomad_ami, ssh_user=nomad_example.ssh_user, **how) as host,
+        launched(nomad_settings, nomad_ami, ssh_user=user, **how) as host,
     ):
         yield host
 

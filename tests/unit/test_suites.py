@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WITH_UNIT = ("lint", "unit", "mutants")
+ON_REQUEST = {"images"}
+"""They make whole systems from a mirror, which takes minutes and depends on it."""
 """Those that boot no host."""
 # Prints of each test its id and its marks.
 COLLECT = """
@@ -59,7 +61,8 @@ def test_all_suites_run_by_default_and_alone_comes_last(tox: configparser.Config
     listed = names(tox["tox"]["env_list"])
     sections = {section.removeprefix("testenv:") for section in tox.sections() if section.startswith("testenv:")}
     assert sorted(listed) == sorted(set(listed))
-    assert sections == set(listed)
+    assert sections == {*listed, *ON_REQUEST}
+    assert ON_REQUEST.isdisjoint(listed)
     assert listed[-1] == "alone"
     assert names(tox["testenv:alone"]["depends"]) == listed[:-1]
     assert tox["testenv"]["parallel_show_output"] == "true"
@@ -67,7 +70,7 @@ def test_all_suites_run_by_default_and_alone_comes_last(tox: configparser.Config
 
 def test_suites_on_hosts_do_not_see_each_others_runs(tox: configparser.ConfigParser) -> None:
     """The suite of the wheel strips the variables that a user would not have; nothing else uses the user's state."""
-    for name in names(tox["tox"]["env_list"]):
+    for name in (*names(tox["tox"]["env_list"]), *ON_REQUEST):
         if name not in (*WITH_UNIT, "wheel"):
             assert "{[suites]apart}" in tox[f"testenv:{name}"]["set_env"], name
 
@@ -88,7 +91,8 @@ def test_every_test_on_hosts_is_in_one_suite(tox: configparser.ConfigParser) -> 
     collected: dict[str, list[str]] = json.loads(line.removeprefix("collected:"))
     assert {path.name for path in folders} == {Path(node.partition("::")[0]).parent.name for node in collected}
 
-    suites = {name: pytest_arguments(tox, name) for name in names(tox["tox"]["env_list"]) if name not in WITH_UNIT}
+    every = [*names(tox["tox"]["env_list"]), *ON_REQUEST]
+    suites = {name: pytest_arguments(tox, name) for name in every if name not in WITH_UNIT}
     chosen = {
         node: [
             name

@@ -31,6 +31,32 @@ class ImageRoot:
         """Whether this path is a symbolic link, wherever it leads."""
         return self._kind(name) == stat.S_IFLNK
 
+    def is_file(self, name: str) -> bool:
+        """Whether this path leads to a regular file."""
+        return self.start(name, 0) is not None
+
+    def link(self, name: str) -> str | None:
+        """Return where a symbolic link leads; None for what is no link."""
+        if not self.is_link(name):
+            return None
+        path = Path(name)
+        with self._opened() as root:
+            folder = open_in_root(root, str(path.parent), os.O_PATH | os.O_DIRECTORY)
+            try:
+                return os.readlink(path.name, dir_fd=folder)
+            finally:
+                os.close(folder)
+
+    def start(self, name: str, count: int) -> bytes | None:
+        """Read the first bytes of a file; None if it does not exist or is no regular file."""
+        with self._opened() as root:
+            try:
+                file = open_in_root(root, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            except OSError:
+                return None
+        with os.fdopen(file, "rb") as opened:
+            return opened.read(count) if stat.S_ISREG(os.fstat(opened.fileno()).st_mode) else None
+
     def read(self, name: str, *, follow: bool = True) -> str | None:
         """Read a file; None if it does not exist or is no regular file, such as a FIFO or, without `follow`, a link."""
         if not follow and self.is_link(name):

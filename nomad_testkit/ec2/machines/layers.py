@@ -15,33 +15,104 @@ from nomad_testkit.ec2.machines.isolation import take_out_of_range
 from nomad_testkit.ec2.vpc.network import RESOLVER_ADDRESSES
 from nomad_testkit.errors import ImageError
 
+_CLOUD_INIT = {
+    # A container has no DMI in which ds-identify would find that this is EC2.
+    "etc/cloud/ds-identify.cfg": "policy: enabled\ndatasource: Ec2\n",
+    "etc/cloud/cloud.cfg.d/99_nomad_testkit_cloud.cfg": """\
+datasource_list: [Ec2]
+datasource:
+  Ec2:
+    strict_id: false
+network:
+  config: disabled
+system_info:
+  network:
+    dhcp_client_priority: [udhcpc]
+updates:
+  network:
+    when: [boot-new-instance]
+""",
+}
+"""How cloud-init finds this EC2, leaves the network as it is, and installs nothing for hotplug, which needs udev.
+
+No DHCP server answers here, so cloud-init is to find no client.
+"""
+_RESOLVED = "etc/systemd/resolved.conf.d/50-nomad-testkit-cloud.conf"
+_SETUP = {
+    "etc/systemd/system/nomad-testkit-setup.service": """\
+[Unit]
+Description=Show this host as one of EC2, with version 1 cgroup controllers that can be written
+DefaultDependencies=no
+Before=cloud-init-local.service cloud-init-main.service sysinit.target
+
+[Service]
+Type=oneshot
+ExecStart=-/bin/sh -c 'mount -o remount,bind,rw /sys && mkdir -p /sys/hypervisor && \
+  echo ec2e1916-9099-7caf-fd21-012345abcdef > /sys/hypervisor/uuid; mount -o remount,bind,ro /sys'
+ExecStart=-/bin/sh -c 'for one in /sys/fs/cgroup/*; do \
+  test -L "$one" || ! mountpoint -q "$one" || mount -o remount,rw,bind "$one"; done'
+""",
+    # Of a client that is there, older versions of cloud-init would wait minutes for an answer.
+    "etc/systemd/system/cloud-init-local.service.d/50-nomad-testkit-dhcp.conf": (
+        "[Service]\nInaccessiblePaths=-/usr/sbin/dhclient -/sbin/dhclient\n"
+    ),
+    "etc/systemd/system/sysinit.target.d/50-nomad-testkit-setup.conf": "[Unit]\nWants=nomad-testkit-setup.service\n",
+}
+"""By this UUID, which instances on Xen have, cloud-init knows EC2, and asks its metadata service for a token.
+
+systemd-nspawn mounts /sys, a file system in memory that belongs to the host, and the controllers to be read only.
+"""
+_BUNDLES = {
+    "etc/ssl/certs/ca-certificates.crt": "usr/local/share/ca-certificates",
+    "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem": "etc/pki/ca-trust/source/anchors",
+    "var/lib/ca-certificates/ca-bundle.pem": "etc/pki/trust/anchors",
+}
+"""Where distributions (Debian, Fedora, SUSE) keep the certificates that they trust, and where one is added to them."""
+_CERTIFICATE = "nomad-testkit-cloud.crt"
 INJECTED = (
     "etc/resolv.conf",
     "etc/hostname",
     "etc/systemd/system.conf.d/50-cloud-ca.conf",
-    "usr/local/share/ca-certificates/nomad-testkit-cloud.crt",
+    *(f"{folder}/{_CERTIFICATE}" for folder in _BUNDLES.values()),
+    *_CLOUD_INIT,
+    *_SETUP,
+    _RESOLVED,
 )
 """What the cloud itself puts on an instance's disk; it belongs to one instance, so no image made from it has it."""
 
-CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
-"""Where a host trusts the cloud's certificate, besides others."""
+CERTIFICATES = next(iter(_BUNDLES))
+"""Where a Debian host trusts the cloud's certificate, besides others."""
 ENVIRONMENT = "etc/environment"
 CA_VARIABLE = f"AWS_CA_BUNDLE=/{CERTIFICATES}"
 """The line of it that leads programs there which carry certificates of their own (awscli, boto3 from PyPI)."""
+_OWN = "etc/cloud/cloud.cfg.d/90_embedded_ec2.cfg"
+"""A file of the base image, which has all that an image from elsewhere is given here."""
 
 
 def inject(root: ImageRoot, hostname: str, *, certificate: str, search_domain: str) -> None:
-    """Put onto an instance's disk what AWS gives by DHCP, and what makes the cloud's certificates valid."""
-    # A program of the image's own may keep that file: a DHCP client leaves it alone then.
-    if not root.is_link("etc/resolv.conf"):
+    """Put onto an instance's disk what AWS gives by DHCP, and what makes the cloud's certificates valid.
+
+    On an image that was not made for this EC2 also what cloud-init, systemd-resolved and Nomad's exec driver need here.
+    """
+    foreign = not root.is_file(_OWN)
+    link = root.link("etc/resolv.conf")
+    if link is None or (foreign and "systemd/resolve" not in link):
+        # Nothing of the image gets an address here, so no program would ever write what the link leads to.
         root.write("etc/resolv.conf", f"nameserver {RESOLVER_ADDRESSES[-1]}\nsearch {search_domain}\n")
+    elif foreign:
+        root.write(_RESOLVED, f"[Resolve]\nDNS={RESOLVER_ADDRESSES[-1]}\nDomains={search_domain}\n")
     root.write("etc/hostname", hostname.split(".")[0] + "\n")
-    root.write("usr/local/share/ca-certificates/nomad-testkit-cloud.crt", certificate)
-    root.write(CERTIFICATES, (root.read(CERTIFICATES) or "") + certificate)
-    root.write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={CA_VARIABLE}\n")
+    if foreign:
+        for name, text in (_CLOUD_INIT | _SETUP).items():
+            root.write(name, text)
+    bundle = next((name for name in _BUNDLES if root.is_file(name)), CERTIFICATES)
+    variable = CA_VARIABLE.replace(CERTIFICATES, bundle)
+    root.write(f"{_BUNDLES[bundle]}/{_CERTIFICATE}", certificate)
+    root.write(bundle, (root.read(bundle) or "") + certificate)
+    root.write("etc/systemd/system.conf.d/50-cloud-ca.conf", f"[Manager]\nDefaultEnvironment={variable}\n")
     others = (root.read(ENVIRONMENT) or "").splitlines()
     kept = [line for line in others if not line.startswith("AWS_CA_BUNDLE=")]
-    root.write(ENVIRONMENT, "\n".join([*kept, CA_VARIABLE]) + "\n")
+    root.write(ENVIRONMENT, "\n".join([*kept, variable]) + "\n")
 
 
 def image_id(key: Mapping[str, str]) -> str:
@@ -102,8 +173,9 @@ class ImageStore:
         for injected in INJECTED:
             if not root.is_link(injected):  # /etc/resolv.conf is one where systemd-resolved keeps it
                 root.remove(injected)
-        _cut(root, CERTIFICATES, certificate)
-        _cut(root, ENVIRONMENT, f"{CA_VARIABLE}\n")
+        for bundle in _BUNDLES:
+            _cut(root, bundle, certificate)
+            _cut(root, ENVIRONMENT, f"{CA_VARIABLE.replace(CERTIFICATES, bundle)}\n")
         with self._lock:
             self._layers[image_id] = (layer, *self.layers(below))
 

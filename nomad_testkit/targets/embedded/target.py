@@ -48,6 +48,7 @@ class EmbeddedTarget:
         Raises PreflightError with everything that this machine lacks, and what the making of an image raises.
         """
         from nomad_testkit.targets.embedded import image_builder
+        from nomad_testkit.targets.embedded.imported import imported_images
 
         cache = Cache()
         if missing := preflight(settings, cache):
@@ -56,10 +57,11 @@ class EmbeddedTarget:
         found = agents_of(settings, cache=cache, progress=progress)
         own = image_builder.agents_image(cache, below, found, region=settings.region, progress=progress)
         progress("starting the embedded EC2")
-        if lacking := missing_isolation(*own.layers, *below.layers):
+        images = [own, below, *(image.local() for image in imported_images())]
+        if lacking := missing_isolation(*(layer for image in images for layer in image.layers)):
             progress(f"root on its hosts is root on this machine: {lacking}")
         target = cls(
-            EmbeddedEc2.start(region=settings.region, images=[own, below]),
+            EmbeddedEc2.start(region=settings.region, images=images),
             own_image=own.image_id,
             ami=settings.ami,
         )

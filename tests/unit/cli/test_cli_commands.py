@@ -154,7 +154,7 @@ def test_a_shell_completes_commands_runs_hosts_checks_and_examples() -> None:
     other = left_up()
     client = run.description()["hosts"][0]["instance_id"]
     assert completed("st") == ["status"]
-    assert completed("ami", "") == ["build", "delete", "list"]
+    assert completed("ami", "") == ["build", "delete", "import", "list"]
     assert sorted(completed("status", "")) == sorted(["dev", other.run_id])
     assert completed("ssh", "--name", "d") == ["dev"]
     assert completed("ssh", "--name", "dev", "") == ["clients-0", "servers-0", "servers-1"]
