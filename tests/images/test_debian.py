@@ -31,6 +31,9 @@ def root(release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release's root as a tar, from mmdebstrap's own mirror."""
     archive = tmp_path_factory.mktemp(release) / "root.tar"
     command = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}", release]
+    # cloud-init asks for en_US.UTF-8 otherwise, which Debian does not make.
+    locale = 'echo "locale: C.UTF-8" > "$1/etc/cloud/cloud.cfg.d/10_locale.cfg"'
+    command.insert(1, f"--customize-hook={locale}")
     done = subprocess.run([*command, archive], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return archive

@@ -47,8 +47,9 @@ Before=cloud-init-local.service cloud-init-main.service sysinit.target
 
 [Service]
 Type=oneshot
-ExecStart=-/bin/sh -c 'mount -o remount,bind,rw /sys && mkdir -p /sys/hypervisor && \
-  echo ec2e1916-9099-7caf-fd21-012345abcdef > /sys/hypervisor/uuid; mount -o remount,bind,ro /sys'
+# For itself only: units that want to write /sys, such as udev's, must go on finding that they cannot.
+ExecStart=-/bin/sh -c 'unshare --mount sh -c "mount -o remount,bind,rw /sys && mkdir -p /sys/hypervisor && \\
+  echo ec2e1916-9099-7caf-fd21-012345abcdef > /sys/hypervisor/uuid"'
 ExecStart=-/bin/sh -c 'for one in /sys/fs/cgroup/*; do \
   test -L "$one" || ! mountpoint -q "$one" || mount -o remount,rw,bind "$one"; done'
 """,
