@@ -281,7 +281,8 @@ def test_the_environment_redirects_nothing(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(config))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    api = cloud.client("ec2")
+    later = EmbeddedEc2.attach(cloud.state_dir)  # whose clients are made with these variables
+    api = later.client("ec2")
     assert api.meta.endpoint_url == cloud.endpoint_url
     assert api.meta.region_name == "us-east-1"
     assert api._request_signer._credentials.access_key == cloud.credentials.access_key_id
@@ -290,3 +291,4 @@ def test_the_environment_redirects_nothing(
         "us-east-1b",
         "us-east-1c",
     ]
+    later.close()
