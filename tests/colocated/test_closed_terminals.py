@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pty
+import select
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -24,11 +26,15 @@ def test_it_waits(nomad_cluster, signs, number):
 """
 
 
-def read_all(terminal: int) -> None:
-    """Read what is written to a terminal until it is closed, so that nobody has to wait to write."""
+def read_until(closing: threading.Event, terminal: int) -> None:
+    """Read what is written to a terminal, so that nobody has to wait to write.
+
+    It must not be in the middle of a read when the terminal is closed: until that read ends, the terminal is open.
+    """
     with suppress(OSError):
-        while os.read(terminal, 65536):
-            pass
+        while not closing.is_set():
+            if select.select([terminal], [], [], 0.05)[0]:
+                os.read(terminal, 65536)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -42,8 +48,8 @@ def test_it_destroys_its_cluster(tmp_path: Path, workers: str) -> None:
             os.chdir(project.folder)
             os.execve(command[0], command, environment)
         project.guard(pid)
-        shown = os.dup(terminal)
-        reader = threading.Thread(target=read_all, args=(shown,), daemon=True)
+        closing = threading.Event()
+        reader = threading.Thread(target=read_until, args=(closing, terminal), daemon=True)
         reader.start()
         running = project.folder / "running"
         wait_until(
@@ -52,8 +58,12 @@ def test_it_destroys_its_cluster(tmp_path: Path, workers: str) -> None:
             deadline=Deadline.after(SECONDS),
         )
         warden = project.warden()
-        os.close(shown)
+        closing.set()
+        reader.join()
         os.close(terminal)
-        os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, 0)
         await_end_of(warden)
+        # The controller of workers has no cluster to destroy, and so ends as any program does.
+        expected = pytest.ExitCode.INTERRUPTED if workers == "0" else -signal.SIGHUP
+        assert os.waitstatus_to_exitcode(status) == expected
         assert project.remembered == [], project.journal()

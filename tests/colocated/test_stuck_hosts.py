@@ -62,7 +62,7 @@ def test_each_host_says_where_it_is(
     words: tuple[str, ...],
 ) -> None:
     example = variant(instead=instead, num_servers=3 if "servers-1" in words else 1, num_clients=0)
-    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=90)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=60)
     for word in words:
         assert word in said, said
     assert "connection refused" not in said.split("last seen")[0]
@@ -77,7 +77,7 @@ def test_clients_whose_role_may_not_look_for_servers_do_not_form_a_cluster(
     assert described.count('"consul-iam-policies", ') == 1
     (folder / "example.toml").write_text(described.replace('"consul-iam-policies", ', ""))
     example = Example.load(folder).replace(num_servers=1, num_clients=1)
-    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=90)
+    said = stuck(nomad_settings, nomad_target, example, tmp_path, error=WaitTimeout, seconds=60)
     client, _, rest = said.partition("clients-0 (i-")[2].partition("\n")
     assert client, said
     refused, *lines = rest.splitlines()
