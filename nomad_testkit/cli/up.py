@@ -18,7 +18,7 @@ from nomad_testkit.runs.run import Run
 from nomad_testkit.settings import ENV_PREFIX, Setting, Settings, table
 
 NEW_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
-DEPLOYING = ("target", "region", "ami", "servers", "clients", "var", "timeout", "artifacts", "terraform")
+DEPLOYING = ("target", "region", "ami", "users", "servers", "clients", "var", "timeout", "artifacts", "terraform")
 AGENTS = ("consul_version", "nomad_version", "consul_binary", "nomad_binary")
 _NOT_HERE = ("ATTACH", "KEEP", "PAUSE", "EXAMPLE")
 """Settings whose environment variables are for pytest: a command has a word of its own for it."""

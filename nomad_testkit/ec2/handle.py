@@ -19,6 +19,7 @@ from nomad_testkit.ec2.control import DESCRIPTION, LOG, CloudConfig, Connection,
 from nomad_testkit.ec2.credentials import SECRET_KEY, Credentials
 from nomad_testkit.ec2.machines.isolation import Isolation, missing_isolation
 from nomad_testkit.ec2.machines.layers import LocalImage
+from nomad_testkit.ec2.vpc.callers import callers
 from nomad_testkit.ec2.vpc.network import CloudAddresses, claim
 from nomad_testkit.errors import Ec2Error, Missing
 
@@ -91,16 +92,25 @@ class EmbeddedEc2:
             raise
 
     @classmethod
-    def start(cls, *, region: str, images: Sequence[LocalImage], isolation: Isolation | None = None) -> EmbeddedEc2:
+    def start(
+        cls,
+        *,
+        region: str,
+        images: Sequence[LocalImage],
+        isolation: Isolation | None = None,
+        users: Sequence[int] = (),
+    ) -> EmbeddedEc2:
         """Start a cloud that has these images, and hold a lease on it.
 
+        Root, the user behind sudo and `users`, by their ids, may call it and its hosts; others are refused.
         `isolation` is as much as this machine can give, unless a test asks for less. Raises Ec2Error with the end of
         the cloud's log when it does not start.
         """
         if isolation is None:
             isolation = Isolation.REDUCED if missing_isolation(*_folders(images)) else Isolation.FULL
+        allowed = callers(users, os.environ)
         on_disk = tuple(_on_disk(image) for image in images)
-        config = CloudConfig("", region, -1, {}, on_disk, Credentials.generate(), isolation.value)
+        config = CloudConfig("", region, -1, {}, on_disk, Credentials.generate(), isolation.value, allowed)
         with _life_sign() as life:
             done = subprocess.run(
                 [*_delegated_scope(), sys.executable, "-m", "nomad_testkit.ec2.warden", str(life)],

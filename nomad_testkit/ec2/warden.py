@@ -20,6 +20,8 @@ from pathlib import Path
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, SOCKET, CloudConfig
 from nomad_testkit.ec2.credentials import SECRET_KEY
 from nomad_testkit.ec2.machines.cgroups import CgroupTree
+from nomad_testkit.ec2.machines.isolation import Isolation
+from nomad_testkit.ec2.vpc.callers import CallerFilter
 from nomad_testkit.ec2.vpc.network import CloudAddresses, claim, claim_first, join_machine, leave_machine
 from nomad_testkit.errors import Ec2Error, TestkitError
 from nomad_testkit.wait import Broken, Deadline, Ok, Pending, wait_until
@@ -95,6 +97,7 @@ class Warden:
         self._state_dir = state_dir
         self._addresses = CloudAddresses(config.index)
         self._cgroups = _cgroups(config.index)
+        self._filter: CallerFilter | None = None
 
     def run(self, control: socket.socket) -> None:
         """Run the cloud to its end, and clean up."""
@@ -119,6 +122,8 @@ class Warden:
                 cloud.kill()
                 cloud.wait()
             leave_machine(self._addresses)
+            if self._filter is not None:
+                self._filter.close()
             with contextlib.suppress(TestkitError):
                 self._cgroups.destroy(Deadline.after(10))
             shutil.rmtree(self._state_dir, ignore_errors=True)
@@ -149,6 +154,12 @@ class Warden:
             return Pending("it is in the machine's namespace") if theirs == own else Ok(None)
 
         wait_until("the cloud's network namespace", probe, deadline=Deadline.after(10), interval=0.005)
+        try:  # before there is anything to reach
+            self._filter = CallerFilter(self._addresses.link, self._config.users)
+        except Ec2Error as error:
+            if self._config.isolation == Isolation.FULL.value:
+                raise
+            log.warning("any user of this machine reaches this cloud: %s", error)
         join_machine(self._addresses, cloud.pid)
 
     def _describe(self) -> None:

@@ -87,6 +87,7 @@ _DEPLOYING = (
     "region",
     "example",
     "ami",
+    "users",
     "servers",
     "clients",
     "var",
@@ -130,6 +131,15 @@ class Settings:
     ami: str | None = field(
         default=None,
         metadata=_row(read.AMI, "AMI", "image of every host, instead of the example's or the target's own"),
+    )
+    users: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_row(
+            read.users,
+            "USER,...",
+            "users of this machine, besides root and the one behind sudo, who may reach the hosts and the API of an "
+            "embedded EC2",
+        ),
     )
     servers: int | None = field(
         default=None, metadata=_row(read.number_from(1), "N", "how many Nomad servers, instead of the example's number")

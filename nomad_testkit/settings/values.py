@@ -89,6 +89,21 @@ def condition_key(text: str) -> tuple[str, str]:
     return name, value
 
 
+def users(text: str) -> tuple[int, ...]:
+    """Read names or ids of users of this machine, with commas between them."""
+    import pwd
+
+    found = []
+    for one in (part.strip() for part in text.split(",")):
+        try:
+            found.append(int(one) if re.fullmatch(r"[0-9]{1,9}", one) else pwd.getpwnam(one).pw_uid)
+        except KeyError:
+            raise Wrong(
+                f"names or ids of users of this machine, such as alice,1001; there is no user {one!r}"
+            ) from None
+    return tuple(found)
+
+
 def folder(text: str) -> Path:
     """Read the path of a folder that exists or can be created."""
     path = Path(text).expanduser()

@@ -104,9 +104,9 @@ def test_consul_is_upgraded_host_by_host_and_nothing_is_lost(nomad_cluster: Clus
     (old_leader,) = set(nomad_cluster.servers) - followers
     assert set(steps[: len(followers)]) == followers
     assert steps[len(followers) :] == [old_leader, *nomad_cluster.clients]
-    # It changed once, with the last server's step.
+    # It changed with the last server's step at the most: a server that is quickly back may win the election itself.
     assert watch.leaders("consul")[:1] == (old_leader.instance_id,)
-    assert len(watch.leaders("consul")) == 2
+    assert len(watch.leaders("consul")) <= 2
     nomad_cluster.require(RunsVersion("consul", new.version), within=HEALS)
     members = nomad_cluster.consul.members()
     assert {one["Name"]: one["Tags"]["build"].partition(":")[0] for one in members} == {

@@ -267,7 +267,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "ec2/machines/layers.py",
         "ec2_images",
-        ("ImageStore.add", "_cut(root, CERTIFICATES, certificate)", "pass"),
+        ("ImageStore.add", "_cut(root, bundle, certificate)", "pass"),
     ),
     *_in(
         "ec2/machines/image_root.py",

@@ -61,7 +61,7 @@ class EmbeddedTarget:
         if lacking := missing_isolation(*(layer for image in images for layer in image.layers)):
             progress(f"root on its hosts is root on this machine: {lacking}")
         target = cls(
-            EmbeddedEc2.start(region=settings.region, images=images),
+            EmbeddedEc2.start(region=settings.region, images=images, users=settings.users or ()),
             own_image=own.image_id,
             ami=settings.ami,
         )

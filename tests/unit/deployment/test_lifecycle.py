@@ -115,6 +115,7 @@ def deploy(stage: Stage, tmp_path: Path) -> Deploy:
     def start(name: str = "", **options: str) -> AbstractContextManager[Cluster]:
         example: Any = SimpleNamespace(
             name="example",
+            ami_id="",
             ssh_user="admin",
             ssh_private_key_file=None,
             roles=Roles(("servers",), ("servers",), ()),

@@ -327,7 +327,10 @@ print(*sorted(name for name in sys.modules if name.startswith("nomad_testkit")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     third_party, own = done.stdout.splitlines()
     assert third_party == ""
-    hooks = "ci_hooks evidence_hooks fixtures overrides pausing report_hooks session told_once topologies xdist_hooks"
+    hooks = (
+        "ci_hooks evidence_hooks fixtures overrides pausing report_hooks session told_once "
+        "topologies xdist_credentials xdist_hooks"
+    )
     plugin = ("plugin", *(f"plugin.{name}" for name in hooks.split()))
     modules = ("errors", "events", *plugin, "settings", "settings.values")
     assert own.split() == ["nomad_testkit", *(f"nomad_testkit.{name}" for name in modules)]
