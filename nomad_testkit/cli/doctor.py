@@ -183,6 +183,7 @@ def _limits() -> list[Finding]:
     return [
         *(hosts_that_fit(what, found) for what, found in limits.items()),
         isolation(Cache().root),
+        caller_filter(),
         *(free_space(path, room.IMAGES_FREE) for path in (Cache().root, state_path(), Path(tempfile.gettempdir()))),
     ]
 
@@ -210,6 +211,19 @@ def isolation(folder: Path) -> Finding:
     where = f"{lacking}; so root on a host is root on this machine, without some of its rights"
     fix = "use Linux 6.3 or newer with user namespaces, and a cache folder (NOMAD_TESTKIT_CACHE) on ext4, XFS or Btrfs"
     return Finding(what, MISSING, where, fix=fix, optional=True)
+
+
+def caller_filter() -> Finding:
+    """Tell whether other users of this machine can be kept away from an embedded EC2."""
+    from nomad_testkit.ec2.vpc.callers import missing_filter
+
+    what = "other users kept away from hosts"
+    if os.geteuid() != 0:
+        return Finding(what, LATER, "only root can find out", fix="run as root", optional=True)
+    if not (lacking := missing_filter()):
+        return Finding(what, FOUND, "root, the user behind sudo and those of --nomad-users reach them")
+    where = f"{lacking}; so any user of this machine reaches them"
+    return Finding(what, MISSING, where, fix="use Linux 5.12 and nftables 0.9.9, or newer ones", optional=True)
 
 
 def free_space(path: Path, least: int) -> Finding:

@@ -47,8 +47,8 @@ class CloudConfig:
     credentials: Credentials
     isolation: str = "full"
     """A value of `isolation.Isolation`."""
-    users: tuple[int, ...] = (0,)
-    """The users of the machine who may call the cloud and its hosts."""
+    users: tuple[int, ...] | None = None
+    """The users of the machine who may call the cloud and its hosts; None for all, where nobody can be kept away."""
 
     def to_json(self) -> str:
         """Write it down, with the secret: only a pipe to the cloud's own process may carry it."""
@@ -59,7 +59,7 @@ class CloudConfig:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
         raw["images"] = tuple(ImageOnDisk(**{**image, "layers": tuple(image["layers"])}) for image in raw["images"])
-        raw["users"] = tuple(raw["users"])
+        raw["users"] = None if raw["users"] is None else tuple(raw["users"])
         raw["credentials"] = Credentials(**raw["credentials"])
         return cls(**raw)
 

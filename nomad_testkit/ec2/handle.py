@@ -19,7 +19,7 @@ from nomad_testkit.ec2.control import DESCRIPTION, LOG, CloudConfig, Connection,
 from nomad_testkit.ec2.credentials import SECRET_KEY, Credentials
 from nomad_testkit.ec2.machines.isolation import Isolation, missing_isolation
 from nomad_testkit.ec2.machines.layers import LocalImage
-from nomad_testkit.ec2.vpc.callers import callers
+from nomad_testkit.ec2.vpc.callers import callers, missing_filter
 from nomad_testkit.ec2.vpc.network import CloudAddresses, claim
 from nomad_testkit.errors import Ec2Error, Missing
 
@@ -108,7 +108,7 @@ class EmbeddedEc2:
         """
         if isolation is None:
             isolation = Isolation.REDUCED if missing_isolation(*_folders(images)) else Isolation.FULL
-        allowed = callers(users, os.environ)
+        allowed = None if missing_filter() else callers(users, os.environ)
         on_disk = tuple(_on_disk(image) for image in images)
         config = CloudConfig("", region, -1, {}, on_disk, Credentials.generate(), isolation.value, allowed)
         with _life_sign() as life:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,7 +21,6 @@ from pathlib import Path
 from nomad_testkit.ec2.control import DESCRIPTION, LOG, SOCKET, CloudConfig
 from nomad_testkit.ec2.credentials import SECRET_KEY
 from nomad_testkit.ec2.machines.cgroups import CgroupTree
-from nomad_testkit.ec2.machines.isolation import Isolation
 from nomad_testkit.ec2.vpc.callers import CallerFilter
 from nomad_testkit.ec2.vpc.network import CloudAddresses, claim, claim_first, join_machine, leave_machine
 from nomad_testkit.errors import Ec2Error, TestkitError
@@ -114,7 +114,7 @@ class Warden:
             self._join(cloud)
             cloud.stdin.write(config.to_json())
             cloud.stdin.close()
-            cloud.wait()
+            self._await_end(cloud)
         except (TestkitError, OSError) as error:
             log.error("%s", error)
         finally:
@@ -154,13 +154,22 @@ class Warden:
             return Pending("it is in the machine's namespace") if theirs == own else Ok(None)
 
         wait_until("the cloud's network namespace", probe, deadline=Deadline.after(10), interval=0.005)
-        try:  # before there is anything to reach
+        if self._config.users is not None:  # before there is anything to reach
             self._filter = CallerFilter(self._addresses.link, self._config.users)
-        except Ec2Error as error:
-            if self._config.isolation == Isolation.FULL.value:
-                raise
-            log.warning("any user of this machine reaches this cloud: %s", error)
         join_machine(self._addresses, cloud.pid)
+
+    def _await_end(self, cloud: subprocess.Popen[str]) -> None:
+        """Wait for the end of the cloud, which ends with its filter: no other user reaches it in between."""
+        ends = [os.pidfd_open(one) for one in (cloud.pid, *([self._filter.pid] if self._filter else ()))]
+        try:
+            first, _, _ = select.select(ends, [], [])
+        finally:
+            for one in ends:
+                os.close(one)
+        if ends[0] not in first:
+            log.error("the process that keeps other users away has ended, so the cloud ends")
+            cloud.kill()
+        cloud.wait()
 
     def _describe(self) -> None:
         facts = {

@@ -104,6 +104,23 @@ def test_the_user_behind_sudo_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None
         assert [reaches(user, *api_of(other)) for user in (STRANGER, GUEST)] == ["", "ConnectionRefusedError"]
 
 
+def test_a_cloud_ends_with_its_filter(guarded: EmbeddedEc2) -> None:
+    other = EmbeddedEc2.start(region="us-east-1", images=[])
+    link = other._addresses.link
+    holders = subprocess.run(
+        ["pgrep", "--parent", str(other.warden_pid), "nft"], capture_output=True, text=True, check=True
+    )
+    (holder,) = holders.stdout.split()
+    os.kill(int(holder), signal.SIGKILL)
+    wait_until(
+        "the end of the cloud",
+        lambda: Pending("it is there") if other.state_dir.exists() or link in rules() else Ok(None),
+        deadline=Deadline.after(30),
+    )
+    assert reaches(STRANGER, *api_of(guarded)) == "ConnectionRefusedError"
+    other.close()
+
+
 @pytest.mark.parametrize("isolation", [Isolation.FULL, Isolation.REDUCED])
 def test_no_rule_outlives_a_cloud(isolation: Isolation) -> None:
     other = EmbeddedEc2.start(region="us-east-1", images=[], isolation=isolation)

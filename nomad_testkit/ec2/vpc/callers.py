@@ -74,6 +74,11 @@ class CallerFilter:
 
         wait_until(f"the rules of {link}", probe, deadline=Deadline.after(_SECONDS), interval=0.01)
 
+    @property
+    def pid(self) -> int:
+        """The process that the rules end with."""
+        return self._process.pid
+
     def close(self) -> None:
         """Take the rules away."""
         self._process.kill()

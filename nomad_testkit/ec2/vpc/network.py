@@ -6,8 +6,8 @@ wire: so all traffic between hosts passes the cloud's namespace, where it can be
 The machine reaches the hosts through one more veth pair. Public addresses are 127.31.A.B (127.32.A.B for a second
 cloud, and so on), which only this machine can reach. They hang on a route in the machine's ``local`` table, more
 specific than its 127.0.0.0/8, to the veth's far end, where the cloud's namespace translates them to 172.31.A.B. So the
-machine holds a link, and a route and a sysctl that belong to the link: no rule, no nftables table. All of it goes when
-the cloud's namespace goes.
+machine holds a link, and a route and a sysctl that belong to the link, which all go when the cloud's namespace goes.
+The rules on who may send through the link (`vpc.callers`) go with a process of the cloud.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nomad_testkit.ec2 import handle as ec2_handle
 from nomad_testkit.ec2.handle import EmbeddedEc2
 from nomad_testkit.ec2.machines.isolation import missing_isolation
+from nomad_testkit.ec2.vpc.callers import missing_filter
 from nomad_testkit.errors import DeployError, Ec2Error, Missing, PreflightError, TestkitError
 from nomad_testkit.images import base_image
 from nomad_testkit.images.cache import Cache
@@ -60,6 +61,8 @@ class EmbeddedTarget:
         images = [own, below, *(image.local() for image in imported_images())]
         if lacking := missing_isolation(*(layer for image in images for layer in image.layers)):
             progress(f"root on its hosts is root on this machine: {lacking}")
+        if lacking := missing_filter():
+            progress(f"any user of this machine reaches its hosts: {lacking}")
         target = cls(
             EmbeddedEc2.start(region=settings.region, images=images, users=settings.users or ()),
             own_image=own.image_id,
